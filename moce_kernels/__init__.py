@@ -1,0 +1,15 @@
+"""Fused operators of all-in-one image restoration with complexity experts."""
+
+from moce_kernels.expert_weights import ExpertWeights, expert_weight_shapes
+from moce_kernels.ops.fft_attention import fft_attention
+from moce_kernels.ops.grouped_experts import grouped_experts
+from moce_kernels.ops.routing_plan import RoutingPlan, routing_plan
+
+__all__ = [
+    "ExpertWeights",
+    "RoutingPlan",
+    "expert_weight_shapes",
+    "fft_attention",
+    "grouped_experts",
+    "routing_plan",
+]

@@ -1,0 +1,67 @@
+"""Which backends can run an operator here, and why the others cannot."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from moce_kernels import native
+
+VARIABLE = "MOCE_KERNELS_BACKEND"
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")  # fastest first
+
+OPERATORS = ("fft_attention", "grouped_experts", "routing_plan")
+
+# The operators that each backend has kernels for.
+KERNELS: dict[str, tuple[str, ...]] = {
+    "cuda": (),
+    "triton": (),
+    "cpu": ("fft_attention", "grouped_experts"),
+}
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class BackendUnavailableError(RuntimeError):
+    """The backend that was asked for cannot run; the message says why, and what can."""
+
+
+def why_not(
+    backend: str, operator: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> str | None:
+    """Why ``backend`` cannot run ``operator`` on such tensors, or None if it can."""
+    if backend == "reference":
+        return None
+    if operator not in KERNELS[backend]:
+        name = {"cuda": "CUDA", "triton": "Triton", "cpu": "CPU"}[backend]
+        return f"no {name} kernel for {operator} in this version"
+    device_type = "cpu" if backend == "cpu" else "cuda"
+    if device.type != device_type:
+        return f"it runs on {device_type} tensors, these are on {device}"
+    if dtype not in KERNEL_DTYPES:
+        return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
+    return native.load(backend)
+
+
+def choose(
+    operator: str, backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32
+) -> str:
+    """The backend to run ``operator`` with on tensors of this device and dtype.
+
+    ``backend`` if given, else the environment's MOCE_KERNELS_BACKEND: that one or
+    ``BackendUnavailableError``, never another. With neither, the fastest that can run.
+    """
+    asked = backend or os.environ.get(VARIABLE) or None
+    if asked is None:
+        return next(b for b in BACKENDS if why_not(b, operator, device, dtype) is None)
+    if asked not in BACKENDS:
+        source = "backend" if backend else VARIABLE
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, not {asked!r}")
+    if why_not(asked, operator, device, dtype) is None:
+        return asked
+    reasons = (f"{b}: {why_not(b, operator, device, dtype) or 'can run'}" for b in BACKENDS)
+    raise BackendUnavailableError(
+        f"{operator}: backend {asked!r} cannot run here.\n  " + "\n  ".join(reasons)
+    )

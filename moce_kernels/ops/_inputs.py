@@ -1,0 +1,76 @@
+"""Checks and casts that the operators share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def autocast(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in autocast's dtype where it is on, as PyTorch's own operators take them."""
+    if not torch.is_autocast_enabled(device.type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device.type)
+    return tuple(t.to(dtype) if t.dtype in DTYPES[:3] else t for t in tensors)
+
+
+def check_window(operator: str, window: int) -> None:
+    if window not in (4, 8, 16, 32):
+        raise ValueError(f"{operator}: window must be 4, 8, 16 or 32, not {window}")
+
+
+def check_eps(operator: str, eps: float) -> None:
+    if not eps > 0:
+        raise ValueError(f"{operator}: eps must be positive, not {eps}")
+
+
+def check_floating(operator: str, **tensors: Tensor) -> None:
+    for name, t in tensors.items():
+        if t.dtype not in DTYPES:
+            raise TypeError(
+                f"{operator}: {name} must be float32, bfloat16, float16 or float64, not "
+                f"{str(t.dtype).removeprefix('torch.')}"
+            )
+
+
+def check_same(operator: str, **tensors: Tensor) -> None:
+    """The activations agree with the first in shape, dtype and device, and are (B, C, H, W)."""
+    (first, like), *rest = tensors.items()
+    if like.dim() != 4:
+        raise ValueError(f"{operator}: {first} must be (B, C, H, W), not {tuple(like.shape)}")
+    if like.shape[1] == 0:
+        raise ValueError(f"{operator}: {first} has no channels: {tuple(like.shape)}")
+    check_floating(operator, **tensors)
+    for name, t in rest:
+        for what, a, b in (
+            ("shape", tuple(t.shape), tuple(like.shape)),
+            ("dtype", t.dtype, like.dtype),
+            ("device", t.device, like.device),
+        ):
+            if a != b:
+                raise ValueError(
+                    f"{operator}: {name} must have {first}'s {what}, got {a} beside {b}"
+                )
+
+
+def check_parameters(
+    operator: str, device: torch.device, shapes: Mapping[str, tuple[int, ...]], **tensors: Tensor
+) -> None:
+    check_floating(operator, **tensors)
+    for name, t in tensors.items():
+        if tuple(t.shape) != shapes[name]:
+            raise ValueError(
+                f"{operator}: {name} must have shape {shapes[name]}, not {tuple(t.shape)}"
+            )
+        if t.device != device:
+            raise ValueError(f"{operator}: {name} is on {t.device}, the activations on {device}")
+
+
+def new_like(t: Tensor) -> Tensor:
+    """What the kernels return for ``t``: dense, channels-last exactly where t's channels are adjacent."""
+    layout = torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
+    return torch.empty(t.shape, dtype=t.dtype, device=t.device, memory_format=layout)
