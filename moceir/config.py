@@ -1,0 +1,216 @@
+"""The configuration of a MoCE-IR network and its presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moceir.errors import ConfigError
+
+WINDOWS = (4, 8, 16, 32)
+"""Windows of the FFT attention of expert 1, 2, 3, 4."""
+
+RANK_SCHEDULES = ("spread", "constant", "lin", "double", "exp", "fact")
+DEPTH_SCHEDULES = ("constant", "lin", "double", "exp", "fact")
+ROUTERS = ("complexity", "balance")
+COMPLEXITY_SCALES = ("max", "min")
+ROUTING_NOISE = ("train", "always", "never")
+
+
+@dataclass(frozen=True)
+class MoCEIRConfig:
+    """Everything that decides the shape and the behaviour of a network.
+
+    Args:
+        dim: channels C at full resolution; they double with each of the levels.
+        num_blocks: encoder blocks of each level, the bottleneck last.
+        num_dec_blocks: decoder blocks of each level but the deepest, full resolution first.
+        num_refinement_blocks: blocks at full resolution after the decoder.
+        heads: attention heads of each level; each divides the level's channels.
+        ffn_expansion: hidden channels of a feed-forward block over its channels.
+        num_experts: complexity experts of a decoder block, 2 to 4, windows 4, 8, 16, 32.
+        top_k: experts that each image takes (the paper: 1).
+        rank_schedule: the experts' ranks. ``spread``: C / 2^(n-i), the published models. The
+            published code also offers, for i = 0, 1, ...: ``constant`` (rank), ``lin`` (rank + i),
+            ``double`` (rank + 2 i), ``exp`` (rank^(i+1)), ``fact`` ((rank + i)!).
+        rank: the start of the schedules other than ``spread``.
+        depth_schedule, stage_depth: how often an expert repeats its body (``constant``: the
+            level's stage_depth s; ``lin``: s + i; ``double``: s + 2 i; ``exp``: 2^i; ``fact``:
+            (i + 1)!). The published code feeds every repetition the same input, so that depths
+            above 1 change nothing: they are kept for its checkpoints and computed once.
+        router: ``complexity`` weights the importance loss with the experts' parameter counts
+            (eq. 5 and 6); ``balance`` does not (Riquelme et al. 2021).
+        complexity_scale: b_i = p_i / p_max (``max``, the paper) or p_i / p_min (``min``).
+        routing_noise: noise of std 1/n on the router's logits in ``train``ing only (default),
+            ``always`` (the published code: evaluation is then random) or ``never``.
+        freeze_high_pass: keep the Laplacian of the frequency embedding fixed, as the paper says;
+            the published code trains it.
+
+    Raises:
+        ConfigError: a value out of range, by name.
+    """
+
+    dim: int = 32
+    num_blocks: tuple[int, ...] = (4, 6, 6, 8)
+    num_dec_blocks: tuple[int, ...] = (2, 4, 4)
+    num_refinement_blocks: int = 4
+    heads: tuple[int, ...] = (1, 2, 4, 8)
+    ffn_expansion: float = 2.0
+    num_experts: int = 4
+    top_k: int = 1
+    rank_schedule: str = "spread"
+    rank: int = 2
+    depth_schedule: str = "constant"
+    stage_depth: tuple[int, ...] = (1, 1, 1)
+    router: str = "complexity"
+    complexity_scale: str = "max"
+    routing_noise: str = "train"
+    freeze_high_pass: bool = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            _check_type(field.name, value, field.default)
+        for name, choices in (
+            ("rank_schedule", RANK_SCHEDULES),
+            ("depth_schedule", DEPTH_SCHEDULES),
+            ("router", ROUTERS),
+            ("complexity_scale", COMPLEXITY_SCALES),
+            ("routing_noise", ROUTING_NOISE),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}"
+                )
+        levels = len(self.num_blocks)
+        if levels < 2:
+            raise ConfigError("num_blocks needs at least two levels: one encoder, one bottleneck")
+        for name, length in (
+            ("heads", levels),
+            ("num_dec_blocks", levels - 1),
+            ("stage_depth", levels - 1),
+        ):
+            if len(getattr(self, name)) != length:
+                raise ConfigError(
+                    f"{name} has {len(getattr(self, name))} entries: num_blocks has {levels} "
+                    f"levels, so give {length}"
+                )
+        for name in ("num_blocks", "num_dec_blocks", "heads", "stage_depth"):
+            if min(getattr(self, name)) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: every entry must be 1 or more")
+        if self.dim < 2 or self.dim % 2:
+            raise ConfigError(f"dim is {self.dim}: give an even number of channels")
+        for level, (channels, heads) in enumerate(zip(self.dims, self.heads, strict=True)):
+            if channels % heads:
+                raise ConfigError(f"heads of level {level}: {heads} does not divide {channels}")
+        if self.num_refinement_blocks < 0:
+            raise ConfigError("num_refinement_blocks must be 0 or more")
+        if self.ffn_expansion <= 0:
+            raise ConfigError("ffn_expansion must be positive")
+        if not 2 <= self.num_experts <= len(WINDOWS):
+            raise ConfigError(
+                f"num_experts is {self.num_experts}: choose 2 to 4 (windows {WINDOWS})"
+            )
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ConfigError(f"top_k is {self.top_k}: choose 1 to num_experts={self.num_experts}")
+        if self.rank < 1:
+            raise ConfigError("rank must be 1 or more")
+        if min(self.ranks(0)) < 1:
+            raise ConfigError(f"dim {self.dim} is too small for {self.num_experts} spread ranks")
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.dim * 2**level for level in range(len(self.num_blocks)))
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Window of each expert."""
+        return WINDOWS[: self.num_experts]
+
+    def ranks(self, level: int) -> tuple[int, ...]:
+        """Rank of each expert at a level (0: full resolution)."""
+        n, r = self.num_experts, self.rank
+        schedule = {
+            "spread": lambda i: self.dims[level] // 2 ** (n - 1 - i),
+            "constant": lambda i: r,
+            "lin": lambda i: r + i,
+            "double": lambda i: r + 2 * i,
+            "exp": lambda i: r ** (i + 1),
+            "fact": lambda i: math.factorial(r + i),
+        }[self.rank_schedule]
+        return tuple(schedule(i) for i in range(n))
+
+    def depths(self, level: int) -> tuple[int, ...]:
+        """Nominal depth of each expert at a level; see ``depth_schedule``."""
+        # The published code lists stage_depth from the deepest decoder level up.
+        s = self.stage_depth[len(self.stage_depth) - 1 - level]
+        schedule = {
+            "constant": lambda i: s,
+            "lin": lambda i: s + i,
+            "double": lambda i: s + 2 * i,
+            "exp": lambda i: 2**i,
+            "fact": lambda i: math.factorial(i + 1),
+        }[self.depth_schedule]
+        return tuple(schedule(i) for i in range(self.num_experts))
+
+    def replace(self, **overrides: Any) -> MoCEIRConfig:
+        """A copy with some fields changed; an unknown name raises and names the nearest one."""
+        return MoCEIRConfig.from_dict({**self.to_dict(), **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in a weights file."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> MoCEIRConfig:
+        """The opposite of ``to_dict``; raises ConfigError for a name it does not know."""
+        known = [f.name for f in dataclasses.fields(MoCEIRConfig)]
+        for name in values:
+            if name not in known:
+                raise ConfigError(_unknown("configuration field", name, known))
+        return MoCEIRConfig(**values)
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {what} {name!r}: {hint}known are {', '.join(known)}"
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    if isinstance(default, tuple):
+        good = isinstance(value, tuple) and all(type(v) is int for v in value)
+        expected = "a list of whole numbers"
+    elif isinstance(default, float):
+        good = type(value) in (int, float)
+        expected = "a number"
+    else:
+        good = type(value) is type(default)
+        expected = {int: "a whole number", str: "a text", bool: "true or false"}[type(default)]
+    if not good:
+        raise ConfigError(f"{name} is {value!r}: give {expected}")
+
+
+PRESETS: dict[str, MoCEIRConfig] = {
+    "compact": MoCEIRConfig(
+        dim=16, num_blocks=(1, 2, 2, 2), num_dec_blocks=(1, 1, 1), num_refinement_blocks=1
+    ),
+    "moce_ir": MoCEIRConfig(dim=48),
+    "moce_ir_s": MoCEIRConfig(dim=32),
+}
+"""The paper's two networks (11,477,752 and 25,353,796 parameters) and the bundled one."""
+
+
+def preset(name: str) -> MoCEIRConfig:
+    """The configuration of that name; raises ConfigError with the names there are."""
+    if name not in PRESETS:
+        raise ConfigError(_unknown("preset", name, list(PRESETS)))
+    return PRESETS[name]

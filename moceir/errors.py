@@ -1,0 +1,36 @@
+"""What can go wrong with what a user gives; each message names the thing and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MoceirError(Exception):
+    """Base of the errors below."""
+
+
+class ConfigError(MoceirError, ValueError):
+    """A configuration with an unknown name or a value out of range."""
+
+
+class PictureError(MoceirError, ValueError):
+    """A picture, or a folder of pictures, that cannot be used."""
+
+
+class WeightsError(MoceirError, ValueError):
+    """Weights that cannot be used."""
+
+    @classmethod
+    def of_tensors(cls, problems: Sequence[str], remedy: str) -> WeightsError:
+        """Lists the first few of the problems found with single tensors."""
+        shown = "; ".join(problems[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        return cls(f"{len(problems)} tensors do not fit the network: {shown}{more} ({remedy})")
+
+
+class CheckpointError(MoceirError, RuntimeError):
+    """A training checkpoint that could not be written, read or continued."""
+
+
+class NonFiniteLoss(MoceirError, RuntimeError):
+    """The loss or its gradient became NaN or infinite; the last checkpoint is from before."""

@@ -1,0 +1,53 @@
+"""Blocks of the encoder, the bottleneck, the decoder and the refinement (Sec. 3.1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from moceir.model.attention import CrossAttention, TransposedAttention
+from moceir.model.experts import ExpertLayer
+from moceir.model.feedforward import GatedFeedForward
+from moceir.model.norm import ChannelNorm
+from moceir.model.routing import BlockRouting
+
+
+class TransformerBlock(nn.Module):
+    """Restormer's block: ``x + MDTA(LN(x))``, then ``x + GDFN(LN(x))``, on (B, C, H, W)."""
+
+    def __init__(self, dim: int, heads: int, ffn_expansion: float) -> None:
+        super().__init__()
+        self.norm_attention = ChannelNorm(dim)
+        self.attention = TransposedAttention(dim, heads, bias=True)
+        self.norm_feedforward = ChannelNorm(dim)
+        self.feedforward = GatedFeedForward(dim, ffn_expansion, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_attention(x))
+        return x + self.feedforward(self.norm_feedforward(x))
+
+
+class DecoderBlock(nn.Module):
+    """A block with a mixture of complexity experts.
+
+    The shared expert S (MDTA) sees every image. The routed experts, modulated by S (eq. 1), give
+    the query of a cross attention whose keys and values come from S.
+    """
+
+    def __init__(self, dim: int, heads: int, ffn_expansion: float, experts: ExpertLayer) -> None:
+        super().__init__()
+        self.norm_attention = ChannelNorm(dim)
+        self.to_shared = nn.Conv2d(dim, dim, 1)
+        self.to_routed = nn.Conv2d(dim, dim, 1)
+        self.shared_expert = TransposedAttention(dim, heads, bias=False)
+        self.experts = experts
+        self.cross_attention = CrossAttention(dim, heads)
+        self.norm_feedforward = ChannelNorm(dim)
+        self.feedforward = GatedFeedForward(dim, ffn_expansion, bias=False)
+
+    def forward(self, x: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
+        """x: (B, C, H, W); frequency: (B, F), the embedding of the bottleneck."""
+        normed = self.norm_attention(x)
+        shared = self.shared_expert(self.to_shared(normed))
+        routed, routing = self.experts(self.to_routed(normed), shared, frequency)
+        x = x + self.cross_attention(routed, shared)
+        return x + self.feedforward(self.norm_feedforward(x)), routing

@@ -1,0 +1,72 @@
+"""Complexity experts (Sec. 3.2): one bank of weights and the layer that dispatches into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from moce_kernels import ExpertWeights, expert_weight_shapes, grouped_experts
+from moceir.model.routing import BlockRouting, Router
+
+
+class ExpertBank(nn.Module):
+    """The weights of n experts e_i on C channels, side by side (see ``ExpertWeights``).
+
+    Expert i projects to rank r_i, mixes with an FFT attention of window w_i, is modulated by the
+    shared expert and projects back: ``P2(FFT-WSA(P0 x) * SiLU(P1 S)) + x``.
+    """
+
+    def __init__(self, dim: int, ranks: Sequence[int], windows: Sequence[int]) -> None:
+        super().__init__()
+        self.dim, self.ranks, self.windows = dim, tuple(ranks), tuple(windows)
+        for role, shape in expert_weight_shapes(dim, ranks).items():
+            self.register_parameter(role, nn.Parameter(torch.empty(shape)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The defaults of ``nn.Conv2d`` and ``nn.LayerNorm``, expert by expert."""
+        with torch.no_grad():
+            for w, rank in zip(self.weights().split(self.ranks), self.ranks, strict=True):
+                fan_in = {
+                    "in_proj": self.dim,
+                    "mod_proj": self.dim,
+                    "query_dw": 9,
+                    "query_dw_bias": 9,
+                    "key_value_dw": 49,
+                    "key_value_dw_bias": 49,
+                }
+                for role, tensor in zip(w._fields, w, strict=True):
+                    bound = 1 / math.sqrt(fan_in.get(role, rank))
+                    tensor.uniform_(-bound, bound)
+                w.norm.fill_(1)
+                w.norm_bias.zero_()
+
+    def weights(self) -> ExpertWeights:
+        """The bank as the kernels take it."""
+        return ExpertWeights(*(getattr(self, role) for role in ExpertWeights._fields))
+
+    def complexity(self) -> Tensor:
+        """(n,) number of parameters p_i of each expert (eq. 6)."""
+        counts = [sum(t.numel() for t in w) for w in self.weights().split(self.ranks)]
+        return torch.tensor(counts, dtype=torch.float32)
+
+    def forward(self, x: Tensor, shared: Tensor, routing: BlockRouting) -> Tensor:
+        return grouped_experts(x, shared, routing.plan, self.weights(), self.ranks, self.windows)
+
+
+class ExpertLayer(nn.Module):
+    """Router, experts and the projection after them: ``W sum_j g_j e_j(x, S)``."""
+
+    def __init__(self, bank: ExpertBank, router: Router) -> None:
+        super().__init__()
+        self.router = router
+        self.bank = bank
+        self.project_out = nn.Conv2d(bank.dim, bank.dim, 1, bias=False)
+
+    def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
+        """x, shared: (B, C, H, W); frequency: (B, F)."""
+        routing = self.router(x, frequency)
+        return self.project_out(self.bank(x, shared, routing)), routing

@@ -1,0 +1,210 @@
+"""The whole network (Fig. 2): encoder, bottleneck, decoder with complexity experts, refinement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moceir.config import MoCEIRConfig
+from moceir.model.blocks import DecoderBlock, TransformerBlock
+from moceir.model.experts import ExpertBank, ExpertLayer
+from moceir.model.routing import BlockRouting, Router
+
+
+class Routing(NamedTuple):
+    """The routes of B images through the D decoder blocks, in the order in which these run."""
+
+    index: Tensor
+    """(D, B, k) int64: the experts taken, best first; 0 is the cheapest."""
+    gate: Tensor
+    """(D, B, k) float32: their gates."""
+    aux_loss: Tensor
+    """Mean of the blocks' auxiliary losses (eq. 7), a scalar; zero in evaluation."""
+
+
+class FrequencyEmbedding(nn.Module):
+    """High-pass embedding of the bottleneck for the routers: (B, F, H, W) to (B, F)."""
+
+    def __init__(self, dim: int, freeze_high_pass: bool) -> None:
+        super().__init__()
+        laplacian = torch.full((dim, 1, 3, 3), -1.0)
+        laplacian[:, :, 1, 1] = 8.0
+        self.high_pass = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.high_pass.weight = nn.Parameter(laplacian, requires_grad=not freeze_high_pass)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(F.gelu(self.high_pass(x)).mean(dim=(2, 3)))
+
+
+class EncoderLevel(nn.Module):
+    """Blocks of one resolution, then half the resolution and twice the channels."""
+
+    def __init__(self, dim: int, num_blocks: int, heads: int, ffn_expansion: float) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(dim, heads, ffn_expansion) for _ in range(num_blocks))
+        )
+        self.downsample = nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the features for the skip connection and those for the next level."""
+        skip = self.blocks(x)
+        return skip, F.pixel_unshuffle(self.downsample(skip), 2)
+
+
+class DecoderLevel(nn.Module):
+    """Twice the resolution, fusion with the skip connection, blocks with complexity experts."""
+
+    def __init__(self, config: MoCEIRConfig, level: int) -> None:
+        super().__init__()
+        dim, heads = config.dims[level], config.heads[level]
+        self.upsample = nn.Conv2d(2 * dim, 4 * dim, 3, padding=1, bias=False)
+        self.fuse = nn.Conv2d(2 * dim, dim, 1, bias=False)
+        self.blocks = nn.ModuleList()
+        for _ in range(config.num_dec_blocks[level]):
+            bank = ExpertBank(dim, config.ranks(level), config.windows)
+            router = Router(
+                dim,
+                config.dims[-1],
+                bank.complexity(),
+                top_k=config.top_k,
+                use_complexity=config.router == "complexity",
+                scale=config.complexity_scale,
+                noise=config.routing_noise,
+            )
+            experts = ExpertLayer(bank, router)
+            self.blocks.append(DecoderBlock(dim, heads, config.ffn_expansion, experts))
+
+    def forward(
+        self, x: Tensor, skip: Tensor, frequency: Tensor
+    ) -> tuple[Tensor, list[BlockRouting]]:
+        x = F.pixel_shuffle(self.upsample(x), 2)
+        x = self.fuse(torch.cat([x, skip], dim=1))
+        routings = []
+        for block in self.blocks:
+            x, routing = block(x, frequency)
+            routings.append(routing)
+        return x, routings
+
+
+class MoCEIR(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="moceir",
+    tags=["image-restoration"],
+    license="apache-2.0",
+):
+    """MoCE-IR (Zamfir et al., CVPR 2025).
+
+    >>> model = MoCEIR(preset("moce_ir_s")).eval()
+    >>> restored = model(image)
+    >>> restored, routing = model(image, return_routing=True)
+    >>> model.save_pretrained("folder")
+    >>> model = MoCEIR.from_pretrained("folder")
+    """
+
+    def __init__(self, config: MoCEIRConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims, heads, ffn = config.dims, config.heads, config.ffn_expansion
+        *levels, deepest = range(len(dims))
+
+        self.stem = nn.Conv2d(3, dims[0], 3, padding=1, bias=False)
+        self.encoder = nn.ModuleList(
+            EncoderLevel(dims[i], config.num_blocks[i], heads[i], ffn) for i in levels
+        )
+        self.bottleneck = nn.Sequential(
+            *(TransformerBlock(dims[-1], heads[-1], ffn) for _ in range(config.num_blocks[deepest]))
+        )
+        self.frequency_embedding = FrequencyEmbedding(dims[-1], config.freeze_high_pass)
+        self.decoder = nn.ModuleList(DecoderLevel(config, i) for i in reversed(levels))
+        self.refinement = nn.Sequential(
+            *(TransformerBlock(dims[0], heads[0], ffn) for _ in range(config.num_refinement_blocks))
+        )
+        self.output = nn.Conv2d(dims[0], 3, 3, padding=1, bias=False)
+
+    def forward(
+        self, image: Tensor, return_routing: bool = False
+    ) -> Tensor | tuple[Tensor, Routing]:
+        """Restore a batch of images.
+
+        Args:
+            image: (B, 3, H, W) floating point, RGB in [0, 1]; any B, H and W from 1. Sides that
+                are no multiple of 2^(levels - 1) are reflected, and cropped after.
+            return_routing: also return the routes and the auxiliary loss.
+
+        Returns:
+            The restored images (B, 3, H, W), not clamped; with ``return_routing`` a pair of them
+            and a ``Routing``.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape[2:]:
+            raise ValueError(f"image has shape {tuple(image.shape)}: give (B, 3, H, W), RGB")
+        if not image.is_floating_point():
+            raise ValueError(f"image has dtype {image.dtype}: give floating point in [0, 1]")
+
+        padded = self.pad(image)
+        x = self.stem(padded.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for level in self.encoder:
+            skip, x = level(x)
+            skips.append(skip)
+        x = self.bottleneck(x)
+        frequency = self.frequency_embedding(x)
+        routings: list[BlockRouting] = []
+        for level in self.decoder:
+            x, of_level = level(x, skips.pop(), frequency)
+            routings += of_level
+        x = self.output(self.refinement(x)) + padded
+        restored = x[..., : image.shape[2], : image.shape[3]]
+        if not return_routing:
+            return restored
+        return restored, Routing(
+            index=torch.stack([r.plan.index for r in routings]),
+            gate=torch.stack([r.plan.gate for r in routings]),
+            aux_loss=torch.stack([r.aux_loss for r in routings]).mean(),
+        )
+
+    def pad(self, image: Tensor) -> Tensor:
+        """Reflect at the right and the bottom to whole cells of the coarsest level."""
+        cell = 2 ** (len(self.config.dims) - 1)
+        for axis, size in ((3, image.shape[3]), (2, image.shape[2])):
+            missing = -size % cell
+            if missing:
+                pad = (0, missing, 0, 0) if axis == 3 else (0, 0, 0, missing)
+                # An image narrower than its padding has nothing more to reflect.
+                image = F.pad(image, pad, mode="reflect" if missing < size else "replicate")
+        return image
+
+    # The two hooks of PyTorchModelHubMixin; moceir.weights knows networks, so it is imported late.
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from moceir.weights.files import save_weights
+
+        save_weights(self, save_directory / constants.SAFETENSORS_SINGLE_FILE)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        map_location: str = "cpu",
+        strict: bool = True,
+        config: object = None,
+        **download: Any,
+    ) -> MoCEIR:
+        from moceir.weights.files import load_weights
+
+        # The weights file carries its configuration; config.json is there for people and the Hub.
+        path = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
+        if not Path(model_id).is_dir():
+            path = Path(hf_hub_download(model_id, constants.SAFETENSORS_SINGLE_FILE, **download))
+        return load_weights(path).to(map_location)

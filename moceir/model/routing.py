@@ -1,0 +1,85 @@
+"""The router: which complexity experts an image takes, and the loss that trains it (Sec. 3.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from moce_kernels import RoutingPlan, routing_plan
+
+
+class BlockRouting(NamedTuple):
+    """What the router of one decoder block decided for a batch of B images."""
+
+    plan: RoutingPlan
+    aux_loss: Tensor
+    """L_aux of eq. 7, a scalar; zero in evaluation."""
+
+
+class Router(nn.Module):
+    """``g(x) = top-k(softmax(W x + noise))``, one decision for a whole image (eq. 4).
+
+    Logits come from the pooled features and from the frequency embedding of the bottleneck.
+
+    Args:
+        dim, frequency_dim: channels of the features and of the embedding.
+        complexity: (n,) parameters of each expert.
+        scale: ``max`` or ``min``, what the complexity bias b_i is relative to (eq. 6).
+        use_complexity: weight the importance with b_i (eq. 5); False is the ``balance`` baseline.
+        noise: ``train``, ``always`` or ``never``.
+    """
+
+    complexity_bias: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        frequency_dim: int,
+        complexity: Tensor,
+        top_k: int,
+        use_complexity: bool,
+        scale: str,
+        noise: str,
+    ) -> None:
+        super().__init__()
+        n = complexity.numel()
+        self.from_features = nn.Linear(dim, n, bias=False)
+        self.from_frequency = nn.Linear(frequency_dim, n, bias=False)
+        reference = complexity.max() if scale == "max" else complexity.min()
+        # Follows from the ranks: not stored with the weights.
+        self.register_buffer("complexity_bias", complexity / reference, persistent=False)
+        self.top_k = top_k
+        self.use_complexity = use_complexity
+        self.noise = noise
+        self.noise_std = 1.0 / n
+
+    def forward(self, x: Tensor, frequency: Tensor) -> BlockRouting:
+        """x: (B, C, H, W); frequency: (B, F)."""
+        # A route is a discrete choice: made in float32 whatever the precision around it.
+        with torch.autocast(x.device.type, enabled=False):
+            pooled = x.mean(dim=(2, 3), dtype=torch.float32)
+            logits = self.from_features(pooled) + self.from_frequency(frequency.float())
+        noisy = logits
+        if self.noise == "always" or (self.noise == "train" and self.training):
+            noisy = logits + self.noise_std * torch.randn_like(logits)
+        plan = routing_plan(noisy, self.top_k)
+        return BlockRouting(plan, self.auxiliary_loss(logits, noisy, plan))
+
+    def auxiliary_loss(self, logits: Tensor, noisy: Tensor, plan: RoutingPlan) -> Tensor:
+        """Eq. 7: ``1/2 CV(Imp)^2 + 1/2 CV(Load)^2``; zero in evaluation."""
+        if not self.training:
+            return logits.new_zeros(())
+        importance = logits.softmax(dim=-1).sum(dim=0)
+        if self.use_complexity:
+            importance = self.complexity_bias * importance
+        # Load (Shazeer et al. 2017): the chance, under fresh noise, to reach the k-th noisy logit.
+        threshold = noisy.gather(1, plan.index[:, -1:])
+        load = torch.special.ndtr((logits - threshold) / self.noise_std).mean(dim=0)
+        return 0.5 * squared_variation(importance) + 0.5 * squared_variation(load)
+
+
+def squared_variation(x: Tensor) -> Tensor:
+    """Squared coefficient of variation, with the unbiased standard deviation."""
+    return (x.std() / (x.mean() + 1e-8)) ** 2

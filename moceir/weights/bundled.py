@@ -1,0 +1,15 @@
+"""The weights that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BUNDLED = ("compact",)
+"""Names of the bundled weights, the default first; NAME.md beside each is its model card."""
+
+
+def bundled_path(name: str) -> Path:
+    """The file of bundled weights; raises KeyError for another name."""
+    if name not in BUNDLED:
+        raise KeyError(name)
+    return Path(__file__).with_name(f"{name}.safetensors")

@@ -1,0 +1,151 @@
+"""What the network promises beyond the golden numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moceir.config import MoCEIRConfig
+from moceir.model import MoCEIR
+from tests.published_weights import TINY
+
+
+@pytest.fixture(scope="module")
+def model() -> MoCEIR:
+    torch.manual_seed(0)
+    return MoCEIR(TINY).eval()
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_batch_equals_its_images_one_by_one(top_k: int) -> None:
+    torch.manual_seed(1)
+    model = MoCEIR(TINY.replace(top_k=top_k)).eval()
+    # Content and scale differ, so that the images take different experts.
+    x = images(8, 3, 75, 101) * torch.linspace(0.02, 1, 8)[:, None, None, None]
+    batch, routing = model(x, return_routing=True)
+    assert routing.index.shape == routing.gate.shape == (3, 8, top_k)
+    for i in range(8):
+        single, single_routing = model(x[i : i + 1], return_routing=True)
+        assert torch.equal(single_routing.index[:, 0], routing.index[:, i])
+        torch.testing.assert_close(single[0], batch[i], rtol=0, atol=1e-5)
+
+
+def test_a_batch_takes_different_experts() -> None:
+    torch.manual_seed(0)
+    model = MoCEIR(TINY).eval()
+    # Random routers hardly tell images apart: give them the first pooled channels to go by.
+    for name, parameter in model.named_parameters():
+        if name.endswith("router.from_features.weight"):
+            parameter.data = 30 * torch.randn_like(parameter)
+    x = images(8, 3, 75, 101) * torch.linspace(0, 1, 8)[:, None, None, None]
+    with torch.no_grad():
+        batch, routing = model(x, return_routing=True)
+        singles = torch.cat([model(one[None]) for one in x])
+    assert len(routing.index.unique()) > 1
+    torch.testing.assert_close(singles, batch, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 5), (7, 8), (33, 31), (64, 64)])
+@pytest.mark.parametrize("training", [False, True])
+def test_any_size(model: MoCEIR, size: tuple[int, int], training: bool) -> None:
+    model.train(training)
+    try:
+        y, routing = model(images(2, 3, *size), return_routing=True)
+    finally:
+        model.eval()
+    assert y.shape == (2, 3, *size)
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(routing.aux_loss)
+
+
+def test_padding_reflects_and_is_cropped(model: MoCEIR) -> None:
+    x = images(1, 3, 61, 90)
+    padded = model.pad(x)
+    assert padded.shape == (1, 3, 64, 96)
+    assert torch.equal(padded[..., :61, :90], x)
+    assert torch.equal(padded[..., 61:, :90], x[..., 57:60, :].flip(-2))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), model(padded)[..., :61, :90])
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 8, 8), "shape"),
+        ((1, 1, 8, 8), "shape"),
+        ((1, 4, 8, 8), "shape"),
+        ((1, 3, 0, 8), "shape"),
+    ],
+)
+def test_wrong_shapes_are_named(model: MoCEIR, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_wrong_dtypes_are_named(model: MoCEIR, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="floating point"):
+        model(torch.zeros(1, 3, 8, 8, dtype=dtype))
+
+
+def test_every_parameter_learns() -> None:
+    torch.manual_seed(0)
+    model = MoCEIR(TINY.replace(top_k=4)).train()
+    y, routing = model(images(2, 3, 32, 32), return_routing=True)
+    (y.square().mean() + routing.aux_loss).backward()
+    for name, parameter in model.named_parameters():
+        if name == "frequency_embedding.high_pass.weight":
+            assert parameter.grad is None
+        else:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_unfrozen_high_pass_learns() -> None:
+    model = MoCEIR(TINY.replace(freeze_high_pass=False)).train()
+    y, routing = model(images(2, 3, 32, 32), return_routing=True)
+    (y.square().mean() + routing.aux_loss).backward()
+    grad = model.frequency_embedding.high_pass.weight.grad
+    assert grad is not None and grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_autocast_stays_near_float32(model: MoCEIR, precision: torch.dtype) -> None:
+    x = images(2, 3, 40, 48)
+    with torch.no_grad():
+        expected, routing = model(x, return_routing=True)
+        with torch.autocast("cpu", precision):
+            y, cast_routing = model(x, return_routing=True)
+    assert cast_routing.gate.dtype == torch.float32
+    same = (routing.index == cast_routing.index).all(dim=(0, 2))
+    assert same.any()
+    assert (y - expected)[same].abs().max() < 0.05 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_routing_noise_policies() -> None:
+    def gates(noise: str, training: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = MoCEIR(TINY.replace(routing_noise=noise)).train(training)
+        x = images(2, 3, 16, 16)
+        return [model(x, return_routing=True)[1].gate for _ in range(2)]
+
+    for noise, training, random in [
+        ("train", True, True),
+        ("train", False, False),
+        ("always", True, True),
+        ("always", False, True),
+        ("never", True, False),
+        ("never", False, False),
+    ]:
+        first, second = gates(noise, training)
+        assert torch.equal(first, second) != random, (noise, training)
+
+
+def test_names_round_trip_through_the_configuration() -> None:
+    config = MoCEIRConfig(dim=24, num_experts=3, heads=(1, 1, 2, 4), router="balance")
+    assert MoCEIRConfig.from_dict(config.to_dict()) == config
