@@ -1,0 +1,1 @@
+"""Pictures to train on: clean photographs and the degradations that spoil them."""
