@@ -1,0 +1,1 @@
+"""Training on Lightning: configuration, loss, data, checkpoints and the run itself."""

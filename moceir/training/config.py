@@ -1,0 +1,153 @@
+"""Everything a training run can be told, as read from a YAML file and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moceir.config import MoCEIRConfig, preset
+from moceir.data.degradations import KINDS
+from moceir.errors import ConfigError
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclass
+class DataConfig:
+    """Pictures and what is done to them.
+
+    Args:
+        train: folder of clean pictures, searched with its subfolders.
+        validation: folder of clean pictures never trained on; without one there is no validation.
+        kinds: degradations to train for.
+        max_mixture: at most so many kinds in one picture.
+        crop: side of a training patch, pixels.
+        batch_size: patches of one step.
+        validation_pictures: so many pictures of the validation folder, every kind on each.
+        cache_mb: decoded training pictures kept in memory, MiB.
+    """
+
+    train: Path = Path("data/train")
+    validation: Path | None = None
+    kinds: list[str] = field(default_factory=lambda: list(KINDS))
+    max_mixture: int = 3
+    crop: int = 128
+    batch_size: int = 8
+    validation_pictures: int = 4
+    cache_mb: int = 2000
+
+    def __post_init__(self) -> None:
+        _at_least(
+            "data", self, crop=8, batch_size=1, max_mixture=1, validation_pictures=1, cache_mb=0
+        )
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise ConfigError(f"data.kinds is {self.kinds}: choose some of {', '.join(KINDS)}")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW, a linear warm-up and a cosine that reaches zero at the last step.
+
+    Args:
+        lr: learning rate at the end of the warm-up.
+        warmup_steps: steps of the warm-up.
+        betas: decay of the running moments.
+        weight_decay: as in AdamW.
+        clip_norm: gradients are scaled down to this L2 norm.
+        ema_decay: decay per step of the averaged weights, which are those that are kept.
+        spectrum_weight: weight of the L1 loss of the spectra.
+        auxiliary_weight: weight of the routers' auxiliary loss.
+    """
+
+    lr: float = 2e-4
+    warmup_steps: int = 500
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    spectrum_weight: float = 0.1
+    auxiliary_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        _at_least(
+            "optimizer",
+            self,
+            lr=0,
+            warmup_steps=0,
+            weight_decay=0,
+            clip_norm=0,
+            ema_decay=0,
+            spectrum_weight=0,
+            auxiliary_weight=0,
+        )
+        if self.ema_decay >= 1:
+            raise ConfigError(f"optimizer.ema_decay is {self.ema_decay}: give less than 1")
+
+
+@dataclass
+class TrainingConfig:
+    """A training run.
+
+    Args:
+        run: folder of the run: checkpoints, curves, the configuration, the final weights. A run
+            found there is resumed at its last checkpoint.
+        preset: the network; ``model`` overrides single fields of it.
+        model: fields of ``MoCEIRConfig``, by name.
+        data: pictures and degradations.
+        optimizer: optimiser, schedule and loss.
+        steps: optimiser steps of the whole run.
+        seed: of the weights, the patches, the degradations and the routing noise.
+        precision: ``32-true`` or ``bf16-mixed``.
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+        checkpoint_every: steps between checkpoints.
+        validate_every: steps between validations and their sample pictures.
+        log_every: steps between points of the curves.
+    """
+
+    run: Path = Path("runs/train")
+    preset: str = "moce_ir_s"
+    model: dict[str, object] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 100_000
+    seed: int = 0
+    precision: str = "bf16-mixed"
+    accelerator: str = "auto"
+    checkpoint_every: int = 500
+    validate_every: int = 1000
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least("", self, steps=1, seed=0, checkpoint_every=1, validate_every=1, log_every=1)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}: choose {', '.join(PRECISIONS)}")
+        self.network()
+
+    def network(self) -> MoCEIRConfig:
+        """The network's configuration: the preset with the fields of ``model``."""
+        return preset(self.preset).replace(**self.model)
+
+
+def _at_least(section: str, config: object, **limits: float) -> None:
+    for name, limit in limits.items():
+        value = getattr(config, name)
+        if value < limit:
+            where = f"{section}.{name}" if section else name
+            raise ConfigError(f"{where} is {value}: give at least {limit}")
+
+
+def plain(config: TrainingConfig) -> dict[str, object]:
+    """The configuration as plain values, for a checkpoint or a YAML file."""
+
+    def convert(value: object) -> object:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: convert(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, (list, tuple)):
+            return [convert(item) for item in value]
+        return value
+
+    return {name: value for name, value in convert(config).items()}  # type: ignore[attr-defined]

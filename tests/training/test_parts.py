@@ -1,0 +1,99 @@
+"""Schedule, loss, configuration and the randomness of a step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from moceir.data.degradations import KINDS
+from moceir.errors import ConfigError
+from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
+from moceir.training.loss import restoration_loss, spectrum_l1
+from moceir.training.module import RestorationModule, lr_factor, psnr
+
+TINY = {
+    "dim": 16,
+    "num_blocks": [1, 1, 1, 1],
+    "num_dec_blocks": [1, 1, 1],
+    "num_refinement_blocks": 1,
+}
+
+
+def test_schedule_warms_up_and_ends_at_zero() -> None:
+    factors = [lr_factor(step, 10, 100) for step in range(101)]
+    assert factors[0] > 0
+    assert factors == sorted(factors[:11]) + sorted(factors[11:], reverse=True)
+    assert factors[10] == 1
+    assert factors[55] == pytest.approx(0.5)
+    assert 0 < factors[99] < 0.001
+    assert factors[100] == pytest.approx(0)
+
+
+def test_spectrum_loss_is_the_fft_of_the_difference() -> None:
+    a, b = torch.rand(2, 3, 8, 10), torch.rand(2, 3, 8, 10)
+    spectra = torch.fft.rfft2(a.double()) - torch.fft.rfft2(b.double())
+    expected = (spectra.real.abs().mean() + spectra.imag.abs().mean()) / 2
+    assert spectrum_l1(a, b).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert spectrum_l1(a, a).item() == 0
+
+
+def test_loss_is_the_weighted_sum() -> None:
+    a, b = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    expected = (a - b).abs().mean() + 0.1 * spectrum_l1(a, b) + 0.01 * 3
+    assert restoration_loss(a, b, torch.tensor(3.0)).item() == pytest.approx(expected.item())
+
+
+def test_psnr() -> None:
+    clean = torch.full((2, 3, 4, 4), 0.5)
+    restored = clean + torch.tensor([0.1, 0.01])[:, None, None, None]
+    torch.testing.assert_close(psnr(restored, clean), torch.tensor([20.0, 40.0]))
+    # What lies outside [0, 1] counts as it would be shown.
+    assert psnr(torch.full((1, 3, 4, 4), 1.7), torch.ones(1, 3, 4, 4)).item() == pytest.approx(100)
+
+
+def test_a_step_degrades_as_its_number_says() -> None:
+    config = TrainingConfig(preset="compact", model=TINY, data=DataConfig(batch_size=4))
+    module = RestorationModule(config)
+    clean = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    first = module.degrade(clean, step=3)
+    assert torch.equal(first, module.degrade(clean, step=3))
+    assert not torch.equal(first, module.degrade(clean, step=4))
+    # 8-bit levels, as in a file.
+    torch.testing.assert_close(first * 255, (first * 255).round(), rtol=0, atol=1e-3)
+    # Image i of step s is the same whatever the batch it is computed in.
+    alone = module.degrade(clean[:1], step=3)
+    assert torch.equal(alone[0], first[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingConfig(preset="compakt"), "unknown preset"),
+        (lambda: TrainingConfig(model={"dimm": 3}), "did you mean 'dim'"),
+        (lambda: TrainingConfig(precision="fp16"), "precision.*bf16-mixed"),
+        (lambda: TrainingConfig(steps=0), "steps is 0"),
+        (lambda: DataConfig(kinds=["rian"]), r"data\.kinds.*rain"),
+        (lambda: DataConfig(kinds=[]), r"data\.kinds"),
+        (lambda: DataConfig(crop=4), r"data\.crop is 4"),
+        (lambda: OptimizerConfig(ema_decay=1.0), r"optimizer\.ema_decay"),
+        (lambda: OptimizerConfig(lr=-1), r"optimizer\.lr is -1"),
+    ],
+)
+def test_bad_values_are_named(make: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_shipped_configurations_are_valid() -> None:
+    from jsonargparse import ArgumentParser
+
+    folder = Path(__file__).parents[2] / "configs"
+    for path in sorted(folder.glob("*.yaml")):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(TrainingConfig, as_group=False)
+        config = parser.instantiate(parser.parse_path(path))
+        assert set(config.data.kinds) <= set(KINDS)
+        assert math.isfinite(config.optimizer.lr)

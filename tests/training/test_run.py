@@ -1,0 +1,194 @@
+"""Runs from end to end: resuming, stopping, and what is refused."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moceir.errors import CheckpointError, ConfigError, NonFiniteLoss, PictureError
+from moceir.training.run import main
+from moceir.weights import load_weights
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(3):
+        coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def arguments(run: Path, pictures: Path, *more: str) -> list[str]:
+    values = {
+        "run": run,
+        "preset": "compact",
+        "model.num_blocks": "[1,1,1,1]",
+        "data.train": pictures,
+        "data.crop": 32,
+        "data.batch_size": 2,
+        "optimizer.lr": 1e-3,
+        "optimizer.warmup_steps": 2,
+        "steps": 4,
+        "checkpoint_every": 2,
+        "precision": "32-true",
+        "accelerator": "cpu",
+    }
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))] + [*more]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """A run of four steps that nothing disturbed."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    main(arguments(run, pictures))
+    return run
+
+
+def test_a_run_leaves_weights_configuration_and_curves(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"last.ckpt", "config.yaml", "model.safetensors", "curves"}
+    assert any(path.name.startswith("events") for path in (finished / "curves").iterdir())
+    assert load_weights(finished / "model.safetensors").config.num_blocks == (1, 1, 1, 1)
+
+
+def test_the_weights_are_the_average(finished: Path) -> None:
+    checkpoint = torch.load(finished / "last.ckpt", weights_only=True)
+    key = "model.stem.weight"
+    averaged = load_weights(finished / "model.safetensors").stem.weight
+    assert torch.equal(averaged, checkpoint["state_dict"][key])
+    assert not torch.equal(averaged, checkpoint["current_model_state"][key])
+
+
+KILLED = """
+import os, signal, sys
+from moceir.training import run
+
+class Killer(run._Checkpoint):
+    def on_train_batch_end(self, trainer, *rest):
+        super().on_train_batch_end(trainer, *rest)
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run._Checkpoint = Killer
+run.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, pictures: Path, finished: Path
+) -> None:
+    """Killed a step after its checkpoint: the lost step is done again, bit by bit."""
+    words = arguments(tmp_path / "run", pictures)
+    process = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=ROOT, capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    main(words)
+    expected = torch.load(finished / "last.ckpt", weights_only=True)
+    resumed = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert resumed["global_step"] == expected["global_step"] == 4
+    for part in ("state_dict", "current_model_state"):
+        for key, tensor in expected[part].items():
+            assert torch.equal(resumed[part][key], tensor), (part, key)
+
+
+def test_a_finished_run_stays_as_it_is(finished: Path, pictures: Path) -> None:
+    before = (finished / "model.safetensors").read_bytes()
+    main(arguments(finished, pictures))
+    assert (finished / "model.safetensors").read_bytes() == before
+
+
+def test_validation_logs_gains_and_pictures(tmp_path: Path, pictures: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["--data.validation", str(pictures), "--data.validation_pictures", "1"]
+    words += ["--data.kinds", '["noise","haze"]', "--validate_every", "4"]
+    main(arguments(tmp_path / "run", pictures, *words))
+    events = EventAccumulator(str(tmp_path / "run" / "curves"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"psnr_gain/noise", "psnr_gain/haze"} <= set(tags["scalars"])
+    assert tags["images"] == ["degraded, restored, clean/0"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path) -> None:
+    main(arguments(tmp_path / "run", pictures, "--steps", "2"))
+    last = tmp_path / "run" / "last.ckpt"
+    good = last.read_bytes()
+    with pytest.raises(NonFiniteLoss, match=r"lower optimizer\.lr"):
+        main(arguments(tmp_path / "run", pictures, "--steps", "9", "--optimizer.lr", "1e30"))
+    assert last.read_bytes() == good
+
+
+def test_another_network_does_not_continue_a_run(finished: Path, pictures: Path) -> None:
+    with pytest.raises(CheckpointError, match="another network"):
+        main(arguments(finished, pictures, "--model.dim", "24"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: not a readable checkpoint"):
+        main(arguments(tmp_path, pictures))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.dimm", "3"], "did you mean 'dim'"),
+        (["--preset", "compakt"], "unknown preset 'compakt'"),
+        (["--stepps", "3"], "stepps"),
+        (["--steps", "many"], "steps"),
+        (["--data.crop", "2"], r"data\.crop is 2"),
+        (["--config", "none.yaml"], r"none\.yaml"),
+    ],
+)
+def test_bad_overrides_are_named(
+    tmp_path: Path, pictures: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main(arguments(tmp_path / "run", pictures, *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_pictures_are_named(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PictureError, match="no pictures in it"):
+        main(arguments(tmp_path / "run", tmp_path / "empty"))
+    (tmp_path / "empty" / "bad.png").write_bytes(b"text")
+    with pytest.raises(PictureError, match=r"bad\.png: not a picture"):
+        main(arguments(tmp_path / "run", tmp_path / "empty"))
+
+
+FULL_DISK = """
+import resource, sys
+from moceir.training.run import main
+main(sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    main([*sys.argv[1:], "--steps", "4"])
+except Exception as error:
+    print("\\nstopped:", type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, pictures: Path) -> None:
+    words = arguments(tmp_path / "run", pictures, "--steps", "2")
+    process = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *words], cwd=ROOT, capture_output=True, text=True
+    )
+    message = process.stdout.partition("\nstopped: ")[2]
+    assert message.startswith("CheckpointError"), process.stderr
+    assert "last.ckpt" in message and "disk" in message
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert not list((tmp_path / "run").glob(".*.part"))
