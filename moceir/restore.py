@@ -81,7 +81,7 @@ class Restorer:
             raise ConfigError(str(error)) from error
         if not isinstance(model, MoCEIR):
             model = load_model(model or BUNDLED[0])
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self.model = model.eval().to(self.device)
 
     @overload
     def __call__(self, image: Image.Image | str | Path) -> Image.Image: ...

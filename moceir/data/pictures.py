@@ -112,7 +112,7 @@ class CleanPatches(Dataset[Tensor]):
         patch = pixels[top : top + self.crop, left : left + self.crop]
         if random.integers(2):
             patch = patch[:, ::-1]
-        patch = np.rot90(patch, random.integers(4))
+        patch = np.rot90(patch, int(random.integers(4)))
         return torch.from_numpy(np.ascontiguousarray(patch.transpose(2, 0, 1)))
 
     def _pixels(self, path: Path) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from moceir.model.layers import DepthwiseConv, PointwiseConv
+
 
 def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
     """``softmax(q^ k^T * temperature) v`` over the channels of each head.
@@ -33,9 +35,9 @@ class TransposedAttention(nn.Module):
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         super().__init__()
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)
-        self.qkv_depthwise = nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim, bias=bias)
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
+        self.qkv = PointwiseConv(dim, 3 * dim, bias)
+        self.qkv_depthwise = DepthwiseConv(3 * dim, 3, bias)
+        self.project_out = PointwiseConv(dim, dim, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv_depthwise(self.qkv(x)).chunk(3, dim=1)
@@ -48,13 +50,11 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.query = nn.Conv2d(dim, dim, 1, bias=False)
-        self.query_depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
-        self.key_value = nn.Conv2d(dim, 2 * dim, 1, bias=False)
-        self.key_value_depthwise = nn.Conv2d(
-            2 * dim, 2 * dim, 7, padding=3, groups=2 * dim, bias=False
-        )
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=False)
+        self.query = PointwiseConv(dim, dim, bias=False)
+        self.query_depthwise = DepthwiseConv(dim, 3, bias=False)
+        self.key_value = PointwiseConv(dim, 2 * dim, bias=False)
+        self.key_value_depthwise = DepthwiseConv(2 * dim, 7, bias=False)
+        self.project_out = PointwiseConv(dim, dim, bias=False)
 
     def forward(self, routed: Tensor, shared: Tensor) -> Tensor:
         q = self.query_depthwise(self.query(routed))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from moceir.model.attention import CrossAttention, TransposedAttention
 from moceir.model.experts import ExpertLayer
 from moceir.model.feedforward import GatedFeedForward
-from moceir.model.norm import ChannelNorm
+from moceir.model.layers import ChannelNorm, PointwiseConv
 from moceir.model.routing import BlockRouting
 
 
@@ -36,8 +36,8 @@ class DecoderBlock(nn.Module):
     def __init__(self, dim: int, heads: int, ffn_expansion: float, experts: ExpertLayer) -> None:
         super().__init__()
         self.norm_attention = ChannelNorm(dim)
-        self.to_shared = nn.Conv2d(dim, dim, 1)
-        self.to_routed = nn.Conv2d(dim, dim, 1)
+        self.to_shared = PointwiseConv(dim, dim, bias=True)
+        self.to_routed = PointwiseConv(dim, dim, bias=True)
         self.shared_expert = TransposedAttention(dim, heads, bias=False)
         self.experts = experts
         self.cross_attention = CrossAttention(dim, heads)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moce_kernels import ExpertWeights, expert_weight_shapes, grouped_experts
+from moceir.model.layers import PointwiseConv
 from moceir.model.routing import BlockRouting, Router
 
 
@@ -64,7 +65,7 @@ class ExpertLayer(nn.Module):
         super().__init__()
         self.router = router
         self.bank = bank
-        self.project_out = nn.Conv2d(bank.dim, bank.dim, 1, bias=False)
+        self.project_out = PointwiseConv(bank.dim, bank.dim, bias=False)
 
     def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
         """x, shared: (B, C, H, W); frequency: (B, F)."""

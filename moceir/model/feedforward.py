@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moceir.model.layers import DepthwiseConv, PointwiseConv
+
 
 class GatedFeedForward(nn.Module):
     """``W_o(GELU(a) * b)`` with ``a, b = DW3x3(W_i x)``; (B, C, H, W) to the same."""
@@ -12,11 +14,9 @@ class GatedFeedForward(nn.Module):
     def __init__(self, dim: int, expansion: float, bias: bool) -> None:
         super().__init__()
         hidden = int(dim * expansion)
-        self.project_in = nn.Conv2d(dim, 2 * hidden, 1, bias=bias)
-        self.depthwise = nn.Conv2d(
-            2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias
-        )
-        self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
+        self.project_in = PointwiseConv(dim, 2 * hidden, bias)
+        self.depthwise = DepthwiseConv(2 * hidden, 3, bias)
+        self.project_out = PointwiseConv(hidden, dim, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.depthwise(self.project_in(x)).chunk(2, dim=1)

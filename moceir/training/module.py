@@ -33,8 +33,7 @@ class RestorationModule(LightningModule):
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
         self.config = config
-        # Convolutions on channels-last weights are several times faster on CPUs.
-        self.model = MoCEIR(config.network()).to(memory_format=torch.channels_last)
+        self.model = MoCEIR(config.network())
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
@@ -116,12 +115,12 @@ class RestorationModule(LightningModule):
             weight_decay=config.weight_decay,
         )
 
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # The learning rate is a function of the step, so that a resumed run takes the schedule
         # of its configuration and not that of its checkpoint.
         config = self.config.optimizer
         lr = config.lr * lr_factor(self.global_step, config.warmup_steps, self.config.steps)
-        for group in self.optimizers().param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = lr
         self.log("train/lr", lr)
 

@@ -33,7 +33,8 @@ class _Progress(TQDMProgressBar):
 
     def init_train_tqdm(self) -> Any:
         bar = super().init_train_tqdm()
-        bar.total = self.trainer.max_steps  # a resumed run starts in the middle of its epoch
+        # A resumed run starts in the middle of its only epoch.
+        bar.total, bar.initial = self.trainer.max_steps, self.trainer.global_step
         return bar
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Everything that a change must pass, in a virtual environment of its own: formatting, lint, types, tests.
+set -euo pipefail
+cd "$(dirname "$0")"
+environment=.venv-check
+python3 -m venv --clear "$environment"
+source "$environment/bin/activate"
+pip install --quiet --editable '.[test]'
+python -m moce_kernels.info
+ruff format --check .
+ruff check .
+mypy
+python -m pytest "$@"
