@@ -1,6 +1,7 @@
 """Fused operators of all-in-one image restoration with complexity experts."""
 
 from moce_kernels.expert_weights import ExpertWeights, expert_weight_shapes
+from moce_kernels.ops.depthwise_conv import depthwise_conv
 from moce_kernels.ops.fft_attention import fft_attention
 from moce_kernels.ops.grouped_experts import grouped_experts
 from moce_kernels.ops.routing_plan import RoutingPlan, routing_plan
@@ -8,6 +9,7 @@ from moce_kernels.ops.routing_plan import RoutingPlan, routing_plan
 __all__ = [
     "ExpertWeights",
     "RoutingPlan",
+    "depthwise_conv",
     "expert_weight_shapes",
     "fft_attention",
     "grouped_experts",

@@ -12,13 +12,13 @@ VARIABLE = "MOCE_KERNELS_BACKEND"
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # fastest first
 
-OPERATORS = ("fft_attention", "grouped_experts", "routing_plan")
+OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda": (),
     "triton": (),
-    "cpu": ("fft_attention", "grouped_experts"),
+    "cpu": ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan"),
 }
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,6 +45,7 @@ def why_not(
     return native.load(backend)
 
 
+@torch.compiler.assume_constant_result
 def choose(
     operator: str, backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> str:

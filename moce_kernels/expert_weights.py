@@ -43,7 +43,7 @@ class ExpertWeights(NamedTuple):
 
 
 def expert_weight_shapes(dim: int, ranks: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The shape of each role of ``ExpertWeights`` for experts of these ranks on ``dim`` channels."""
+    """The shape of each role of ``ExpertWeights``: experts of these ranks on ``dim`` channels."""
     total, squares = sum(ranks), sum(r * r for r in ranks)
     return {
         "in_proj": (total, dim),

@@ -71,6 +71,6 @@ def check_parameters(
 
 
 def new_like(t: Tensor) -> Tensor:
-    """What the kernels return for ``t``: dense, channels-last exactly where t's channels are adjacent."""
+    """What the kernels return for t: dense, channels-last where t's channels are adjacent."""
     layout = torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
     return torch.empty(t.shape, dtype=t.dtype, device=t.device, memory_format=layout)

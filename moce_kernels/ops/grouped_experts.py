@@ -1,7 +1,176 @@
+"""A layer of complexity experts, each on the images that are routed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.expert_weights import ExpertWeights, expert_weight_shapes
+from moce_kernels.ops import _inputs
+from moce_kernels.ops.routing_plan import RoutingPlan
 from moce_kernels.reference import grouped_experts as reference
 
+OPERATOR = "grouped_experts"
 
-def grouped_experts(x, shared, plan, weights, ranks, windows, eps=1e-5, backend=None):
-    return reference.grouped_experts(
-        x, shared, plan.index, plan.gate, weights, ranks, windows, eps
+
+def grouped_experts(
+    x: Tensor,
+    shared: Tensor,
+    plan: RoutingPlan,
+    weights: ExpertWeights,
+    ranks: Sequence[int],
+    windows: Sequence[int],
+    eps: float = 1e-5,
+    backend: str | None = None,
+) -> Tensor:
+    """``y_b = sum_j gate[b, j] * expert_{index[b, j]}(x_b, shared_b)`` (eq. 1, 2 and 4).
+
+    Expert i of rank r and window P is ``P2(FFT-WSA_P(P0 x) * SiLU(P1 shared)) + x``: P0, P1 and P2
+    are 1x1 convolutions between C and r channels; FFT-WSA takes its query through a 1x1 and a
+    depthwise 3x3, keys and values through a 1x1 and a depthwise 7x7, applies ``fft_attention`` and
+    a last 1x1. Differentiable in x, shared, the gates and the weights; experts that no image was
+    routed to get zero gradients.
+
+    Args:
+        x, shared: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on
+            the reference backend. Under autocast they are cast to its dtype.
+        plan: from ``routing_plan`` for the same B images.
+        weights: as ``expert_weight_shapes(C, ranks)`` says, of any floating dtype.
+        ranks, windows: one for each expert; ranks at least 1, windows 4, 8, 16 or 32.
+        eps: of the LayerNorm inside.
+        backend: as in ``fft_attention``.
+
+    Returns:
+        (B, C, H, W) in x's dtype.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes, devices, ranks or windows that do not fit. An expert
+            out of range raises IndexError on the CPU; on a GPU looking would cost a
+            synchronisation.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    x, shared = _inputs.autocast(x.device, x, shared)
+    _inputs.check_eps(OPERATOR, eps)
+    _inputs.check_same(OPERATOR, x=x, shared=shared)
+    _check_experts(x, weights, ranks, windows)
+    _check_plan(x, plan, len(ranks))
+    if backends.choose(OPERATOR, backend, x.device, x.dtype) == "reference":
+        with torch.autocast(x.device.type, enabled=False):
+            cast = ExpertWeights(*(w.to(x.dtype) for w in weights))
+            return reference.grouped_experts(
+                x, shared, plan.expert, plan.gate, cast, ranks, windows, eps
+            )
+    return torch.ops.moce_kernels.grouped_experts(
+        x,
+        shared,
+        plan.expert,
+        plan.gate.float(),
+        plan.order,
+        plan.offsets,
+        [w.float().contiguous() for w in weights],
+        list(ranks),
+        list(windows),
+        eps,
     )
+
+
+def _check_experts(
+    x: Tensor, weights: ExpertWeights, ranks: Sequence[int], windows: Sequence[int]
+) -> None:
+    if not ranks or len(ranks) != len(windows) or min(ranks) < 1:
+        raise ValueError(
+            f"{OPERATOR}: ranks and windows must give a rank of at least 1 and a window for each "
+            f"expert, not {list(ranks)} and {list(windows)}"
+        )
+    for window in windows:
+        _inputs.check_window(OPERATOR, window)
+    shapes = expert_weight_shapes(x.shape[1], ranks)
+    _inputs.check_parameters(OPERATOR, x.device, shapes, **weights._asdict())
+
+
+def _check_plan(x: Tensor, plan: RoutingPlan, experts: int) -> None:
+    index, gate, order, offsets = plan
+    batch, k = x.shape[0], index.shape[-1]
+    for name, t, shape in (
+        ("expert", index, (batch, k)),
+        ("gate", gate, (batch, k)),
+        ("order", order, (batch * k,)),
+        ("offsets", offsets, (experts + 1,)),
+    ):
+        if tuple(t.shape) != shape:
+            raise ValueError(
+                f"{OPERATOR}: plan.{name} must have shape {shape} for {batch} images and {experts} "
+                f"experts, not {tuple(t.shape)}"
+            )
+        if t.device != x.device:
+            raise ValueError(f"{OPERATOR}: plan.{name} is on {t.device}, x on {x.device}")
+        if name != "gate" and t.dtype != torch.int64:
+            raise TypeError(f"{OPERATOR}: plan.{name} must be int64, not {t.dtype}")
+    _inputs.check_floating(OPERATOR, **{"plan.gate": gate})
+    if x.device.type == "cpu" and index.numel() and not torch.compiler.is_compiling():
+        low, high = (int(v) for v in index.aminmax())
+        if low < 0 or high >= experts:
+            raise IndexError(
+                f"{OPERATOR}: plan.expert must name experts 0 to {experts - 1}, found "
+                f"{low if low < 0 else high}"
+            )
+
+
+torch.library.define(
+    "moce_kernels::grouped_experts",
+    "(Tensor x, Tensor shared, Tensor index, Tensor gate, Tensor order, Tensor offsets,"
+    " Tensor[] weights, int[] ranks, int[] windows, float eps) -> Tensor",
+)
+torch.library.define(
+    "moce_kernels::grouped_experts_backward",
+    "(Tensor grad, Tensor x, Tensor shared, Tensor index, Tensor gate, Tensor order,"
+    " Tensor offsets, Tensor[] weights, int[] ranks, int[] windows, float eps)"
+    " -> (Tensor, Tensor, Tensor, Tensor[])",
+)
+
+
+@torch.library.register_fake("moce_kernels::grouped_experts")
+def _(x: Tensor, *_: Any) -> Tensor:
+    return _inputs.new_like(x)
+
+
+@torch.library.register_fake("moce_kernels::grouped_experts_backward")
+def _(
+    grad: Tensor,
+    x: Tensor,
+    shared: Tensor,
+    index: Tensor,
+    gate: Tensor,
+    order: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    return (
+        _inputs.new_like(x),
+        _inputs.new_like(shared),
+        torch.empty_like(gate, memory_format=torch.contiguous_format),
+        [torch.empty_like(w) for w in weights],
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, weights, ctx.ranks, ctx.windows, ctx.eps = inputs
+    ctx.save_for_backward(*tensors, *weights)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    tensors = list(ctx.saved_tensors)
+    dx, dshared, dgate, dweights = torch.ops.moce_kernels.grouped_experts_backward(
+        grad, *tensors[:6], tensors[6:], ctx.ranks, ctx.windows, ctx.eps
+    )
+    return dx, dshared, None, dgate, None, None, dweights, None, None, None
+
+
+torch.library.register_autograd(
+    "moce_kernels::grouped_experts", _backward, setup_context=_setup_context
+)

@@ -1,16 +1,91 @@
-from typing import NamedTuple
+"""The routing plan of a batch: which experts see which image."""
 
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
 from torch import Tensor
 
+from moce_kernels import backends
+from moce_kernels.ops import _inputs
 from moce_kernels.reference import routing_plan as reference
+
+OPERATOR = "routing_plan"
 
 
 class RoutingPlan(NamedTuple):
-    index: Tensor
-    gate: Tensor
-    order: Tensor
-    offsets: Tensor
+    """B images, k experts chosen out of n for each. Slot ``b * k + j`` is image b's j-th choice."""
+
+    expert: Tensor  # (B, k) int64: the chosen experts, best first
+    gate: Tensor  # (B, k): their weights
+    order: Tensor  # (B * k,) int64: the slots, stably sorted by expert
+    offsets: Tensor  # (n + 1,) int64: expert i owns order[offsets[i]:offsets[i + 1]]
 
 
-def routing_plan(logits, top_k, backend=None):
-    return RoutingPlan(*reference.routing_plan(logits, top_k))
+def routing_plan(logits: Tensor, top_k: int, backend: str | None = None) -> RoutingPlan:
+    """Choose ``top_k`` experts for every image and sort the choices by expert (eq. 4 of the paper).
+
+    Args:
+        logits: (B, n) scores of the experts, noise included; float32, bfloat16, float16, or float64
+            on the reference backend.
+        top_k: how many experts see an image, 1 to n. Ties go to the lower index.
+        backend: as in ``fft_attention``.
+
+    Returns:
+        The plan; nothing in it is read back to the host. The gates are the chosen experts' softmax
+        over all n logits, not renormalised, in float32 (float64 for float64 logits). Only they
+        carry a gradient.
+
+    Raises:
+        ValueError, TypeError: shapes or dtypes that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    _inputs.check_floating(OPERATOR, logits=logits)
+    if logits.dim() != 2:
+        raise ValueError(f"{OPERATOR}: logits must be (B, n), not {tuple(logits.shape)}")
+    if not 1 <= top_k <= logits.shape[1]:
+        raise ValueError(
+            f"{OPERATOR}: top_k must be 1 to {logits.shape[1]}, the experts, not {top_k}"
+        )
+    if backends.choose(OPERATOR, backend, logits.device, logits.dtype) == "reference":
+        with torch.autocast(logits.device.type, enabled=False):
+            return RoutingPlan(*reference.routing_plan(logits, top_k))
+    gate, expert, order, offsets = torch.ops.moce_kernels.routing_plan(logits.float(), top_k)
+    return RoutingPlan(expert, gate, order, offsets)
+
+
+torch.library.define(
+    "moce_kernels::routing_plan",
+    "(Tensor logits, int top_k) -> (Tensor gate, Tensor index, Tensor order, Tensor offsets)",
+)
+
+
+@torch.library.register_fake("moce_kernels::routing_plan")
+def _(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, experts = logits.shape
+    index = logits.new_empty((batch, top_k), dtype=torch.int64)
+    return (
+        logits.new_empty((batch, top_k)),
+        index,
+        index.new_empty((batch * top_k,)),
+        index.new_empty((experts + 1,)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
+    _, index, order, offsets = output
+    ctx.save_for_backward(inputs[0], index)
+    ctx.mark_non_differentiable(index, order, offsets)
+
+
+def _backward(ctx: Any, grad: Tensor, *of_integers: None) -> tuple[Tensor, None]:
+    logits, index = ctx.saved_tensors
+    scores = logits.softmax(dim=-1)
+    chosen = torch.zeros_like(scores).scatter(1, index, grad)
+    return scores * (chosen - (scores * chosen).sum(dim=-1, keepdim=True)), None
+
+
+torch.library.register_autograd(
+    "moce_kernels::routing_plan", _backward, setup_context=_setup_context
+)

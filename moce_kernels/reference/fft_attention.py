@@ -18,6 +18,9 @@ def window_fft_conv(q: Tensor, k: Tensor, window: int) -> Tensor:
     pad = (0, -W % P, 0, -H % P)
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
 
+    if q.numel() == 0:  # the FFT library refuses to transform nothing
+        return q.to(compute) * k.to(compute)
+
     def windows(t: Tensor) -> Tensor:  # (B, C, rows, P, columns, P)
         t = F.pad(t.to(compute), pad)
         return t.reshape(B, C, t.shape[2] // P, P, t.shape[3] // P, P)

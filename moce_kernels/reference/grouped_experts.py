@@ -45,11 +45,13 @@ def grouped_experts(
     windows: Sequence[int],
     eps: float = 1e-5,
 ) -> Tensor:
-    """``y_b = sum_j gate[b, j] * expert_{index[b, j]}(x_b, shared_b)``; shapes as in the operator."""
+    """``y_b = sum_j gate[b, j] * expert_{index[b, j]}(x_b, shared_b)``, as the operator has it."""
     out = torch.zeros_like(x)
     for e, (w, window) in enumerate(zip(weights.split(ranks), windows, strict=True)):
         image, choice = (index == e).nonzero(as_tuple=True)
         if image.numel():
             y = expert(x[image], shared[image], w, window, eps)
-            out = out.index_add(0, image, (gate[image, choice][:, None, None, None] * y).to(x.dtype))
+            out = out.index_add(
+                0, image, (gate[image, choice][:, None, None, None] * y).to(x.dtype)
+            )
     return out

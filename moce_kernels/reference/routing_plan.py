@@ -18,7 +18,7 @@ def routing_plan(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Te
     """
     compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
     scores = logits.to(compute).softmax(dim=-1)
-    # A stable sort of the logits, unlike topk, says which of two equal experts wins on every device.
+    # Unlike topk, a stable sort says which of two equal experts wins, on every device.
     index = logits.detach().sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
     gate = scores.gather(1, index)
     slots = index.flatten()

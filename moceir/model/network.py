@@ -20,7 +20,7 @@ from moceir.model.routing import BlockRouting, Router
 class Routing(NamedTuple):
     """The routes of B images through the D decoder blocks, in the order in which these run."""
 
-    index: Tensor
+    expert: Tensor
     """(D, B, k) int64: the experts taken, best first; 0 is the cheapest."""
     gate: Tensor
     """(D, B, k) float32: their gates."""
@@ -171,7 +171,7 @@ class MoCEIR(
         if not return_routing:
             return restored
         return restored, Routing(
-            index=torch.stack([r.plan.index for r in routings]),
+            expert=torch.stack([r.plan.expert for r in routings]),
             gate=torch.stack([r.plan.gate for r in routings]),
             aux_loss=torch.stack([r.aux_loss for r in routings]).mean(),
         )

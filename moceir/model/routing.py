@@ -75,7 +75,7 @@ class Router(nn.Module):
         if self.use_complexity:
             importance = self.complexity_bias * importance
         # Load (Shazeer et al. 2017): the chance, under fresh noise, to reach the k-th noisy logit.
-        threshold = noisy.gather(1, plan.index[:, -1:])
+        threshold = noisy.gather(1, plan.expert[:, -1:])
         load = torch.special.ndtr((logits - threshold) / self.noise_std).mean(dim=0)
         return 0.5 * squared_variation(importance) + 0.5 * squared_variation(load)
 

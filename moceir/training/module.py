@@ -13,7 +13,7 @@ from moceir.data.degradations import degrade, generator_for, parse, random_degra
 from moceir.errors import NonFiniteLoss
 from moceir.model import MoCEIR
 from moceir.training.config import TrainingConfig
-from moceir.training.loss import restoration_loss
+from moceir.training.loss import restoration_loss, severity_weights
 
 
 def quantize(images: Tensor) -> Tensor:
@@ -54,7 +54,8 @@ class RestorationModule(LightningModule):
         step = self.global_step
         # Routing noise, too, is a function of the seed and the step.
         torch.manual_seed(self.config.seed + step)
-        restored, routing = self.model(self.degrade(clean, step), return_routing=True)
+        degraded = self.degrade(clean, step)
+        restored, routing = self.model(degraded, return_routing=True)
         optimizer = self.config.optimizer
         loss = restoration_loss(
             restored,
@@ -62,13 +63,14 @@ class RestorationModule(LightningModule):
             routing.aux_loss,
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
+            severity_weights(degraded, clean) if optimizer.weigh_by_severity else None,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/aux_loss", routing.aux_loss)
         self.log("train/psnr", psnr(restored.detach(), clean).mean(), prog_bar=True)
-        share = torch.bincount(routing.index.flatten(), minlength=self.model.config.num_experts)
+        share = torch.bincount(routing.expert.flatten(), minlength=self.model.config.num_experts)
         for expert, part in enumerate(share / share.sum()):
             self.log(f"experts/{expert}", part)
         return loss

@@ -35,7 +35,7 @@ def test_evaluation(file: str, name: str, top_k: int) -> None:
     with torch.no_grad():
         y, routing = model(expected["x"], return_routing=True)
     assert (y - expected["y"]).abs().max() <= 1e-4 * expected["y"].abs().max()
-    assert torch.equal(routing.index, expected["route_index"])
+    assert torch.equal(routing.expert, expected["route_index"])
     torch.testing.assert_close(routing.gate, expected["route_gate"], rtol=0, atol=1e-5)
 
 

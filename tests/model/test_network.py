@@ -28,10 +28,10 @@ def test_a_batch_equals_its_images_one_by_one(top_k: int) -> None:
     # Content and scale differ, so that the images take different experts.
     x = images(8, 3, 75, 101) * torch.linspace(0.02, 1, 8)[:, None, None, None]
     batch, routing = model(x, return_routing=True)
-    assert routing.index.shape == routing.gate.shape == (3, 8, top_k)
+    assert routing.expert.shape == routing.gate.shape == (3, 8, top_k)
     for i in range(8):
         single, single_routing = model(x[i : i + 1], return_routing=True)
-        assert torch.equal(single_routing.index[:, 0], routing.index[:, i])
+        assert torch.equal(single_routing.expert[:, 0], routing.expert[:, i])
         torch.testing.assert_close(single[0], batch[i], rtol=0, atol=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_a_batch_takes_different_experts() -> None:
     with torch.no_grad():
         batch, routing = model(x, return_routing=True)
         singles = torch.cat([model(one[None]) for one in x])
-    assert len(routing.index.unique()) > 1
+    assert len(routing.expert.unique()) > 1
     torch.testing.assert_close(singles, batch, rtol=0, atol=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_autocast_stays_near_float32(model: MoCEIR, precision: torch.dtype) -> N
         with torch.autocast("cpu", precision):
             y, cast_routing = model(x, return_routing=True)
     assert cast_routing.gate.dtype == torch.float32
-    same = (routing.index == cast_routing.index).all(dim=(0, 2))
+    same = (routing.expert == cast_routing.expert).all(dim=(0, 2))
     assert same.any()
     assert (y - expected)[same].abs().max() < 0.05 * expected.abs().max()
 

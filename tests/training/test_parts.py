@@ -11,7 +11,7 @@ import torch
 from moceir.data.degradations import KINDS
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
-from moceir.training.loss import restoration_loss, spectrum_l1
+from moceir.training.loss import restoration_loss, severity_weights
 from moceir.training.module import RestorationModule, lr_factor, psnr
 
 TINY = {
@@ -32,18 +32,27 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     assert factors[100] == pytest.approx(0)
 
 
-def test_spectrum_loss_is_the_fft_of_the_difference() -> None:
+def test_loss_is_the_weighted_sum() -> None:
     a, b = torch.rand(2, 3, 8, 10), torch.rand(2, 3, 8, 10)
     spectra = torch.fft.rfft2(a.double()) - torch.fft.rfft2(b.double())
-    expected = (spectra.real.abs().mean() + spectra.imag.abs().mean()) / 2
-    assert spectrum_l1(a, b).item() == pytest.approx(expected.item(), rel=1e-4)
-    assert spectrum_l1(a, a).item() == 0
+    spectrum = (spectra.real.abs().mean() + spectra.imag.abs().mean()) / 2
+    expected = (a - b).abs().mean() + 0.1 * spectrum + 0.01 * 3
+    loss = restoration_loss(a, b, torch.tensor(3.0))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    nothing = restoration_loss(a, a, torch.tensor(0.0))
+    assert nothing.item() == 0
 
 
-def test_loss_is_the_weighted_sum() -> None:
-    a, b = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
-    expected = (a - b).abs().mean() + 0.1 * spectrum_l1(a, b) + 0.01 * 3
-    assert restoration_loss(a, b, torch.tensor(3.0)).item() == pytest.approx(expected.item())
+def test_images_are_weighed() -> None:
+    clean = torch.rand(2, 3, 8, 8)
+    degraded = clean + torch.tensor([0.08, 0.35])[:, None, None, None]
+    weights = severity_weights(degraded, clean)
+    torch.testing.assert_close(weights, torch.tensor([1.0, 0.5]))
+    none = torch.tensor(0.0)
+    singles = [restoration_loss(degraded[i : i + 1], clean[i : i + 1], none) for i in range(2)]
+    expected = (singles[0] + 0.5 * singles[1]) / 2
+    loss = restoration_loss(degraded, clean, none, image_weights=weights)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_psnr() -> None:

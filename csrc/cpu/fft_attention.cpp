@@ -1,0 +1,93 @@
+// The operators moce_kernels::fft_attention and fft_attention_backward on CPUs: checks, outputs,
+// threads. The arithmetic is in fft_attention_kernel.cpp.
+
+#include "fft_attention_kernel.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "capability.h"
+#include "tensor.h"
+
+MOCE_DECLARE_KERNEL(FftAttentionKernel, fft_attention)
+
+namespace moce {
+
+// Partial sums for the gradients of weight and bias; a fixed number, so that their order and with
+// it the result does not depend on the number of threads.
+constexpr int64_t kMaxGroups = 128;
+
+static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
+                             const Tensor& weight, const Tensor& bias, int64_t window, double eps) {
+  STD_TORCH_CHECK(window == 4 || window == 8 || window == 16 || window == 32,
+                  "window must be 4, 8, 16 or 32, not ", window);
+  check_like(q, q, "q");
+  check_like(k, q, "k");
+  check_like(v, q, "v");
+  FftAttention a{};
+  a.type = type_of(q);
+  a.B = q.size(0);
+  a.C = q.size(1);
+  a.H = q.size(2);
+  a.W = q.size(3);
+  a.window = static_cast<int>(window);
+  a.eps = static_cast<float>(eps);
+  a.q = strided(q);
+  a.k = strided(k);
+  a.v = strided(v);
+  a.weight = float_vector(weight, a.C, "weight");
+  a.bias = float_vector(bias, a.C, "bias");
+  return a;
+}
+
+static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
+                            const Tensor& bias, int64_t window, double eps) {
+  FftAttention a = describe(q, k, v, weight, bias, window, eps);
+  Tensor out = new_like(q);
+  if (out.numel() == 0) return out;
+  a.out = strided(out);
+  const auto& kernel = fft_attention_for_this_cpu();
+  torch::stable::parallel_for(0, a.strips(), 1, [&](int64_t begin, int64_t end) {
+    kernel.forward(a, begin, end, allocate_scratch(kernel.scratch(a, false)).get());
+  });
+  return out;
+}
+
+static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward(
+    const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
+    const Tensor& bias, int64_t window, double eps) {
+  FftAttention a = describe(q, k, v, weight, bias, window, eps);
+  check_like(grad, q, "grad");
+  Tensor dq = new_like(q), dk = new_like(k), dv = new_like(v);
+  Tensor dweight = empty_floats({a.C}, q), dbias = empty_floats({a.C}, q);
+  a.groups = q.numel() == 0 ? 0 : std::min(a.strips(), kMaxGroups);
+  Tensor sums = empty_floats({a.groups, 2, a.C}, q);
+  a.grad = strided(grad);
+  a.dq = strided(dq);
+  a.dk = strided(dk);
+  a.dv = strided(dv);
+  a.dnorm = static_cast<float*>(sums.mutable_data_ptr());
+  const auto& kernel = fft_attention_for_this_cpu();
+  torch::stable::parallel_for(0, a.groups, 1, [&](int64_t begin, int64_t end) {
+    kernel.backward(a, begin, end, allocate_scratch(kernel.scratch(a, true)).get());
+  });
+  auto* dw = static_cast<float*>(dweight.mutable_data_ptr());
+  auto* db = static_cast<float*>(dbias.mutable_data_ptr());
+  for (int64_t c = 0; c < a.C; c++) {
+    double w = 0, b = 0;
+    for (int64_t g = 0; g < a.groups; g++) {
+      w += a.dnorm[g * 2 * a.C + c];
+      b += a.dnorm[(g * 2 + 1) * a.C + c];
+    }
+    dw[c] = static_cast<float>(w);
+    db[c] = static_cast<float>(b);
+  }
+  return {dq, dk, dv, dweight, dbias};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(moce_kernels, CPU, m) {
+  m.impl("fft_attention", TORCH_BOX(&fft_attention));
+  m.impl("fft_attention_backward", TORCH_BOX(&fft_attention_backward));
+}
+
+}  // namespace moce

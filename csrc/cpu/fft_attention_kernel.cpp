@@ -1,0 +1,88 @@
+// Window FFT attention for CPUs: out = LayerNorm_C(q (*) k) * v and its gradients.
+//
+// Spectra, convolution and normalisation of a strip of windows stay in scratch (32*P*C floats
+// forward, three times that backward); q, k, v are read once and the results written once, so the
+// forward pass moves 4 and the backward pass 7 elements for each output element. The backward pass
+// recomputes the convolution. Forward, per element: about 15 log2(P) + 20 float operations.
+//
+// Compiled once for each instruction set; see simd.h for what that forbids.
+
+#include "fft_attention_strip.h"
+
+namespace moce {
+inline namespace MOCE_ISA {
+
+template <int P, int W, class T>
+struct Attention {
+  using Part = Strip<P, W, T>;
+
+  static int64_t scratch(const FftAttention& a, bool backward) {
+    return backward ? Part::backward_scratch(a) : Part::forward_scratch(a);
+  }
+  static void forward(const FftAttention& a, int64_t begin, int64_t end, float* scratch) {
+    Part::pad_norm(a, scratch);
+    for (int64_t i = begin; i < end; i++) Part(a, i).forward(scratch);
+  }
+  static void backward(const FftAttention& a, int64_t begin, int64_t end, float* scratch) {
+    Part::pad_norm(a, scratch);
+    const int64_t n = int64_t{Part::blocks_of(a)} * W, strips = a.strips();
+    float* sums = scratch + 2 * n;
+    for (int64_t g = begin; g < end; g++) {
+      float* total = a.dnorm + g * 2 * a.C;
+      for (int64_t j = 0; j < 2 * a.C; j++) total[j] = 0.f;
+      for (int64_t i = strips * g / a.groups; i < strips * (g + 1) / a.groups; i++) {
+        // A sum for each strip and then over strips loses less than one long sum.
+        for (int64_t j = 0; j < 2 * n; j++) sums[j] = 0.f;
+        Part(a, i).backward(scratch);
+        for (int64_t j = 0; j < a.C; j++) {
+          total[j] += sums[j];
+          total[a.C + j] += sums[n + j];
+        }
+      }
+    }
+  }
+};
+
+// The widest vectors whose lanes the channels fill well.
+template <int P, class T, class F>
+auto with_width(const FftAttention& a, F&& f) {
+#if MOCE_LANES >= 16
+  if (a.C > 8) return f(Attention<P, 16, T>{});
+#endif
+#if MOCE_LANES >= 8
+  if (a.C > 4) return f(Attention<P, 8, T>{});
+#endif
+  return f(Attention<P, 4, T>{});
+}
+template <class T, class F>
+auto with_window(const FftAttention& a, F&& f) {
+  switch (a.window) {
+    case 4: return with_width<4, T>(a, f);
+    case 8: return with_width<8, T>(a, f);
+    case 16: return with_width<16, T>(a, f);
+    default: return with_width<32, T>(a, f);
+  }
+}
+template <class F>
+auto dispatch(const FftAttention& a, F&& f) {
+  switch (a.type) {
+    case Type::kBFloat16: return with_window<BFloat16>(a, f);
+    case Type::kHalf: return with_window<Half>(a, f);
+    default: return with_window<float>(a, f);
+  }
+}
+
+extern const FftAttentionKernel fft_attention_kernel = {
+    [](const FftAttention& a, bool backward) {
+      return dispatch(a, [&](auto k) { return decltype(k)::scratch(a, backward); });
+    },
+    [](const FftAttention& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [&](auto k) { decltype(k)::forward(a, begin, end, scratch); });
+    },
+    [](const FftAttention& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [&](auto k) { decltype(k)::backward(a, begin, end, scratch); });
+    },
+};
+
+}  // namespace MOCE_ISA
+}  // namespace moce

@@ -1,0 +1,59 @@
+// One expert on one image, on plain memory: what grouped_experts_kernel.cpp, compiled once for each
+// instruction set, offers to grouped_experts.cpp.
+#pragma once
+
+#include "types.h"
+
+namespace moce {
+
+// The weights of one expert, or where their gradients go: the roles of ExpertWeights, its own rows.
+struct ExpertParameters {
+  float *in_proj, *mod_proj, *out_proj;              // (r, C)
+  float *query, *query_dw, *query_dw_bias;           // (r, r), (r, 9), (r)
+  float *key_value, *key_value_dw, *key_value_dw_bias;  // (2r, r), (2r, 49), (2r)
+  float *norm, *norm_bias;                           // (r)
+  float *attn_out, *attn_out_bias;                   // (r, r), (r)
+};
+
+// The gradients of weights are summed in this many parts, whatever the number of threads, so that
+// the order of the sums does not depend on it.
+constexpr int kParts = 8;
+
+struct ExpertOnImage {
+  Type type;  // of the activations
+  int64_t C, H, W;
+  int rank, window;
+  float eps;
+  ExpertParameters weights;
+  float* packed;  // the weights as the kernels read them, made by `pack`
+  float gate;
+  // Activations of this image (their batch stride is not used).
+  Strided x, shared, out, grad, dx, dshared;
+  bool accumulate;  // whether an expert has written to out, dx and dshared before
+  float* planes;       // q, k, v before their depthwise convolutions
+  float* grad_planes;  // gradients after them
+  float* parts;        // kParts sums of gradients
+};
+
+struct GroupedExpertsKernel {
+  // Floats of `packed`, of `planes` and `grad_planes` each, of one part, and of a thread's scratch.
+  int64_t (*packed_size)(const ExpertOnImage&);
+  int64_t (*planes_size)(const ExpertOnImage&);
+  int64_t (*part_size)(const ExpertOnImage&);
+  int64_t (*scratch_size)(const ExpertOnImage&, bool backward);
+
+  void (*pack)(const ExpertOnImage&);
+  // Rows begin <= y < end of the planes, of H + 6.
+  void (*project)(const ExpertOnImage&, int64_t begin, int64_t end, float* scratch);
+  // Strips of `window` rows and 32 columns -> out.
+  int64_t (*strips)(const ExpertOnImage&);
+  void (*forward)(const ExpertOnImage&, int64_t begin, int64_t end, float* scratch);
+  // Parts begin <= i < end: their strips -> dshared and grad_planes, then their rows -> dx.
+  void (*backward_strips)(const ExpertOnImage&, int64_t begin, int64_t end, float* scratch);
+  void (*backward_rows)(const ExpertOnImage&, int64_t begin, int64_t end, float* scratch);
+  // Adds the sum of the parts to the gradients of the weights; returns the gate's.
+  double (*gate_gradient)(const ExpertOnImage&);
+  void (*add_parts)(const ExpertOnImage&, const ExpertParameters& gradients);
+};
+
+}  // namespace moce

@@ -1,0 +1,188 @@
+// Matrix products and depthwise convolutions on float buffers whose channels are adjacent.
+//
+// A buffer of pixels: channel c of pixel p lies at data + p * pixel + c. Output channels come in
+// whole vectors of W; where there are fewer, weights are zero. All products keep a tile of pixels x
+// vectors in registers and run over the inner dimension.
+#pragma once
+
+#include "moce/simd.h"
+
+namespace moce {
+inline namespace MOCE_ISA {
+
+#if MOCE_LANES >= 16
+constexpr int kTilePixels = 6, kTileVectors = 4;  // 32 registers
+#else
+constexpr int kTilePixels = 4, kTileVectors = 3;  // 16 registers
+#endif
+
+template <int W, int M, int N, bool Add>
+MOCE_INLINE void multiply_tile(const float* in, int64_t in_pixel, int64_t inner,
+                               const float* weight, int64_t weight_row, const float* bias,
+                               float* out, int64_t out_pixel) {
+  Vec<W> sum[M][N];
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++)
+      sum[m][n] = Add    ? load<W>(out + m * out_pixel + n * W)
+                  : bias ? load<W>(bias + n * W)
+                         : Vec<W>{};
+  for (int64_t k = 0; k < inner; k++, weight += weight_row) {
+    Vec<W> row[N];
+    for (int n = 0; n < N; n++) row[n] = load<W>(weight + n * W);
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) sum[m][n] += in[m * in_pixel + k] * row[n];
+  }
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) store<W>(out + m * out_pixel + n * W, sum[m][n]);
+}
+
+template <int W, int N, bool Add>
+void multiply_columns(const float* in, int64_t in_pixel, int64_t inner, const float* weight,
+                      int64_t weight_row, const float* bias, float* out, int64_t out_pixel,
+                      int count) {
+  constexpr int M = kTilePixels;
+  int p = 0;
+  for (; p + M <= count; p += M)
+    multiply_tile<W, M, N, Add>(in + p * in_pixel, in_pixel, inner, weight, weight_row, bias,
+                                out + p * out_pixel, out_pixel);
+  for (; p < count; p++)
+    multiply_tile<W, 1, N, Add>(in + p * in_pixel, in_pixel, inner, weight, weight_row, bias,
+                                out + p * out_pixel, out_pixel);
+}
+
+// f(n0, Int<N>) for n0 over `vectors` in steps of N <= kTileVectors, as even as they come.
+template <class F>
+MOCE_INLINE void for_vector_tiles(int64_t vectors, F&& f) {
+  int64_t n = 0;
+  while (n < vectors) {
+    int64_t step = vectors - n;
+    if (step > kTileVectors) step = step >= 2 * kTileVectors ? kTileVectors : (step + 1) / 2;
+    if (step == 1) f(n, Int<1>{});
+    else if (step == 2) f(n, Int<2>{});
+    else if (step == 3) f(n, Int<3>{});
+    else f(n, Int<kTileVectors>{});
+    n += step;
+  }
+}
+
+// out[p][:] = in[p][:] weight (+ bias), or += with Add. weight: (inner, channels).
+template <int W, bool Add = false>
+MOCE_NOINLINE void multiply_pixels(const float* in, int64_t in_pixel, int64_t inner,
+                                   const float* weight, int64_t channels, const float* bias,
+                                   float* out, int64_t out_pixel, int count) {
+  for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
+    multiply_columns<W, decltype(N)::value, Add>(in, in_pixel, inner, weight + n * W, channels,
+                                                 bias ? bias + n * W : nullptr, out + n * W,
+                                                 out_pixel, count);
+  });
+}
+
+template <int W, int M, int N>
+MOCE_INLINE void outer_tile(const float* a, int64_t a_pixel, const float* b, int64_t b_pixel,
+                            int count, float* sum, int64_t sum_row) {
+  Vec<W> tile[M][N];
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) tile[m][n] = load<W>(sum + m * sum_row + n * W);
+  for (int p = 0; p < count; p++) {
+    Vec<W> row[N];
+    for (int n = 0; n < N; n++) row[n] = load<W>(b + p * b_pixel + n * W);
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) tile[m][n] += a[p * a_pixel + m] * row[n];
+  }
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) store<W>(sum + m * sum_row + n * W, tile[m][n]);
+}
+
+// sum[i][:] += sum over pixels of a[p][i] b[p][:], i < rows: the gradient of a weight.
+template <int W>
+MOCE_NOINLINE void add_outer(const float* a, int64_t a_pixel, int64_t rows, const float* b,
+                             int64_t b_pixel, int64_t channels, int count, float* sum) {
+  for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
+    constexpr int M = kTilePixels;
+    int64_t i = 0;
+    for (; i + M <= rows; i += M)
+      outer_tile<W, M, decltype(N)::value>(a + i, a_pixel, b + n * W, b_pixel, count,
+                                           sum + i * channels + n * W, channels);
+    for (; i < rows; i++)
+      outer_tile<W, 1, decltype(N)::value>(a + i, a_pixel, b + n * W, b_pixel, count,
+                                           sum + i * channels + n * W, channels);
+  });
+}
+
+// Depthwise K x K convolution of a row of pixels. `in` is the upper left corner of the first
+// pixel's neighbourhood in a plane with a margin, `row` apart; weight (K * K, channels). Writes
+// whole groups of kDepthwisePixels: `in` and `out` have room for them.
+constexpr int kDepthwisePixels = 8;
+
+template <int W, int K>
+MOCE_NOINLINE void depthwise_row(const float* in, int64_t row, const float* weight,
+                                 const float* bias, int64_t channels, float* out, int count) {
+  for (int p = 0; p < count; p += kDepthwisePixels)
+    for (int64_t c = 0; c < channels; c += W) {
+      Vec<W> sum[kDepthwisePixels];
+      for (int i = 0; i < kDepthwisePixels; i++) sum[i] = bias ? load<W>(bias + c) : Vec<W>{};
+      for (int y = 0; y < K; y++) {
+        const float* q = in + y * row + p * channels + c;
+        const float* w = weight + y * K * channels + c;
+        for (int x = 0; x < K; x++) {
+          const Vec<W> tap = load<W>(w + x * channels);
+          for (int i = 0; i < kDepthwisePixels; i++)
+            sum[i] += load<W>(q + (i + x) * channels) * tap;
+        }
+      }
+      for (int i = 0; i < kDepthwisePixels; i++)
+        store<W>(out + (p + i) * channels + c, sum[i]);
+    }
+}
+
+// The gradients of its weight and bias, added up: d is the row's output gradient.
+template <int W, int K>
+MOCE_NOINLINE void depthwise_row_gradient(const float* d, const float* in, int64_t row,
+                                          int64_t channels, int count, float* weight,
+                                          float* bias) {
+  for (int64_t c = 0; c < channels; c += W) {
+    Vec<W> total = load<W>(bias + c);
+    for (int p = 0; p < count; p++) total += load<W>(d + p * channels + c);
+    store<W>(bias + c, total);
+    for (int y = 0; y < K; y++) {
+      Vec<W> sum[K];
+      float* w = weight + y * K * channels + c;
+      for (int x = 0; x < K; x++) sum[x] = load<W>(w + x * channels);
+      const float* q = in + y * row + c;
+      for (int p = 0; p < count; p++) {
+        const Vec<W> g = load<W>(d + p * channels + c);
+        for (int x = 0; x < K; x++) sum[x] += g * load<W>(q + (p + x) * channels);
+      }
+      for (int x = 0; x < K; x++) store<W>(w + x * channels, sum[x]);
+    }
+  }
+}
+
+// exp(x) to 2 ulp for |x| <= 87; beyond, as at the ends.
+template <int W>
+MOCE_INLINE Vec<W> exp(Vec<W> x) {
+  const Vec<W> limit = splat<W>(87.f);
+  x = select<W>(bit_cast<VecU32<W>>(x > limit), limit, x);
+  x = select<W>(bit_cast<VecU32<W>>(x < -limit), -limit, x);
+  // Adding 3 * 2^22 leaves the nearest integer n to x / ln 2 in the low bits.
+  const Vec<W> shifted = x * 1.44269504088896341f + 12582912.f;
+  const Vec<W> n = shifted - 12582912.f;
+  const Vec<W> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec<W> p = splat<W>(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.f;
+  const VecU32<W> power = (bit_cast<VecU32<W>>(shifted) << 23) + 0x3f800000u;
+  return p * bit_cast<Vec<W>>(power);
+}
+
+template <int W>
+MOCE_INLINE Vec<W> sigmoid(Vec<W> x) {
+  return 1.f / (1.f + exp<W>(-x));
+}
+
+}  // namespace MOCE_ISA
+}  // namespace moce

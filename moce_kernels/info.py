@@ -1,0 +1,37 @@
+"""What is built, what loads, and what will run: ``python -m moce_kernels.info``."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from moce_kernels import backends, native
+
+
+def report() -> str:
+    """For each library whether it loads, and for each operator and device which backend will run
+    float32 tensors by default and why the others cannot."""
+    error = native.load("cpu")
+    lines = [f"CPU library: {error or f'loaded, runs with {native.cpu_capability()}'}"]
+    if os.environ.get(backends.VARIABLE):
+        lines.append(f"{backends.VARIABLE}={os.environ[backends.VARIABLE]}")
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda"))
+    for operator in backends.OPERATORS:
+        for device in devices:
+            try:
+                runs = backends.choose(operator, None, device)
+            except (backends.BackendUnavailableError, ValueError) as problem:
+                runs = f"nothing: {str(problem).splitlines()[0]}"
+            lines.append(f"{operator} on {device}: {runs}")
+            for backend in backends.BACKENDS:
+                reason = backends.why_not(backend, operator, device)
+                lines.append(f"    {backend:<10}{reason or 'can run'}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(f"torch {torch.__version__}")
+    print(report())

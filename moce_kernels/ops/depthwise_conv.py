@@ -1,0 +1,128 @@
+"""Depthwise convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.ops import _inputs
+from moce_kernels.reference import depthwise_conv as reference
+
+OPERATOR = "depthwise_conv"
+
+
+def depthwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str | None = None
+) -> Tensor:
+    """Each channel of x convolved with a K x K kernel of its own, stride 1, zero padding K // 2.
+
+    The convolution of the projections of GDFN (3 x 3), of the experts' queries (3 x 3) and of keys
+    and values (7 x 7). Differentiable in all three tensors, any number of times.
+
+    Args:
+        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
+            reference backend. Under autocast it is cast to its dtype.
+        weight: (C, 1, K, K), K 3 or 7, of any floating dtype.
+        bias: (C,), of any floating dtype.
+        backend: "reference", "cpu", "triton" or "cuda": that one or an error. By default
+            MOCE_KERNELS_BACKEND or else the fastest that can run.
+
+    Returns:
+        (B, C, H, W) in x's dtype; the kernels add up in float32 and keep weight and bias as exact
+        as they are given. From the kernels: channels-last in memory where x's channels are
+        adjacent, else contiguous.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    (x,) = _inputs.autocast(x.device, x)
+    _inputs.check_same(OPERATOR, x=x)
+    channels, kernel = x.shape[1], weight.shape[-1] if weight.dim() else 0
+    if kernel not in (3, 7):
+        raise ValueError(
+            f"{OPERATOR}: weight must be (C, 1, 3, 3) or (C, 1, 7, 7), not {tuple(weight.shape)}"
+        )
+    shapes = {"weight": (channels, 1, kernel, kernel), "bias": (channels,)}
+    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    if backends.choose(OPERATOR, backend, x.device, x.dtype) == "reference":
+        with torch.autocast(x.device.type, enabled=False):
+            return reference.depthwise_conv(x, weight, bias)
+    return torch.ops.moce_kernels.depthwise_conv(
+        x, weight.float().contiguous(), None if bias is None else bias.float().contiguous()
+    )
+
+
+torch.library.define(
+    "moce_kernels::depthwise_conv", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
+torch.library.define(
+    "moce_kernels::depthwise_conv_backward_weight",
+    "(Tensor grad, Tensor x, int kernel) -> (Tensor, Tensor)",
+)
+
+
+@torch.library.register_fake("moce_kernels::depthwise_conv")
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _inputs.new_like(x)
+
+
+@torch.library.register_fake("moce_kernels::depthwise_conv_backward_weight")
+def _(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+    channels = x.shape[1]
+    weight = x.new_empty((channels, 1, kernel, kernel), dtype=torch.float32)
+    return weight, x.new_empty((channels,), dtype=torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    dx = dweight = dbias = None
+    if needs_x:
+        dx = torch.ops.moce_kernels.depthwise_conv(grad, weight.flip(2, 3), None)
+    if needs_weight or needs_bias:
+        dweight, dbias = torch.ops.moce_kernels.depthwise_conv_backward_weight(
+            grad, x, weight.shape[-1]
+        )
+    return dx, dweight if needs_weight else None, dbias if needs_bias else None
+
+
+torch.library.register_autograd(
+    "moce_kernels::depthwise_conv", _backward, setup_context=_setup_context
+)
+
+
+# The gradients of weight and bias are sums of products of grad and x: linear in each.
+
+
+def _setup_context_weight(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad, x, _ = inputs
+    ctx.save_for_backward(grad, x)
+
+
+def _backward_weight(ctx: Any, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:
+    grad, x = ctx.saved_tensors
+    needs_grad, needs_x, _ = ctx.needs_input_grad
+    by_weight = by_weight.contiguous()
+    conv = torch.ops.moce_kernels.depthwise_conv
+    return (
+        conv(x, by_weight, by_bias.contiguous()) if needs_grad else None,
+        conv(grad, by_weight.flip(2, 3), None) if needs_x else None,
+        None,
+    )
+
+
+torch.library.register_autograd(
+    "moce_kernels::depthwise_conv_backward_weight",
+    _backward_weight,
+    setup_context=_setup_context_weight,
+)

@@ -1,0 +1,271 @@
+"""One table of all operators: what their tests and benchmarks are generated from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from moce_kernels import (
+    ExpertWeights,
+    RoutingPlan,
+    depthwise_conv,
+    expert_weight_shapes,
+    fft_attention,
+    grouped_experts,
+    routing_plan,
+)
+from moce_kernels.backends import why_not
+
+
+def skip_unless_it_runs(backend: str, operator: str) -> None:
+    reason = why_not(backend, operator, torch.device("cpu"))
+    if reason:
+        pytest.skip(f"{backend}: {reason}")
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs of one call: tensors that are differentiable or not, and the rest."""
+
+    name: str
+    tensors: dict[str, Tensor]  # differentiable
+    call: Callable[..., Tensor]  # (backend, **tensors) -> the differentiable output
+    raw: Callable[..., tuple[Any, ...]]  # (**tensors) -> the raw operator's arguments
+    # Tensors that keep float32 when the activations are of a smaller dtype.
+    master: frozenset[str] = frozenset()
+
+    def cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Leaves of this dtype with the layout kept, rounded there and back where it is wider."""
+        return {
+            name: _relayout(t, dtype if dtype == torch.float64 or name not in self.master else None)
+            for name, t in self.tensors.items()
+        }
+
+    def rounded(self, dtype: torch.dtype) -> Sample:
+        """The same sample with values that ``dtype`` holds exactly."""
+        tensors = {
+            name: t if name in self.master else _relayout(t, dtype)
+            for name, t in self.tensors.items()
+        }
+        return Sample(self.name, tensors, self.call, self.raw, self.master)
+
+
+def _relayout(t: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """``t`` in another dtype, with the same strides, in a buffer with NaN wherever t is not."""
+    dtype = dtype or t.dtype
+    extent = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    buffer = torch.full((max(extent, 0) + 64,), float("nan"), dtype=dtype)
+    out = buffer.as_strided(t.shape, t.stride(), 32)
+    if t.numel():
+        once = tuple(slice(0, None if s else 1) for s in t.stride())  # expanded dimensions
+        out[once].copy_(t[once])
+    return out
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    name: str
+    samples: Callable[[], Iterator[Sample]]
+    # Smallest inputs, for gradcheck in float64 and for opcheck and compilation.
+    tiny: Callable[[], Iterator[Sample]]
+    # Relative errors that are rounding, whatever plain PyTorch's own are.
+    floor: dict[torch.dtype, float] = field(
+        default_factory=lambda: {torch.float32: 3e-7, torch.bfloat16: 2e-4, torch.float16: 3e-5}
+    )
+    # Backends with kernels, beside the reference.
+    kernels: tuple[str, ...] = ("cpu",)
+
+
+def activations(count: int, shape: tuple[int, int, int, int], layout: str) -> list[Tensor]:
+    """Random tensors: "contiguous", "channels_last", "sliced" out of a larger one, "expanded"."""
+    batch, channels, height, width = shape
+    tensors = []
+    for _ in range(count):
+        if layout == "sliced":
+            large = torch.randn(batch, channels + 5, height + 3, width + 7)
+            t = large[:, 2 : 2 + channels, 1 : 1 + height, 3 : 3 + width]
+        elif layout == "sliced_last":
+            large = torch.randn(batch, height + 3, width + 7, channels + 5)
+            t = large[:, 1 : 1 + height, 3 : 3 + width, 2 : 2 + channels].permute(0, 3, 1, 2)
+        elif layout == "expanded":
+            t = torch.randn(1, channels, height, 1).expand(shape)
+        else:
+            memory_format = getattr(torch, f"{layout}_format", None) or getattr(torch, layout)
+            t = torch.randn(shape).contiguous(memory_format=memory_format)
+        tensors.append(t)
+    return tensors
+
+
+# --- depthwise_conv ------------------------------------------------------------------------------
+
+
+def depthwise_sample(
+    shape: tuple[int, int, int, int], layout: str, kernel: int, bias: bool = True
+) -> Sample:
+    (x,) = activations(1, shape, layout)
+    tensors = {"x": x, "weight": torch.randn(shape[1], 1, kernel, kernel) / kernel}
+    if bias:
+        tensors["bias"] = torch.randn(shape[1])
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-kernel{kernel}{'' if bias else '-no_bias'}",
+        tensors,
+        lambda backend, **t: depthwise_conv(**t, backend=backend),
+        lambda x, weight, bias=None: (x, weight, bias),
+    )
+
+
+def depthwise_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    for kernel in (3, 7):
+        for shape, layout in (
+            ((2, 48, 35, 70), "channels_last"),  # several tiles, whole vectors
+            ((2, 6, 17, 45), "channels_last"),
+            ((1, 37, 9, 31), "sliced_last"),
+            ((1, 20, 18, 66), "contiguous"),
+            ((2, 2, 20, 35), "sliced"),
+            ((2, 12, 5, 3), "expanded"),
+            ((1, 1, 1, 1), "contiguous"),
+            ((3, 64, 1, 2), "channels_last"),
+            ((0, 8, 16, 16), "channels_last"),
+        ):
+            yield depthwise_sample(shape, layout, kernel)
+        yield depthwise_sample((1, 5, 8, 9), "channels_last", kernel, bias=False)
+
+
+def depthwise_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield depthwise_sample((1, 3, 5, 6), "contiguous", 3)
+    yield depthwise_sample((2, 2, 3, 4), "channels_last", 7, bias=False)
+
+
+# --- fft_attention -------------------------------------------------------------------------------
+
+
+def attention_sample(
+    shape: tuple[int, int, int, int], layout: str, window: int, eps: float = 1e-5
+) -> Sample:
+    q, k, v = activations(3, shape, layout)
+    weight, bias = 1 + 0.1 * torch.randn(shape[1]), 0.1 * torch.randn(shape[1])
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-window{window}",
+        {"q": q, "k": k, "v": v, "weight": weight, "bias": bias},
+        lambda backend, **t: fft_attention(**t, window=window, eps=eps, backend=backend),
+        lambda **t: (*t.values(), window, eps),
+        frozenset({"weight", "bias"}),
+    )
+
+
+def attention_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    for window in (4, 8, 16, 32):
+        for shape, layout in (
+            ((1, 48, 32, 64), "channels_last"),  # whole windows, whole vectors
+            ((2, 6, 37, 45), "channels_last"),
+            ((2, 4, 9, 31), "sliced_last"),
+            ((1, 33, 33, 40), "contiguous"),
+            ((2, 16, 20, 35), "sliced"),
+            ((2, 3, 34, 5), "expanded"),
+            ((1, 1, 1, 1), "contiguous"),
+            ((0, 8, 16, 16), "channels_last"),
+        ):
+            yield attention_sample(shape, layout, window)
+
+
+def attention_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield attention_sample((1, 3, 5, 6), "contiguous", 4)
+    yield attention_sample((2, 2, 3, 9), "channels_last", 8)
+
+
+# --- routing_plan --------------------------------------------------------------------------------
+
+
+def plan_sample(batch: int, experts: int, top_k: int) -> Sample:
+    return Sample(
+        f"{batch}x{experts}-top{top_k}",
+        {"logits": torch.randn(batch, experts)},
+        lambda backend, logits: routing_plan(logits, top_k, backend).gate,
+        lambda logits: (logits, top_k),
+    )
+
+
+def plan_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    for batch, experts, top_k in ((1, 4, 1), (33, 4, 2), (5, 1, 1), (7, 6, 6), (0, 4, 1)):
+        yield plan_sample(batch, experts, top_k)
+
+
+def plan_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield plan_sample(3, 4, 2)
+
+
+# --- grouped_experts -----------------------------------------------------------------------------
+
+
+def experts_sample(
+    shape: tuple[int, int, int, int],
+    layout: str,
+    ranks: tuple[int, ...],
+    windows: tuple[int, ...],
+    index: list[list[int]],
+) -> Sample:
+    x, shared = activations(2, shape, layout)
+    slots = torch.tensor(index, dtype=torch.int64).reshape(shape[0], len(index[0]) if index else 1)
+    flat = slots.flatten()
+    offsets = torch.tensor([0] + [int((flat <= e).sum()) for e in range(len(ranks))])
+    order = flat.argsort(stable=True)
+    gate = torch.rand(slots.shape) + 0.1
+    weights = {}
+    for role, weight_shape in expert_weight_shapes(shape[1], ranks).items():
+        fan_in = {"in_proj": shape[1], "mod_proj": shape[1], "query_dw": 9, "key_value_dw": 49}
+        weights[role] = torch.randn(weight_shape) / fan_in.get(role, max(ranks)) ** 0.5
+
+    def call(backend: str | None, x: Tensor, shared: Tensor, gate: Tensor, **w: Tensor) -> Tensor:
+        plan = RoutingPlan(slots, gate, order, offsets)
+        return grouped_experts(x, shared, plan, ExpertWeights(**w), ranks, windows, backend=backend)
+
+    def raw(x: Tensor, shared: Tensor, gate: Tensor, **w: Tensor) -> tuple[Any, ...]:
+        plan = (slots, gate, order, offsets)
+        return (x, shared, *plan, list(w.values()), list(ranks), list(windows), 1e-5)
+
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-top{slots.shape[1]}",
+        {"x": x, "shared": shared, "gate": gate, **weights},
+        call,
+        raw,
+        frozenset({"gate", *weights}),
+    )
+
+
+def experts_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    ranks, windows = (3, 6, 12, 24), (4, 8, 16, 32)
+    yield experts_sample((4, 24, 35, 41), "channels_last", ranks, windows, [[3], [0], [2], [1]])
+    yield experts_sample((2, 24, 33, 9), "contiguous", ranks, windows, [[3, 0], [2, 3]])
+    yield experts_sample((2, 32, 16, 64), "channels_last", (16, 32), (8, 16), [[1], [0]])
+    yield experts_sample((2, 7, 9, 10), "sliced", (5, 7), (4, 8), [[1], [1]])
+    yield experts_sample((1, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]])
+    yield experts_sample((1, 4, 1, 1), "contiguous", (2, 4), (4, 8), [[0]])
+    yield experts_sample((0, 8, 16, 16), "channels_last", (2, 8), (4, 8), [])
+
+
+def experts_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield experts_sample((2, 3, 5, 4), "contiguous", (1, 2), (4, 8), [[1, 0], [0, 1]])
+
+
+SPECS = (
+    OpSpec("depthwise_conv", depthwise_samples, depthwise_tiny),
+    OpSpec("fft_attention", attention_samples, attention_tiny),
+    OpSpec("routing_plan", plan_samples, plan_tiny),
+    OpSpec("grouped_experts", experts_samples, experts_tiny),
+)

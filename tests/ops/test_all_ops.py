@@ -1,0 +1,119 @@
+"""The tests that every operator of the table gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ops.spec import DTYPES, SPECS, OpSpec, Sample, skip_unless_it_runs
+
+KERNELS = [pytest.param(s, k, id=f"{s.name}-{k}") for s in SPECS for k in s.kernels]
+EACH = [pytest.param(s, id=s.name) for s in SPECS]
+
+
+def run(sample: Sample, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The output and all gradients, under the same upstream gradient for every dtype."""
+    leaves = {name: t.detach().requires_grad_() for name, t in sample.cast(dtype).items()}
+    out = sample.call(backend, **leaves)
+    torch.manual_seed(1)
+    grad = torch.randn(out.shape).to(sample_dtype(sample)).to(out.dtype)
+    if out.dim() == 4 and next(iter(leaves.values())).stride(1) == 1:
+        grad = grad.contiguous(memory_format=torch.channels_last)
+    if out.numel() == 0 and not out.requires_grad:  # the reference ran no expert at all
+        grads = tuple(map(torch.zeros_like, leaves.values()))
+    else:
+        grads = torch.autograd.grad(out, list(leaves.values()), grad)
+    return {"out": out.detach(), **dict(zip(leaves, grads, strict=True))}
+
+
+def sample_dtype(sample: Sample) -> torch.dtype:
+    return next(iter(sample.tensors.values())).dtype
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    """Of a against b, relative, in the L2 norm."""
+    scale = b.norm()
+    return float((a.double() - b).norm() / scale) if scale > 0 else float(a.double().norm())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_no_worse_than_twice_plain_pytorch(spec: OpSpec, kernel: str, dtype: torch.dtype) -> None:
+    """Values and gradients against float64, beside the reference's in the same precision."""
+    skip_unless_it_runs(kernel, spec.name)
+    for wide in spec.samples():
+        sample = wide.rounded(dtype)
+        exact = run(sample, "reference", torch.float64)
+        plain = run(sample, "reference", dtype)
+        ours = run(sample, kernel, dtype)
+        for name, value in exact.items():
+            assert ours[name].dtype == plain[name].dtype, (sample.name, name)
+            assert ours[name].shape == plain[name].shape, (sample.name, name)
+            allowed = 2 * error(plain[name], value) + spec.floor[dtype]
+            assert error(ours[name], value) <= allowed, (sample.name, name)
+
+
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_deterministic(spec: OpSpec, kernel: str) -> None:
+    """Bit for bit the same again, and with another number of threads."""
+    skip_unless_it_runs(kernel, spec.name)
+    sample = next(spec.samples())
+    first = run(sample, kernel, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        for count in (threads, 1, 3):
+            torch.set_num_threads(count)
+            again = run(sample, kernel, torch.float32)
+            assert all(torch.equal(first[name], again[name]) for name in first)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("spec", EACH)
+def test_gradcheck(spec: OpSpec) -> None:
+    for sample in spec.tiny():
+        leaves = {name: t.requires_grad_() for name, t in sample.cast(torch.float64).items()}
+        torch.autograd.gradcheck(
+            lambda *t, call=sample.call, names=tuple(leaves): call(
+                "reference", **dict(zip(names, t, strict=True))
+            ),
+            tuple(leaves.values()),
+            fast_mode=True,
+            rtol=1e-3,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_opcheck(spec: OpSpec, kernel: str) -> None:
+    skip_unless_it_runs(kernel, spec.name)
+    operator = getattr(torch.ops.moce_kernels, spec.name)
+    for sample in spec.tiny():
+        leaves = {name: t.requires_grad_() for name, t in sample.cast(torch.float32).items()}
+        torch.library.opcheck(operator.default, sample.raw(**leaves))
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_compiles_whole(spec: OpSpec, kernel: str, compiler: str) -> None:
+    """One graph, dynamic shapes, forward and backward; the same numbers as without."""
+    skip_unless_it_runs(kernel, spec.name)
+    if compiler == "inductor" and spec.name != "fft_attention":
+        pytest.skip("compiling C++ is slow; one operator shows that it works")
+    sample = next(spec.tiny())
+
+    def call(leaves: dict[str, Tensor]) -> Any:
+        return sample.call(None, **leaves) * 2
+
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=compiler)
+    results = []
+    for function in (call, compiled):
+        leaves = {name: t.requires_grad_() for name, t in sample.cast(torch.float32).items()}
+        out = function(leaves)
+        grads = torch.autograd.grad(out.square().sum(), list(leaves.values()))
+        results.append((out, *grads))
+    for eager, graph in zip(*results, strict=True):
+        torch.testing.assert_close(graph, eager, rtol=1e-5, atol=1e-5)

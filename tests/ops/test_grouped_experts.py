@@ -1,0 +1,149 @@
+"""What is particular to grouped_experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moce_kernels import (
+    ExpertWeights,
+    RoutingPlan,
+    expert_weight_shapes,
+    grouped_experts,
+    routing_plan,
+)
+from tests.ops.spec import activations, skip_unless_it_runs
+
+BACKENDS = ["reference", "cpu"]
+RANKS, WINDOWS = (2, 4, 8), (4, 8, 16)
+
+
+def weights(channels: int, ranks: tuple[int, ...] = RANKS) -> ExpertWeights:
+    shapes = expert_weight_shapes(channels, ranks)
+    return ExpertWeights(**{role: 0.3 * torch.randn(shape) for role, shape in shapes.items()})
+
+
+def arguments(batch: int = 4, channels: int = 8) -> dict[str, Any]:
+    torch.manual_seed(0)
+    x, shared = activations(2, (batch, channels, 9, 11), "channels_last")
+    plan = routing_plan(torch.randn(batch, len(RANKS)), 1)
+    return {
+        "x": x,
+        "shared": shared,
+        "plan": plan,
+        "weights": weights(channels),
+        "ranks": RANKS,
+        "windows": WINDOWS,
+    }
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batch_does_not_matter(backend: str) -> None:
+    """Each image gets what it gets alone, whoever else is in the batch."""
+    skip_unless_it_runs(backend, "grouped_experts")
+    given = arguments()
+    logits = torch.randn(4, len(RANKS))
+    together = grouped_experts(**{**given, "plan": routing_plan(logits, 2)}, backend=backend)
+    for b in range(4):
+        one = slice(b, b + 1)
+        alone = grouped_experts(
+            given["x"][one],
+            given["shared"][one],
+            routing_plan(logits[one], 2),
+            given["weights"],
+            RANKS,
+            WINDOWS,
+            backend=backend,
+        )
+        torch.testing.assert_close(together[one], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_unused_experts_get_zero_gradients(backend: str) -> None:
+    skip_unless_it_runs(backend, "grouped_experts")
+    given = arguments()
+    for w in given["weights"]:
+        w.requires_grad_()
+    logits = torch.tensor([[0.0, 1.0, 0.0]]).expand(4, -1)  # all to the middle one
+    out = grouped_experts(**{**given, "plan": routing_plan(logits, 1)}, backend=backend)
+    out.square().sum().backward()
+    grads = ExpertWeights(*(w.grad for w in given["weights"])).split(RANKS)
+    assert all(g.abs().max() > 0 for g in grads[1])
+    assert all(g.abs().max() == 0 for expert in (grads[0], grads[2]) for g in expert)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    channels=st.integers(1, 20),
+    height=st.integers(1, 35),
+    width=st.integers(1, 40),
+    ranks=st.lists(st.integers(2, 18), min_size=1, max_size=3),
+    layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
+    data=st.data(),
+)
+def test_any_shape(
+    channels: int, height: int, width: int, ranks: list[int], layout: str, data: st.DataObject
+) -> None:
+    skip_unless_it_runs("cpu", "grouped_experts")
+    torch.manual_seed(channels * 1000 + height * 41 + width)
+    n = len(ranks)
+    windows = data.draw(st.lists(st.sampled_from([4, 8, 16, 32]), min_size=n, max_size=n))
+    plan = routing_plan(torch.randn(3, n), data.draw(st.integers(1, n)))
+    x, shared = activations(2, (3, channels, height, width), layout)
+    bank = weights(channels, tuple(ranks))
+    ours, plain = (
+        grouped_experts(x, shared, plan, bank, ranks, windows, eps=1e-2, backend=backend)
+        for backend in ("cpu", "reference")
+    )
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for backend in (None, "reference"):
+            assert grouped_experts(**arguments(), backend=backend).dtype == torch.bfloat16
+
+
+def _plan(**changes: Any) -> dict[str, RoutingPlan]:
+    return {"plan": arguments()["plan"]._replace(**changes)}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"shared": torch.zeros(4, 8, 9, 10)}, ValueError, "shared must have x's shape"),
+        ({"x": torch.zeros(4, 8, 9, 11).int()}, TypeError, "x must be float32"),
+        ({"windows": (4, 8, 12)}, ValueError, "window must be 4, 8, 16 or 32, not 12"),
+        ({"windows": (4, 8)}, ValueError, "ranks and windows must give"),
+        ({"ranks": (2, 4, 0)}, ValueError, "ranks and windows must give"),
+        ({"ranks": (2, 4, 9)}, ValueError, r"in_proj must have shape \(15, 8\), not \(14, 8\)"),
+        ({"eps": -1.0}, ValueError, "eps must be positive"),
+        (_plan(expert=torch.full((4, 1), 3)), IndexError, "experts 0 to 2, found 3"),
+        (_plan(expert=torch.full((4, 1), -1)), IndexError, "experts 0 to 2, found -1"),
+        (
+            _plan(expert=torch.zeros(3, 1).long()),
+            ValueError,
+            r"plan.expert must have shape \(4, 1\)",
+        ),
+        (_plan(order=torch.zeros(5).long()), ValueError, r"plan.order must have shape \(4,\)"),
+        (_plan(order=torch.zeros(4)), TypeError, "plan.order must be int64"),
+        (_plan(gate=torch.zeros(4, 1).long()), TypeError, "plan.gate must be float32"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"grouped_experts: .*{message}"):
+        grouped_experts(**{**arguments(), **change})
+
+
+def test_refuses_a_plan_that_is_none() -> None:
+    """An order that does not belong to the index would read another expert's weights."""
+    skip_unless_it_runs("cpu", "grouped_experts")
+    given = arguments()
+    plan = routing_plan(torch.eye(4)[:, :3], 1)
+    with pytest.raises(RuntimeError, match="order and offsets do not fit index"):
+        grouped_experts(**{**given, "plan": plan._replace(order=plan.order.flip(0))}, backend="cpu")

@@ -1,0 +1,40 @@
+"""The kernels for older processors, on whatever processor this is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ops.spec import skip_unless_it_runs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("capability", "name"), [("avx2", "AVX2"), ("default", "baseline")])
+def test_against_float64(capability: str, name: str) -> None:
+    """The same table of tests in a process that may not use the newer instructions."""
+    skip_unless_it_runs("cpu", "fft_attention")
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+
+    def python(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    report = python("-m", "moce_kernels.info")
+    if f"runs with {name}" not in report and "runs with baseline" in report:
+        pytest.skip("this processor has no AVX2")
+    assert f"runs with {name}" in report
+    tests = python("-m", "pytest", "-q", "tests/ops/test_all_ops.py", "-k", "twice_plain_pytorch")
+    assert " passed" in tests
