@@ -3,7 +3,10 @@
 # Commands import what they need when they run: --help and --version answer without loading torch.
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,8 @@ from moceir.errors import MoceirError
 
 if TYPE_CHECKING:
     from moceir.restore import Restorer
+    from moceir.tool.jobs import Job
+    from moceir.tool.pipeline import Outcome
 
 EXPECTED = (MoceirError, OSError, ValueError)
 PATH = click.Path(path_type=Path)
@@ -25,10 +30,18 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
         except EXPECTED as error:
             if ctx.params.get("debug"):
                 raise
             raise click.ClickException(_message(error)) from error
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(
+                f"unexpected {type(error).__name__}: {error} (moceir --debug shows where)"
+            ) from error
 
 
 def _message(error: Exception) -> str:
@@ -47,87 +60,248 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=PATH, metavar="INPUT...")
 @click.option(
-    "-o", "--output", required=True, type=PATH, help="A file for one picture, or a folder."
+    "-o", "--output", required=True, type=PATH, help="A file for one picture, a folder, or -."
 )
 @click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@click.option(
+    "-t",
+    "--tile",
+    type=click.IntRange(min=0),
+    help="Side of the tiles; 0: the whole picture or nothing. Default: whole, tiles if need be.",
+)
+@click.option(
+    "--tile-overlap", type=click.IntRange(min=0), help="Pixels that tiles share. Default: 64."
+)
 @click.option(
     "--device", help="Torch device, such as cpu or cuda:0. Default: a GPU if there is one."
 )
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
-@click.option("--overwrite", is_flag=True, help="Replace pictures that are already there.")
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    help="0: as it was; 1, the default: fully restored; between: a blend.",
+)
+@click.option("--ext", help="Format of the results, such as png. Default: that of the input.")
+@click.option("--suffix", default="", help="Added to the names of the results, such as _restored.")
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=95,
+    show_default=True,
+    help="Of JPEG, WebP, AVIF and the like.",
+)
+@click.option("--skip-existing", is_flag=True, help="Leave out pictures with a result: go on.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are already there.")
+@click.option(
+    "-r/-R",
+    "--recursive/--no-recursive",
+    default=True,
+    show_default=True,
+    help="Also the folders in a folder.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Threads that read pictures, and that write them, meanwhile.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would become what, and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each picture.")
+@click.pass_context
 def restore(
+    ctx: click.Context,
     inputs: tuple[Path, ...],
     output: Path,
     model: str | None,
+    tile: int | None,
+    tile_overlap: int | None,
     device: str | None,
     precision: str | None,
+    strength: float,
+    ext: str | None,
+    suffix: str,
+    quality: int,
+    skip_existing: bool,
     overwrite: bool,
+    recursive: bool,
+    jobs: int,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Restore pictures, and all pictures in folders, whose tree is kept."""
-    from rich.console import Console
-    from rich.progress import Progress
+    """Restore pictures, and all pictures in folders, whose tree is kept.
 
-    jobs = _jobs(inputs, output)
-    if not overwrite:
-        for _, target in jobs:
-            if target.exists():
-                raise click.ClickException(
-                    f"{target} is already there: choose another output or add --overwrite"
-                )
+    INPUT is a file, a folder, a pattern in quotes such as 'in/*.jpg', or - for standard input.
+    """
+    if skip_existing and overwrite:
+        raise click.ClickException("--skip-existing and --overwrite: choose one")
+    if as_json and str(output) == "-":
+        raise click.ClickException("--json and -o - would both fill standard output: choose one")
+    from moceir.tool import jobs as planning
+    from moceir.tool import tiles
+
+    overlap = tiles.OVERLAP if tile_overlap is None else tile_overlap
+    tiles.check(tile or 0, overlap)
+    planned, missing = planning.plan(inputs, output, recursive=recursive, ext=ext, suffix=suffix)
+    report = _Report(as_json)
+    for failure in missing:
+        report.failed(failure)
+    there = [job for job in planned if job.target is not None and job.target.exists()]
+    if there and not overwrite:
+        if not skip_existing:
+            more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+            raise click.ClickException(
+                f"{planning.shown(there[0].target)} is already there{more}: choose another output, "
+                "add --skip-existing to go on, or --overwrite"
+            )
+        for job in there:
+            report.add_job(job, "skipped")
+        planned = [job for job in planned if job not in there]
+    if dry_run:
+        for job in planned:
+            report.add_job(job, "planned")
+    elif planned:
+        _restore_all(
+            ctx,
+            report,
+            planned,
+            model,
+            device,
+            precision,
+            {
+                "tile": tile,
+                "tile_overlap": overlap,
+                "strength": strength,
+                "ext": ext,
+                "quality": quality,
+                "overwrite": overwrite,
+                "jobs": jobs,
+            },
+        )
+    report.finish()
+
+
+def _restore_all(
+    ctx: click.Context,
+    report: _Report,
+    jobs: list[Job],
+    model: str | None,
+    device: str | None,
+    precision: str | None,
+    settings: dict[str, Any],
+) -> None:
+    import logging
+    import traceback
+    import warnings
+
+    from PIL import Image
+
     from moceir.restore import Restorer
+    from moceir.tool.pipeline import Pipeline, Settings
+
+    debug = bool(ctx.find_root().params.get("debug"))
+    Image.MAX_IMAGE_PIXELS = None  # moceir.tool.codec has limits of its own
+    if not debug:
+        # Of damage that is refused or noted.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+    def show(error: Exception) -> None:
+        if debug:
+            traceback.print_exception(error)
 
     restorer = Restorer(model, device, precision)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(_describe(restorer), markup=False)
-    failures = []
-    with Progress(console=console, transient=True) as progress:
-        for source, target in progress.track(jobs, description="restoring"):
-            try:
-                console.print(_restore_one(restorer, source, target), markup=False)
-            except EXPECTED as error:
-                failures.append(_message(error))
-    for failure in failures:
-        console.print(f"not restored: {failure}", markup=False)
-    if failures:
-        raise SystemExit(1)
+    report.say(_describe(restorer))
+    pipeline = Pipeline(restorer, jobs, Settings(**settings), show)
+    try:
+        with report.progress(len(jobs)):
+            for outcome in pipeline:
+                report.add(outcome)
+    except KeyboardInterrupt:
+        for outcome in pipeline.stop():
+            report.add(outcome)
+        left = len(jobs) - report.handled
+        report.say(
+            f"stopped: {left} of {len(jobs)} pictures left; the same command with --skip-existing "
+            "goes on"
+        )
+        report.finish(stopped=True)
 
 
-def _jobs(inputs: tuple[Path, ...], output: Path) -> list[tuple[Path, Path]]:
-    """Every picture with the place of its result; two results of one name are refused."""
-    from moceir.data.pictures import find_pictures
+class _Report:
+    """Tells people on standard error and, with --json, programs on standard output."""
 
-    as_file = len(inputs) == 1 and not inputs[0].is_dir() and not output.is_dir() and output.suffix
-    if as_file:
-        return [(inputs[0], output)]
-    jobs = []
-    for source in inputs:
-        if source.is_dir():
-            jobs += [(p, output / p.relative_to(source)) for p in find_pictures(source)]
+    def __init__(self, as_json: bool) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._as_json = as_json
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress = Progress(console=self._console, transient=True)
+        self._failures: list[str] = []
+        self.handled = 0
+        """Pictures restored or failed."""
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    def failed(self, failure: str) -> None:
+        self._failures.append(failure)
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[None]:
+        with self._progress:
+            self._task = self._progress.add_task("restoring", total=total)
+            yield
+
+    def add_job(self, job: Job, status: str) -> None:
+        from moceir.tool.pipeline import Outcome
+
+        self._write(Outcome.of(job, status))
+
+    def add(self, outcome: Outcome) -> None:
+        self.handled += 1
+        self._progress.advance(self._task)
+        self._write(outcome)
+
+    def _write(self, outcome: Outcome) -> None:
+        if outcome.error:
+            self.failed(outcome.error)
+        if self._as_json:
+            click.echo(json.dumps(outcome.to_dict()))
         else:
-            jobs.append((source, output / source.name))
-    taken: dict[Path, Path] = {}
-    for source, target in jobs:
-        if target in taken:
-            raise click.ClickException(
-                f"{taken[target]} and {source} would both become {target}: restore them apart"
-            )
-        taken[target] = source
-    return jobs
+            self.say(_line(outcome))
+
+    def finish(self, stopped: bool = False) -> None:
+        """Names the failures and ends the command if there were any."""
+        for failure in self._failures:
+            self.say(f"not restored: {failure}")
+        if stopped:
+            raise SystemExit(130)
+        if self._failures:
+            raise SystemExit(1)
 
 
-def _restore_one(restorer: Restorer, source: Path, target: Path) -> str:
-    """Restore one file; returns the line that says what was done."""
-    import time
+def _line(outcome: Outcome) -> str:
+    """What a person is told about one picture."""
+    from moceir.tool.jobs import shown
 
-    from moceir.data.pictures import open_image, save_image
-
-    start = time.perf_counter()
-    image = open_image(source)
-    restored = restorer.restore(image)
-    save_image(restored.image, target)
-    experts = " ".join(map(str, restored.experts))
-    seconds = time.perf_counter() - start
-    return f"{target}: {image.width} x {image.height}, experts {experts}, {seconds:.1f} s"
+    source, target = shown(Path(outcome.input)), shown(Path(outcome.output))
+    if outcome.status == "planned":
+        return f"{source} -> {target}"
+    if outcome.status == "skipped":
+        return f"{target}: already there, skipped"
+    if outcome.status == "failed":
+        return f"{source}: failed"
+    assert outcome.experts is not None  # it is restored
+    parts = [f"{outcome.width} x {outcome.height}"]
+    if outcome.tile:
+        parts.append(f"{len(outcome.experts)} tiles of {outcome.tile}")
+    blocks = (sorted(set(block)) for block in zip(*outcome.experts, strict=True))
+    parts.append("experts " + " ".join("/".join(map(str, block)) for block in blocks))
+    parts.append(f"{outcome.seconds:.1f} s")
+    return "; ".join([f"{target}: {', '.join(parts)}", *outcome.notes])
 
 
 def _describe(restorer: Restorer) -> str:
@@ -227,3 +401,43 @@ def info() -> None:
         parameters = sum(p.numel() for p in load_model(name).parameters())
         click.echo(f"bundled weights: {name}, {parameters:,} parameters")
     click.echo(kernels.report())
+
+
+@main.command()
+@click.argument("before", type=PATH)
+@click.argument("after", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="The page, such as compare.html.")
+@click.option("--overwrite", is_flag=True, help="Replace the page if it is already there.")
+def compare(before: Path, after: Path, output: Path, overwrite: bool) -> None:
+    """Write a web page that shows two pictures under a slider, in one file without a network."""
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise click.ClickException(f"{output}: name it .html")
+    if output.exists() and not overwrite:
+        raise click.ClickException(
+            f"{output} is already there: choose another output or add --overwrite"
+        )
+    from moceir.compare import write_comparison
+
+    write_comparison(before, after, output)
+    click.echo(f"{output}: open it in a browser")
+
+
+@main.command()
+@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@click.option(
+    "--device", help="Torch device, such as cpu or cuda:0. Default: a GPU if there is one."
+)
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535))
+def app(model: str | None, device: str | None, port: int) -> None:
+    """Restore pictures in a web page on this computer, which no other computer can reach."""
+    try:
+        from moceir.app import listen, serve
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install 'moceir[app]'") from error
+    from moceir.restore import Restorer
+
+    with listen(port) as server:  # before the network, which takes longer to load
+        restorer = Restorer(model, device)
+        host, port = server.getsockname()
+        click.echo(f"open http://{host}:{port}/ in a browser; Ctrl-C stops")
+        serve(restorer, server)

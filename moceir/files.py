@@ -16,7 +16,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, the folder is not writable, ...; ``path`` is as it was before.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+    start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # names have 255 bytes
+    handle, name = tempfile.mkstemp(prefix=f".{start}.", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -125,7 +125,8 @@ def test_mistakes_are_named_without_a_traceback(
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
-    result = run("--debug", "restore", "none.png", "-o", tmp_path / "o.png", "-m", "nothing")
+    source = picture(tmp_path / "in.png")
+    result = run("--debug", "restore", source, "-o", tmp_path / "o.png", "-m", "nothing")
     assert type(result.exception).__name__ == "WeightsError"
 
 

@@ -60,9 +60,37 @@ def test_grey_and_alpha_are_kept(restorer: Restorer, image: Image.Image, mode: s
         assert restored.getchannel("A").tobytes() == image.getchannel("R").tobytes()
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "YCbCr"])
+def test_black_and_white_is_grey_and_16_bit_grey_stays(
+    restorer: Restorer, image: Image.Image
+) -> None:
+    assert restorer(image.convert("1")).mode == "L"
+    deep = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (9, 9), dtype=np.uint16))
+    restored = restorer(deep)
+    assert restored.mode == "I;16"
+    assert (np.asarray(restored) % 257 != 0).any()
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr"])
 def test_other_modes_become_rgb(restorer: Restorer, image: Image.Image, mode: str) -> None:
     assert restorer(image.convert(mode)).mode == "RGB"
+
+
+def test_tiles_and_strength_for_all_kinds_of_input(restorer: Restorer) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (140, 300, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    settings = {"tile": 256, "tile_overlap": 32, "strength": 0.5}
+    expected, run = restorer.restore_pixels(pixels, **settings)
+    assert run.tile == 256 and len(run.tile_experts) == 2 and len(run.experts) == 3
+    assert np.array_equal(np.asarray(restorer(image, **settings)), expected)
+    assert np.array_equal(restorer(pixels, **settings), expected)
+    y = restorer(to_tensor(image)[None], **settings)
+    levels = (y[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    assert np.abs(levels.astype(int) - expected).max() <= 1
+    full = restorer(pixels, tile=256, tile_overlap=32).astype(float)
+    assert np.abs(expected - (full + pixels) / 2).max() <= 1
+    for wrong, name in (({"strength": 2}, "strength 2"), ({"tile": 10}, "tile 10 is too small")):
+        with pytest.raises(ConfigError, match=name):
+            restorer(image, **wrong)
 
 
 def test_experts_of_each_block_are_told(restorer: Restorer, image: Image.Image) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,17 +21,50 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """All pictures below a folder, sorted.
+    """All pictures below a folder, sorted; hidden ones and linked folders are left out.
 
     Raises:
-        PictureError: the folder is not there, or holds no picture.
+        PictureError: the folder is not there, cannot be read, or holds no picture.
     """
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+    def failed(error: OSError) -> None:
+        raise PictureError(f"{error.filename}: {error.strerror}") from error
+
+    paths = sorted(walk_pictures(folder, SUFFIXES, on_error=failed))
     if not paths:
         raise PictureError(f"{folder}: no pictures in it (looked for {', '.join(SUFFIXES)})")
     return paths
+
+
+def walk_pictures(
+    folder: Path,
+    suffixes: Sequence[str],
+    *,
+    on_error: Callable[[OSError], None],
+    recursive: bool = True,
+    skip: Path | None = None,
+) -> Iterator[Path]:
+    """The files of a folder whose names end so, in order, then those of the folders in it.
+
+    Hidden names (systems keep files of their own under them) and linked folders, which may lead
+    round in circles, are left out, as is the folder ``skip``. Folders that cannot be read go to
+    ``on_error``.
+    """
+    skipped = os.path.realpath(skip) if skip else None
+    for place, folders, names in os.walk(folder, onerror=on_error):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if recursive
+            and not name.startswith(".")
+            and os.path.realpath(os.path.join(place, name)) != skipped
+        )
+        for name in sorted(names):
+            path = Path(place, name)
+            if path.suffix.lower() in suffixes and not name.startswith(".") and path.is_file():
+                yield path
 
 
 def open_image(path: Path) -> Image.Image:
@@ -70,6 +106,101 @@ def save_image(image: Image.Image, path: Path) -> None:
             if error.errno is not None:  # the disk, not the format
                 raise
             raise PictureError(f"{path}: {error}") from error
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """(H, W, C) of a PIL image: C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA); uint8,
+    uint16 for 16-bit grey, float32 in [0, 1] for floating point grey.
+
+    A palette becomes RGB, a transparent colour an alpha channel. CMYK becomes sRGB, through the
+    ICC profile in ``image.info`` if there is one.
+
+    Raises:
+        PictureError: a mode with no such meaning, or values out of range.
+    """
+    mode = image.mode
+    if mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.size and (wide.min() < 0 or wide.max() > 65535):
+            raise PictureError(
+                f"32-bit grey values from {wide.min()} to {wide.max()}: scale them to 16 bits"
+            )
+        return wide.astype(np.uint16)[..., None]
+    if mode == "F":
+        return check_unit_range(np.asarray(image))[..., None]
+    if mode == "CMYK":
+        image = _cmyk_to_srgb(image)
+    elif mode in ("P", "PA", "RGB", "L", "1", "YCbCr", "RGBX", "La", "RGBa", "LA", "RGBA", "HSV"):
+        grey = mode in ("1", "L", "La", "LA")
+        alpha = mode in ("PA", "La", "RGBa", "LA", "RGBA") or "transparency" in image.info
+        target = ("L" if grey else "RGB") + ("A" if alpha else "")
+        if mode == "1" and alpha:
+            image = image.convert("L")
+        if mode == "La":  # Pillow goes there by no direct way
+            image = image.convert("LA")
+        image = image if image.mode == target else image.convert(target)
+    else:
+        raise PictureError(f"a picture of Pillow's mode {mode}: convert it to RGB")
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def image_of(pixels: np.ndarray) -> Image.Image:
+    """The opposite of ``pixels_of``. Pillow has more than 8 bits for grey alone: other 16-bit and
+    floating point pixels are rounded to 8 bits."""
+    if pixels.shape[2] == 1:
+        return Image.fromarray(pixels[..., 0])
+    return Image.fromarray(to_8_bits(pixels))
+
+
+def levels(dtype: np.dtype) -> int:
+    """The value of white."""
+    return {"uint8": 255, "uint16": 65535, "float32": 1}[dtype.name]
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of uint16, or of float32 in [0, 1]."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    scaled = pixels.astype(np.float32) * np.float32(255 / levels(pixels.dtype))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def check_unit_range(values: np.ndarray) -> np.ndarray:
+    """Floating point values as float32 in [0, 1].
+
+    Raises:
+        PictureError: NaN, infinity, or values outside.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise PictureError(
+            f"{values.size - int(finite.sum())} of its values are NaN or infinite: replace them"
+        )
+    if values.size and (values.min() < 0 or values.max() > 1):
+        raise PictureError(
+            f"floating point values from {values.min():g} to {values.max():g}: scale them to 0 to 1"
+        )
+    return values.astype(np.float32)
+
+
+def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image.convert("RGB")
+    try:
+        converted = ImageCms.profileToProfile(
+            image,
+            ImageCms.ImageCmsProfile(BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        assert converted is not None  # it returns None when it converts in place
+        return converted
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise PictureError(f"its CMYK profile cannot be used ({error})") from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:

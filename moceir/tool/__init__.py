@@ -1,0 +1,1 @@
+"""What the command ``moceir restore`` is made of, short of the network."""

@@ -1,0 +1,163 @@
+"""EXIF, XMP, ICC profile and resolution of a picture, from one file to another."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from PIL import Image
+
+ORIENTATION = 274
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+XMP_TAG, ICC_TAG = 700, 34675
+EXIF_TAGS, GPS_TAGS = 34665, 34853
+
+# What a TIFF file says about its own pixels, which is not true of another file's.
+_STRUCTURE = {
+    *range(254, 260), 262, 263, 264, 265, 266, 273, ORIENTATION, 277, 278, 279, 280, 281,
+    284, 288, 289, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320, *range(322, 326), 330,
+    *range(332, 344), 347, *range(512, 522), *range(529, 533), XMP_TAG, ICC_TAG, 34377, 37724,
+}  # fmt: skip
+_XMP_ORIENTATION = re.compile(
+    rb"""tiff:Orientation\s*=\s*(["'])\d\1|<tiff:Orientation>\s*\d\s*</tiff:Orientation>"""
+)
+
+
+@dataclass
+class Metadata:
+    """What a picture's file says beside its pixels; empty where it says nothing."""
+
+    exif: bytes = b""
+    """A TIFF structure, without the ``Exif`` mark before it."""
+    xmp: bytes = b""
+    icc: bytes = b""
+    dpi: tuple[float, float] | None = None
+    iptc: bytes = b""
+    """JPEG's segment APP13, where press agencies' captions are."""
+    png_colour: dict[bytes, bytes] = field(default_factory=dict)
+    """PNG's own chunks about colour: gAMA, cHRM, sRGB, cICP."""
+
+
+DAMAGED = (struct.error, IndexError, ValueError, TypeError, KeyError, OSError, SyntaxError)
+"""What reading damaged EXIF data raises."""
+
+
+def read(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
+    """The metadata of a file, how its pixels are to be turned, and what had to be left out.
+
+    Args:
+        image: as Pillow opened and loaded it.
+        data: its file.
+    """
+    if image.format == "TIFF":
+        metadata, _, notes = read_tiff(data)
+        return metadata, 1, notes  # Pillow has turned it already
+    metadata, orientation, notes = Metadata(), 1, []
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+        metadata.exif = _exif(image)
+    except DAMAGED:
+        notes.append("its EXIF data are damaged and were left out")
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    metadata.xmp = _upright_xmp(xmp.encode() if isinstance(xmp, str) else bytes(xmp))
+    metadata.icc = image.info.get("icc_profile") or b""
+    metadata.dpi = _dpi(*image.info.get("dpi", (0, 0)))
+    if image.format == "PNG":
+        metadata.png_colour = _png_colour(data)
+    for name, segment in getattr(image, "applist", ()):
+        if name == "APP13":
+            metadata.iptc = segment
+    return metadata, orientation, notes
+
+
+def _exif(image: Image.Image) -> bytes:
+    raw = image.info.get("exif")
+    if isinstance(raw, bytes) and raw:
+        return upright(raw.removeprefix(b"Exif\0\0"))
+    tags = image.getexif()
+    if ORIENTATION in tags:
+        del tags[ORIENTATION]
+    return tags.tobytes().removeprefix(b"Exif\0\0") if len(tags) else b""
+
+
+def read_tiff(data: bytes) -> tuple[Metadata, int, list[str]]:
+    """``read`` for a TIFF file, whose tags are EXIF's; its pixels are not turned yet."""
+    metadata = Metadata()
+    try:
+        tags = Image.Exif()
+        order = "<" if data[:2] == b"II" else ">"
+        tags.endian = order
+        tags.bigtiff = data[2:4] in (b"+\0", b"\0+")
+        place = (
+            struct.unpack_from(f"{order}Q", data, 8)
+            if tags.bigtiff
+            else struct.unpack_from(f"{order}I", data, 4)
+        )
+        tags.load_from_fp(BytesIO(data), place[0])
+        orientation = tags.get(ORIENTATION, 1)
+        metadata.xmp = _upright_xmp(_bytes(tags.get(XMP_TAG)))
+        metadata.icc = _bytes(tags.get(ICC_TAG))
+        if tags.get(RESOLUTION_UNIT, 2) == 2:
+            metadata.dpi = _dpi(tags.get(X_RESOLUTION, 0), tags.get(Y_RESOLUTION, 0))
+        for tag in (EXIF_TAGS, GPS_TAGS):  # to be read before they move
+            tags.get_ifd(tag)
+        for tag in list(tags):
+            if tag in _STRUCTURE:
+                del tags[tag]
+        tags.bigtiff = False
+        metadata.exif = tags.tobytes().removeprefix(b"Exif\0\0") if len(tags) else b""
+    except DAMAGED:
+        return metadata, 1, ["its tags are damaged and were left out"]
+    return metadata, orientation, []
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _upright_xmp(xmp: bytes) -> bytes:
+    return _XMP_ORIENTATION.sub(b"", xmp)
+
+
+def _dpi(x: float, y: float) -> tuple[float, float] | None:
+    return (float(x), float(y)) if 0 < x < 1e6 and 0 < y < 1e6 else None
+
+
+def upright(exif: bytes) -> bytes:
+    """An EXIF block with its orientation set to upright and its thumbnail, which shows the
+    picture before it was turned and restored, detached. Nothing else moves: the notes of camera
+    makers point to absolute places.
+
+    Raises:
+        struct.error, IndexError, ValueError: damaged.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        raise ValueError("no TIFF structure")
+    block = bytearray(exif)
+    magic, offset = struct.unpack_from(f"{order}HI", block, 2)
+    if magic != 42:
+        raise ValueError("no TIFF structure")
+    (entries,) = struct.unpack_from(f"{order}H", block, offset)
+    end = offset + 2 + 12 * entries
+    for entry in range(offset + 2, end, 12):
+        tag, kind, count = struct.unpack_from(f"{order}HHI", block, entry)
+        if tag == ORIENTATION and (kind, count) == (3, 1):
+            struct.pack_into(f"{order}H", block, entry + 8, 1)
+    if len(block) >= end + 4:  # some cameras leave the link to the thumbnail out
+        struct.pack_into(f"{order}I", block, end, 0)
+    return bytes(block)
+
+
+def _png_colour(data: bytes) -> dict[bytes, bytes]:
+    chunks, place = {}, 8
+    while place + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        if name == b"IDAT":
+            break
+        if name in (b"gAMA", b"cHRM", b"sRGB", b"cICP"):
+            chunks[name] = data[place + 8 : place + 8 + length]
+        place += 12 + length
+    return chunks

@@ -1,0 +1,233 @@
+"""Many pictures, one after the other: while one is restored, the next are read and the last are
+written, a bounded number of each, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from moceir.errors import MoceirError, PictureError
+from moceir.files import whole_file
+from moceir.restore import Restorer, Run
+from moceir.tool import codec, memory, tiles
+from moceir.tool.jobs import Job, shown
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are restored and written; see ``moceir restore --help``."""
+
+    tile: int | None = None
+    tile_overlap: int = tiles.OVERLAP
+    strength: float = 1.0
+    ext: str | None = None
+    quality: int = 95
+    overwrite: bool = False
+    jobs: int = 2
+
+
+@dataclass
+class Outcome:
+    """What became of one picture: a line of ``--json``."""
+
+    input: str
+    output: str
+    status: str
+    """restored, skipped, planned or failed"""
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    channels: str | None = None
+    """grey, grey+alpha, RGB or RGBA"""
+    bits: int | None = None
+    device: str | None = None
+    backend: str | None = None
+    precision: str | None = None
+    tile: int | None = None
+    tile_overlap: int | None = None
+    experts: list[list[int]] | None = None
+    """for each tile (one if whole), the expert of each decoder block"""
+    seconds: float | None = None
+    """in the network"""
+    peak_memory_bytes: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, job: Job, status: str, **fields: Any) -> Outcome:
+        source, target = (str(p) if p else "-" for p in (job.source, job.target))
+        return cls(source, target, status, **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without what is not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class Pipeline:
+    """Restores pictures and yields what became of each.
+
+    Reading and writing have ``settings.jobs`` threads each, and as many pictures wait before and
+    after the network; the network runs in the caller's thread, where Ctrl-C arrives.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        jobs: Sequence[Job],
+        settings: Settings,
+        on_error: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        self._restorer = restorer
+        self._jobs = deque(jobs)
+        self._settings = settings
+        self._readers = ThreadPoolExecutor(settings.jobs, "read")
+        self._writers = ThreadPoolExecutor(settings.jobs, "write")
+        self._reading: deque[tuple[Job, Future[codec.Picture]]] = deque()
+        self._writing: deque[tuple[Job, Outcome, Future[list[str]]]] = deque()
+        self._on_error = on_error  # called with what was raised for a picture that failed
+
+    def __iter__(self) -> Iterator[Outcome]:
+        while self._jobs or self._reading:
+            while self._jobs and len(self._reading) <= self._settings.jobs:
+                job = self._jobs.popleft()
+                self._reading.append((job, self._readers.submit(self._read, job)))
+            job, reading = self._reading.popleft()
+            try:
+                outcome, restored = self._restore(job, reading.result())
+            except Exception as error:
+                yield self._failed(job, error)
+                continue
+            finally:
+                del reading  # it holds the picture
+            self._writing.append((job, outcome, self._writers.submit(self._write, job, restored)))
+            del restored
+            while self._writing and (
+                self._writing[0][2].done() or len(self._writing) > self._settings.jobs
+            ):
+                yield self._written()
+        while self._writing:
+            yield self._written()
+        self._readers.shutdown()
+        self._writers.shutdown()
+
+    def stop(self) -> list[Outcome]:
+        """Begin nothing more; wait until what is being written is whole."""
+        self._jobs.clear()
+        self._reading.clear()
+        self._readers.shutdown(cancel_futures=True)
+        outcomes = []
+        while self._writing:
+            outcomes.append(self._written())
+        self._writers.shutdown()
+        return outcomes
+
+    def _written(self) -> Outcome:
+        job, outcome, writing = self._writing[0]
+        try:
+            outcome.notes += writing.result()
+        except Exception as error:
+            outcome = self._failed(job, error)
+        self._writing.popleft()
+        return outcome
+
+    def _failed(self, job: Job, error: Exception) -> Outcome:
+        self._on_error(error)
+        name = shown(job.source)
+        if isinstance(error, OSError) and error.strerror:
+            name, reason = shown(Path(error.filename)) if error.filename else name, error.strerror
+        else:
+            reason = str(error) or type(error).__name__
+            if not isinstance(error, (MoceirError, OSError, ValueError)):
+                reason = f"unexpected {type(error).__name__}: {reason} (--debug shows where)"
+        text = reason if reason.startswith(name) else f"{name}: {reason}"
+        return Outcome.of(job, "failed", error=text)
+
+    def _read(self, job: Job) -> codec.Picture:
+        if job.target is not None:
+            codec.writable(job.target.suffix)  # before any work
+        if job.source is None:
+            return codec.decode(sys.stdin.buffer.read(), "-")
+        status = job.source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError(f"{shown(job.source)}: not a file; pipe it in and give - instead")
+        available = memory.host_bytes() if status.st_size > memory.SMALL else None
+        if available is not None and status.st_size > available:
+            raise PictureError(
+                f"{shown(job.source)}: a file of {memory.readable(status.st_size)}, and "
+                f"{memory.readable(available)} of memory are free"
+            )
+        return codec.decode(job.source.read_bytes(), shown(job.source))
+
+    def _restore(self, job: Job, picture: codec.Picture) -> tuple[Outcome, codec.Picture]:
+        settings, restorer = self._settings, self._restorer
+        peak = memory.Peak(restorer.device)
+        start = time.perf_counter()
+        try:
+            pixels, run = restorer.restore_pixels(
+                picture.pixels,
+                tile=settings.tile,
+                tile_overlap=settings.tile_overlap,
+                strength=settings.strength,
+            )
+        except MoceirError as error:
+            raise PictureError(f"{shown(job.source)}: {error}") from error
+        seconds = time.perf_counter() - start
+        outcome = self._outcome(job, picture, run, seconds, peak.bytes())
+        restored = codec.Picture(pixels, picture.format, picture.metadata)
+        return outcome, restored
+
+    def _outcome(
+        self, job: Job, picture: codec.Picture, run: Run, seconds: float, peak: int | None
+    ) -> Outcome:
+        height, width, channels = picture.pixels.shape
+        return Outcome.of(
+            job,
+            "restored",
+            width=width,
+            height=height,
+            channels=("grey", "grey+alpha", "RGB", "RGBA")[channels - 1],
+            bits=picture.pixels.itemsize * 8,
+            device=str(self._restorer.device),
+            backend=self._restorer.backend,
+            precision=self._restorer.precision,
+            tile=run.tile,
+            tile_overlap=run.tile_overlap,
+            experts=[list(experts) for experts in run.tile_experts],
+            seconds=round(seconds, 3),
+            peak_memory_bytes=peak,
+            notes=[*picture.notes, *run.notes],
+        )
+
+    def _write(self, job: Job, picture: codec.Picture) -> list[str]:
+        quality = self._settings.quality
+        if job.target is None:
+            buffer = BytesIO()
+            notes = codec.encode(picture, buffer, self._format_of_stdout(job, picture), quality)
+            sys.stdout.buffer.write(buffer.getbuffer())
+            sys.stdout.buffer.flush()
+            return notes
+        try:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            if job.target.exists() and not self._settings.overwrite:
+                raise PictureError("has appeared meanwhile, and is kept")
+            with whole_file(job.target) as temporary, open(temporary, "wb") as file:
+                return codec.encode(picture, file, codec.writable(job.target.suffix), quality)
+        except PictureError as error:
+            raise PictureError(f"{shown(job.target)}: {error}") from error
+        except OSError as error:  # which may name the temporary file, or nothing
+            raise OSError(error.errno, error.strerror, str(job.target)) from error
+
+    def _format_of_stdout(self, job: Job, picture: codec.Picture) -> str:
+        """As --ext says, else as the input's name says, else as the input is."""
+        if self._settings.ext:
+            return codec.writable(f".{self._settings.ext.lstrip('.')}")
+        if job.source is not None:
+            return codec.writable(job.source.suffix)
+        return picture.format if picture.format in codec.KEPT_BY_PIPES else "PNG"

@@ -1,0 +1,125 @@
+"""A large picture as overlapping tiles, and their results as one picture without seams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moceir.errors import ConfigError
+
+STEP = 128
+"""Tiles start at multiples of this: the windows of the experts' FFT attention, up to 32 x 32 at a
+quarter of the resolution, then lie where they lie in the whole picture."""
+
+OVERLAP = 64
+"""Pixels that neighbouring tiles share at least, unless told otherwise."""
+
+
+class TilePlan(NamedTuple):
+    """Which rows and columns the tiles cover; every pair of the two is a tile."""
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+    @property
+    def number(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+
+def check(tile: int, overlap: int) -> None:
+    """Raises ConfigError if tiles of that size cannot start at multiples of 128 and overlap."""
+    if overlap < 0:
+        raise ConfigError(f"tile overlap {overlap}: give 0 or more pixels")
+    if tile != 0 and tile < STEP + overlap:
+        raise ConfigError(
+            f"tile {tile} is too small: give 0 for the whole picture, or {STEP} more than the "
+            f"overlap of {overlap}, so at least {STEP + overlap}"
+        )
+
+
+def plan(height: int, width: int, tile: int, overlap: int) -> TilePlan:
+    """Tiles of at most ``tile`` x ``tile`` that cover a picture; 0: one for the whole.
+
+    Raises:
+        ConfigError: see ``check``.
+    """
+    check(tile, overlap)
+    if tile == 0:
+        return TilePlan(((0, height),), ((0, width),))
+    return TilePlan(_spans(height, tile, overlap), _spans(width, tile, overlap))
+
+
+def _spans(length: int, tile: int, overlap: int) -> tuple[tuple[int, int], ...]:
+    if length <= tile:
+        return ((0, length),)
+    stride = (tile - overlap) // STEP  # these three in units of STEP
+    last = -(-(length - tile) // STEP)
+    gaps = -(-last // stride)
+    starts = [last * i // gaps * STEP for i in range(gaps + 1)]
+    return tuple((start, min(start + tile, length)) for start in starts)
+
+
+def weights(spans: tuple[tuple[int, int], ...]) -> list[Tensor]:
+    """For each span (n,) float32 weights of its pixels; those of one pixel add up to 1.
+
+    A tile counts from nothing at its inner edges, where it knows nothing of what lies beyond, to
+    fully where its neighbour ends.
+    """
+    length = spans[-1][1]
+    total = torch.zeros(length, dtype=torch.float64)
+    ramps = []
+    for i, (start, end) in enumerate(spans):
+        position = torch.arange(start, end, dtype=torch.float64) + 0.5
+        ramp = torch.ones(end - start, dtype=torch.float64)
+        if i > 0:
+            ramp = torch.minimum(ramp, _rise(position - start, spans[i - 1][1] - start))
+        if i + 1 < len(spans):
+            ramp = torch.minimum(ramp, _rise(end - position, end - spans[i + 1][0]))
+        total[start:end] += ramp
+        ramps.append(ramp)
+    return [
+        (ramp / total[start:end]).float() for ramp, (start, end) in zip(ramps, spans, strict=True)
+    ]
+
+
+def _rise(distance: Tensor, overlap: int) -> Tensor:
+    """0 to 1 over an overlap; its outermost quarters, where borders tell most, stay out."""
+    if overlap <= 0:
+        return torch.ones_like(distance)
+    # Never quite 0: where three tiles meet, some pixel might otherwise have no weight at all.
+    return ((distance / overlap - 0.25) * 2).clamp(1e-6, 1)
+
+
+def stitch(
+    run: Callable[[slice, slice], Tensor], tiles: TilePlan
+) -> Iterator[tuple[slice, Tensor]]:
+    """Runs every tile and blends the results; yields finished rows from the top down.
+
+    Args:
+        run: rows and columns of a tile to its result (B, 3, h, w), float32 on the CPU.
+
+    Yields:
+        rows, and their result (B, 3, rows, width).
+    """
+    row_weights, column_weights = weights(tiles.rows), weights(tiles.columns)
+    width = tiles.columns[-1][1]
+    started: Tensor | None = None  # rows that the next tiles still add to
+    for i, (top, bottom) in enumerate(tiles.rows):
+        band: Tensor | None = None
+        for (left, right), weight in zip(tiles.columns, column_weights, strict=True):
+            result = run(slice(top, bottom), slice(left, right))
+            if tiles.number == 1:
+                yield slice(top, bottom), result
+                return
+            if band is None:
+                band = result.new_zeros(*result.shape[:2], bottom - top, width)
+                if started is not None:
+                    band[:, :, : started.shape[2]] = started
+            band[..., left:right] += result * (row_weights[i][:, None] * weight)
+        assert band is not None  # a plan has columns
+        end = tiles.rows[i + 1][0] if i + 1 < len(tiles.rows) else bottom
+        yield slice(top, end), band[:, :, : end - top]
+        started = band[:, :, end - top :]

@@ -1,0 +1,102 @@
+"""A real browser for the tests of the web pages, where there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ConsoleMessage, Page
+
+SAMPLE = Path(__file__).parent.parent / "samples" / "rainy-otters.png"
+
+SCREENSHOTS = os.environ.get("MOCEIR_SCREENSHOTS")
+"""A folder: the browser tests then use the bundled weights and leave screenshots in it."""
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+)
+
+
+@contextmanager
+def browse(profile: Path) -> Iterator[tuple[Page, list[str]]]:
+    """A page of an empty chromium and the addresses it asks for; errors in the page are raised."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    requested: list[str] = []
+    complaints: list[str] = []
+
+    def complain(message: ConsoleMessage) -> None:
+        # A refusal by the server, which the page is to show, is told to the console as well.
+        if "responded with a status of 400" not in message.text:
+            complaints.append(message.text)
+
+    with playwright.sync_playwright() as driver:
+        context = driver.chromium.launch_persistent_context(
+            profile,
+            executable_path=chromium,
+            args=FLAGS,
+            has_touch=True,
+            viewport={"width": 1100, "height": 800},
+        )
+        context.on("request", lambda request: requested.append(request.url))
+        page = context.pages[0]
+        page.on("console", complain)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        try:
+            yield page, requested
+        finally:
+            context.close()
+            if complaints:
+                pytest.fail("\n".join(complaints))
+
+
+def use_slider(page: Page) -> None:
+    """Move a page's slider by mouse, touch and keyboard, and leave it in the middle."""
+    frame = page.locator(".slider")
+    slider = page.get_by_role("slider", name="How much of the picture shows before")
+    frame.scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 3
+
+    def at(share: float) -> float:
+        return box["x"] + share * box["width"]
+
+    page.mouse.move(at(0.5), y)
+    page.mouse.down()
+    page.mouse.move(at(0.2), y)
+    assert slider.input_value() == "20"
+    page.mouse.move(at(-0.5), y)
+    page.mouse.up()
+    page.mouse.move(at(0.7), y)
+    assert slider.input_value() == "0"
+    page.touchscreen.tap(at(0.75), y)
+    assert slider.input_value() == "75"
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "1 % before, 99 % after"
+    assert frame.evaluate("e => e.style.getPropertyValue('--at')") == "1%"
+    slider.fill("50")
+
+
+def screenshot(page: Page, name: str) -> None:
+    """Leave a picture of the whole page, if asked for."""
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(SCREENSHOTS) / name, full_page=True)
