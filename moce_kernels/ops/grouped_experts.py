@@ -27,7 +27,7 @@ def grouped_experts(
     eps: float = 1e-5,
     backend: str | None = None,
 ) -> Tensor:
-    """``y_b = sum_j gate[b, j] * expert_{index[b, j]}(x_b, shared_b)`` (eq. 1, 2 and 4).
+    """``y_b = sum_j gate[b, j] * e_{expert[b, j]}(x_b, shared_b)`` (eq. 1, 2 and 4).
 
     Expert i of rank r and window P is ``P2(FFT-WSA_P(P0 x) * SiLU(P1 shared)) + x``: P0, P1 and P2
     are 1x1 convolutions between C and r channels; FFT-WSA takes its query through a 1x1 and a

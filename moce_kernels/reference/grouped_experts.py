@@ -45,7 +45,7 @@ def grouped_experts(
     windows: Sequence[int],
     eps: float = 1e-5,
 ) -> Tensor:
-    """``y_b = sum_j gate[b, j] * expert_{index[b, j]}(x_b, shared_b)``, as the operator has it."""
+    """``y_b = sum_j gate[b, j] * e_{expert[b, j]}(x_b, shared_b)``, as the operator has it."""
     out = torch.zeros_like(x)
     for e, (w, window) in enumerate(zip(weights.split(ranks), windows, strict=True)):
         image, choice = (index == e).nonzero(as_tuple=True)
