@@ -98,6 +98,7 @@ class TrainingConfig:
             found there is resumed at its last checkpoint.
         preset: the network; ``model`` overrides single fields of it.
         model: fields of ``MoCEIRConfig``, by name.
+        weights: what a new run starts from, as for ``moceir restore -m``; None: random weights.
         data: pictures and degradations.
         optimizer: optimiser, schedule and loss.
         steps: optimiser steps of the whole run.
@@ -112,6 +113,7 @@ class TrainingConfig:
     run: Path = Path("runs/train")
     preset: str = "moce_ir_s"
     model: dict[str, object] = field(default_factory=dict)
+    weights: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 100_000

@@ -21,6 +21,7 @@ from moceir.training.config import TrainingConfig, plain
 from moceir.training.data import RestorationData
 from moceir.training.module import RestorationModule
 from moceir.weights.files import save_weights
+from moceir.weights.load import load_model
 from moceir.weights.state import load_state
 
 
@@ -70,6 +71,7 @@ def train(config: TrainingConfig) -> Path:
         PictureError: no training pictures, or one that cannot be read.
         CheckpointError: a checkpoint that cannot be written, read, or continued by this
             configuration.
+        WeightsError: weights to start from that are not there or are of another network.
         NonFiniteLoss: the loss or a gradient is not finite; the last checkpoint stays.
     """
     data = RestorationData(config)
@@ -84,6 +86,8 @@ def train(config: TrainingConfig) -> Path:
     seed_everything(config.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module = RestorationModule(config)
+    if config.weights is not None and not last.exists():
+        load_state(module.model, load_model(config.weights).state_dict())
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=1,

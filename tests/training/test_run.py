@@ -12,7 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from moceir.errors import CheckpointError, ConfigError, NonFiniteLoss, PictureError
+from moceir.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteLoss,
+    PictureError,
+    WeightsError,
+)
 from moceir.training.run import main
 from moceir.weights import load_weights
 
@@ -103,9 +109,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
 
 def test_a_finished_run_stays_as_it_is(finished: Path, pictures: Path) -> None:
-    before = (finished / "model.safetensors").read_bytes()
+    before = load_weights(finished / "model.safetensors").state_dict()
     main(arguments(finished, pictures))
-    assert (finished / "model.safetensors").read_bytes() == before
+    for key, tensor in load_weights(finished / "model.safetensors").state_dict().items():
+        assert torch.equal(tensor, before[key]), key
 
 
 def test_validation_logs_gains_and_pictures(tmp_path: Path, pictures: Path) -> None:
@@ -119,6 +126,17 @@ def test_validation_logs_gains_and_pictures(tmp_path: Path, pictures: Path) -> N
     tags = events.Tags()
     assert {"psnr_gain/noise", "psnr_gain/haze"} <= set(tags["scalars"])
     assert tags["images"] == ["degraded, restored, clean/0"]
+
+
+def test_a_run_starts_from_weights(tmp_path: Path, pictures: Path, finished: Path) -> None:
+    """At rate 0 the weights stay what they were; those of another network are refused."""
+    words = ["--weights", str(finished / "model.safetensors"), "--steps", "1"]
+    weights = main(arguments(tmp_path / "run", pictures, *words, "--optimizer.lr", "0"))
+    expected = load_weights(finished / "model.safetensors").state_dict()
+    for key, tensor in load_weights(weights).state_dict().items():
+        torch.testing.assert_close(tensor, expected[key], msg=key)
+    with pytest.raises(WeightsError, match="tensors do not fit"):
+        main(arguments(tmp_path / "other", pictures, *words, "--model.dim", "24"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path) -> None:
