@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -33,6 +33,7 @@ from moceir.tool.metadata import (
     XMP_TAG,
     Y_RESOLUTION,
     Metadata,
+    can_be_rewritten,
     read,
     read_tiff,
 )
@@ -258,6 +259,10 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
     elif pixels.dtype.name not in (*DEEP.get(file_format, ()), "uint8"):
         pixels = to_8_bits(pixels)
         notes.append(f"rounded to 8 bits, which is all that {file_format} is written with")
+    rewritten = metadata.exif and file_format in ("TIFF", "AVIF")
+    if rewritten and not can_be_rewritten(metadata.exif):
+        metadata = replace(metadata, exif=b"")
+        notes.append("its EXIF data are damaged and were left out")
     try:
         if file_format == "TIFF":
             _write_tiff(pixels, metadata, file)
@@ -265,7 +270,8 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
             _write_png(pixels, metadata, file)
         else:
             notes += _write_with_pillow(pixels, metadata, file, file_format, quality)
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except Exception as error:
+        # Encoders raise anything at all, at metadata that come from damaged files too.
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the format
             raise
         raise PictureError(

@@ -151,6 +151,17 @@ def upright(exif: bytes) -> bytes:
     return bytes(block)
 
 
+def can_be_rewritten(exif: bytes) -> bool:
+    """Whether the tags can be taken apart and put together anew, as TIFF and AVIF need them."""
+    try:
+        tags = Image.Exif()
+        tags.load(exif)
+        tags.tobytes()
+    except Exception:  # Pillow raises anything at all for damaged tags
+        return False
+    return True
+
+
 def _png_colour(data: bytes) -> dict[bytes, bytes]:
     chunks, place = {}, 8
     while place + 8 <= len(data):

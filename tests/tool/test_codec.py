@@ -122,6 +122,19 @@ def test_damaged_exif_is_left_out_and_said(damaged: bytes) -> None:
     assert picture.notes == ["its EXIF data are damaged and were left out"]
 
 
+@pytest.mark.parametrize("file_format", ["TIFF", "AVIF"])
+def test_exif_that_cannot_be_rewritten_is_left_out_and_said(file_format: str) -> None:
+    # Whole, but the version of the GPS tags is a text, which it must not be.
+    pointer = struct.pack("<HHHIII", 1, 0x8825, 4, 1, 26, 0)
+    version = struct.pack("<HHHIII", 1, 0, 2, 1, 0, 0)
+    damaged = b"II*\0" + struct.pack("<I", 8) + pointer + version
+    picture = codec.decode(encoded(noise(), "PNG", exif=damaged), "a")
+    assert picture.metadata.exif
+    data, notes = written(picture, file_format)
+    assert notes == ["its EXIF data are damaged and were left out"]
+    assert Image.open(BytesIO(data)).size == (24, 16)
+
+
 def test_captions_of_agencies_and_colour_chunks_are_kept() -> None:
     iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\0"
     segment = b"\xff\xed" + struct.pack(">H", len(iptc) + 2) + iptc

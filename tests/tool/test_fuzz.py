@@ -85,7 +85,7 @@ def check(data: bytes) -> None:
     height, width, channels = picture.pixels.shape
     assert height >= 1 and width >= 1 and 1 <= channels <= 4
     assert picture.pixels.dtype in (np.uint8, np.uint16, np.float32)
-    for file_format in ("PNG", "TIFF", "WEBP"):
+    for file_format in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF"):
         try:
             codec.encode(picture, BytesIO(), file_format)
         except PictureError as error:
