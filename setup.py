@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def jobs() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), int(pages / GIB_PER_JOB)))
 
 
+def in_ninja(path: str | Path) -> str:
+    """A path as a build line of ninja takes it; the shell sees it quoted."""
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
 def write_ninja(folder: Path, compiler: str, output: Path) -> Path:
     """A build.ninja that makes ``output`` from csrc/cpu."""
     import torch
@@ -58,27 +64,27 @@ def write_ninja(folder: Path, compiler: str, output: Path) -> Path:
     flags = [
         *("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-g0"),
         f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
-        f"-I{CSRC / 'include'}",
+        f"-I{shlex.quote(str(CSRC / 'include'))}",
         os.environ.get("CXXFLAGS", ""),
     ]
     # Kernels know nothing of PyTorch: its inline functions must not be compiled for AVX-512.
-    torch_flags = [f"-isystem {torch_root / 'include'}"]
+    torch_flags = [f"-isystem {shlex.quote(str(torch_root / 'include'))}"]
     lines = [
-        f"cxx = {compiler}",
+        f"cxx = {shlex.quote(compiler)}",
         f"flags = {' '.join(flags)}",
         "rule compile",
         "  command = $cxx -MMD -MF $out.d $flags $more -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = $cxx -shared $in -o $out -L{torch_root / 'lib'} -ltorch -ltorch_cpu -lc10 "
-        f"{os.environ.get('LDFLAGS', '')}",
+        f"  command = $cxx -shared $in -o $out -L{shlex.quote(str(torch_root / 'lib'))} "
+        f"-ltorch -ltorch_cpu -lc10 {os.environ.get('LDFLAGS', '')}",
     ]
     objects = []
 
     def compile_step(source: Path, name: str, more: list[str]) -> None:
         objects.append(f"{name}.o")
-        lines.extend([f"build {name}.o: compile {source}", f"  more = {' '.join(more)}"])
+        lines.extend([f"build {name}.o: compile {in_ninja(source)}", f"  more = {' '.join(more)}"])
 
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
         if source.stem.endswith("_kernel"):
@@ -86,7 +92,7 @@ def write_ninja(folder: Path, compiler: str, output: Path) -> Path:
                 compile_step(source, f"{source.stem}_{isa}", [f"-DMOCE_ISA={isa}", *isa_flags])
         else:
             compile_step(source, source.stem, torch_flags)
-    lines.append(f"build {output}: link {' '.join(objects)}")
+    lines.append(f"build {in_ninja(output)}: link {' '.join(objects)}")
     path = folder / "build.ninja"
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -21,7 +21,7 @@ struct WindowFft {
   static constexpr int kColumn = 2 * P * W;  // floats of a complex column, and of both real ones
 
   // Along x. `x` is dense or strided: element (r, c) is a vector at x + r * row + c * column.
-  static MOCE_NOINLINE void forward_rows(const float* x, int64_t row, int64_t column, float* rows) {
+  static void forward_rows(const float* x, int64_t row, int64_t column, float* rows) {
     for (int r = 0; r < P; r++, x += row, rows += kRow)
       real_fft<P, V>(
           [&](auto n) MOCE_INLINE_LAMBDA {
@@ -32,7 +32,7 @@ struct WindowFft {
           [&](auto k, V v) MOCE_INLINE_LAMBDA { store<W>(rows + decltype(k)::value * W, v); });
   }
 
-  static MOCE_NOINLINE void inverse_rows(const float* rows, float scale, float* x, int64_t row,
+  static void inverse_rows(const float* rows, float scale, float* x, int64_t row,
                                          int64_t column) {
     for (int r = 0; r < P; r++, x += row, rows += kRow)
       inverse_real_fft<P, V>(
@@ -43,19 +43,19 @@ struct WindowFft {
   }
 
   // Along y, one column between rows and a spectrum.
-  static MOCE_NOINLINE void forward_real_columns(const float* rows, float* spectrum) {
+  static void forward_real_columns(const float* rows, float* spectrum) {
     for (int c = 0; c < 2; c++, rows += W, spectrum += P * W)
       real_fft<P, V>(
           [&](auto n) MOCE_INLINE_LAMBDA { return load<W>(rows + decltype(n)::value * kRow); },
           [&](auto k, V v) MOCE_INLINE_LAMBDA { store<W>(spectrum + decltype(k)::value * W, v); });
   }
-  static MOCE_NOINLINE void inverse_real_columns(const float* spectrum, float* rows) {
+  static void inverse_real_columns(const float* spectrum, float* rows) {
     for (int c = 0; c < 2; c++, rows += W, spectrum += P * W)
       inverse_real_fft<P, V>(
           [&](auto k) MOCE_INLINE_LAMBDA { return load<W>(spectrum + decltype(k)::value * W); },
           [&](auto n, V v) MOCE_INLINE_LAMBDA { store<W>(rows + decltype(n)::value * kRow, v); });
   }
-  static MOCE_NOINLINE void forward_complex_column(const float* rows, float* spectrum) {
+  static void forward_complex_column(const float* rows, float* spectrum) {
     fft<P, V>(
         [&](auto n) MOCE_INLINE_LAMBDA {
           const float* p = rows + decltype(n)::value * kRow;
@@ -67,7 +67,7 @@ struct WindowFft {
           store<W>(p + W, v.im);
         });
   }
-  static MOCE_NOINLINE void inverse_complex_column(const float* spectrum, float* rows) {
+  static void inverse_complex_column(const float* spectrum, float* rows) {
     inverse_fft<P, V>(
         [&](auto k) MOCE_INLINE_LAMBDA {
           const float* p = spectrum + decltype(k)::value * 2 * W;
