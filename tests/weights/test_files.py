@@ -101,7 +101,7 @@ def test_a_bad_configuration(tmp_path: Path, config: str, message: str) -> None:
 
 
 def test_tensors_that_do_not_fit(tmp_path: Path, model: MoCEIR) -> None:
-    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     state["surplus"] = torch.zeros(1)
     state["stem.weight"] = torch.zeros(16, 3, 1, 1)
     del state["output.weight"]
