@@ -41,6 +41,7 @@ def _device(name: str | torch.device | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # What torch raises for a name it does not know and for devices it was built without.
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {str(name)!r} cannot be used: {reason}") from None
     return device

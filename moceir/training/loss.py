@@ -36,8 +36,8 @@ def restoration_loss(
 def severity_weights(degraded: Tensor, clean: Tensor) -> Tensor:
     """(B,) weights that let slight degradations count beside heavy ones.
 
-    The inverse square root of the degradation's own L1 error: the gradients of an almost black or
-    deeply hazed picture otherwise drown those of a blurred one, which learns next to nothing from
-    a mixed batch. An error of 0.08, that of noise of sigma 25, has weight 1.
+    The inverse square root of the degradation's own L1 error, so that an almost black or deeply
+    hazed picture outweighs a blurred one less in a mixed batch. An error of 0.08, that of noise of
+    sigma 25, has weight 1.
     """
     return 0.3 * ((degraded - clean).abs().flatten(1).mean(1) + 0.01).rsqrt()
