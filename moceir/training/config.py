@@ -59,8 +59,8 @@ class OptimizerConfig:
         ema_decay: decay per step of the averaged weights, which are those that are kept.
         spectrum_weight: weight of the L1 loss of the spectra.
         auxiliary_weight: weight of the routers' auxiliary loss.
-        weigh_by_severity: weigh each image by the inverse square root of its degradation's
-            error: slight degradations are then learned beside heavy ones.
+        logarithmic: train on the logarithm of each image's error: slight degradations are then
+            learned beside heavy ones.
     """
 
     lr: float = 2e-4
@@ -71,7 +71,7 @@ class OptimizerConfig:
     ema_decay: float = 0.999
     spectrum_weight: float = 0.1
     auxiliary_weight: float = 0.01
-    weigh_by_severity: bool = False
+    logarithmic: bool = False
 
     def __post_init__(self) -> None:
         _at_least(

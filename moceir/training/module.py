@@ -13,7 +13,7 @@ from moceir.data.degradations import degrade, generator_for, parse, random_degra
 from moceir.errors import NonFiniteLoss
 from moceir.model import MoCEIR
 from moceir.training.config import TrainingConfig
-from moceir.training.loss import restoration_loss, severity_weights
+from moceir.training.loss import restoration_loss
 
 
 def quantize(images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class RestorationModule(LightningModule):
             routing.aux_loss,
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
-            severity_weights(degraded, clean) if optimizer.weigh_by_severity else None,
+            optimizer.logarithmic,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))

@@ -11,7 +11,7 @@ import torch
 from moceir.data.degradations import KINDS
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
-from moceir.training.loss import restoration_loss, severity_weights
+from moceir.training.loss import restoration_loss
 from moceir.training.module import RestorationModule, lr_factor, psnr
 
 TINY = {
@@ -43,16 +43,18 @@ def test_loss_is_the_weighted_sum() -> None:
     assert nothing.item() == 0
 
 
-def test_images_are_weighed() -> None:
+def test_the_logarithm_counts_relative_improvement() -> None:
     clean = torch.rand(2, 3, 8, 8)
-    degraded = clean + torch.tensor([0.08, 0.35])[:, None, None, None]
-    weights = severity_weights(degraded, clean)
-    torch.testing.assert_close(weights, torch.tensor([1.0, 0.5]))
+    offset = torch.tensor([0.02, 0.4])[:, None, None, None]
     none = torch.tensor(0.0)
-    singles = [restoration_loss(degraded[i : i + 1], clean[i : i + 1], none) for i in range(2)]
-    expected = (singles[0] + 0.5 * singles[1]) / 2
-    loss = restoration_loss(degraded, clean, none, image_weights=weights)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss = restoration_loss(clean + offset, clean, none, spectrum_weight=0, logarithmic=True)
+    expected = 0.1 * (math.log(0.022) + math.log(0.402)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    # An image without any error has a finite gradient.
+    restored = clean.clone().requires_grad_()
+    restoration_loss(restored, clean, none, logarithmic=True).backward()
+    assert restored.grad is not None
+    assert torch.isfinite(restored.grad).all()
 
 
 def test_psnr() -> None:
