@@ -56,7 +56,7 @@ class Run(NamedTuple):
     """Pixels that neighbouring tiles share at least; 0 without tiles."""
     tile_experts: tuple[tuple[int, ...], ...]
     """For each tile, the expert, 1 the cheapest, that each decoder block took (the best, if
-    several); for a batch, those of its first image."""
+    several)."""
     notes: tuple[str, ...]
     """What a user should know: that tiles were needed, or smaller ones than asked for."""
 
@@ -226,14 +226,36 @@ class Restorer:
             ConfigError: a setting out of range.
             PictureError: too little memory.
         """
-        height, width, channels = pixels.shape
+        restored, (run,) = self.restore_batch(
+            pixels[None], tile=tile, tile_overlap=tile_overlap, strength=strength
+        )
+        return restored[0], run
+
+    def restore_batch(
+        self,
+        pixels: np.ndarray,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> tuple[np.ndarray, tuple[Run, ...]]:
+        """Restore pictures of one shape together, as ``restore_pixels`` does each alone: routed
+        each on its own, and equal but for the last bits of floating point.
+
+        Args:
+            pixels: (B, H, W, C), otherwise as in ``restore_pixels``.
+
+        Returns:
+            A new array of the same shape and dtype, and how each picture was made.
+        """
+        batch, height, width, channels = pixels.shape
         colours = slice(0, 3 if channels >= 3 else 1)
         scale = levels(pixels.dtype)
         restored = pixels.copy()
 
         def read(rows: slice, columns: slice) -> Tensor:
-            part = pixels[rows, columns, colours].astype(np.float32) / np.float32(scale)
-            return torch.from_numpy(part).permute(2, 0, 1).expand(3, -1, -1)[None]
+            part = pixels[:, rows, columns, colours].astype(np.float32) / np.float32(scale)
+            return torch.from_numpy(part).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
         def write(rows: slice, result: Tensor) -> None:
             # expand() gave all three the same grey.
@@ -241,15 +263,15 @@ class Restorer:
             if colours.stop == 1:
                 result = torch.einsum("bchw,c->bhw", result, torch.tensor(LUMA))[:, None]
             if strength != 1:
-                original = pixels[rows, :, colours].astype(np.float32) / np.float32(scale)
-                result = torch.from_numpy(original).permute(2, 0, 1)[None].lerp(result, strength)
-            values = result[0].permute(1, 2, 0).numpy()
+                original = pixels[:, rows, :, colours].astype(np.float32) / np.float32(scale)
+                result = torch.from_numpy(original).permute(0, 3, 1, 2).lerp(result, strength)
+            values = result.permute(0, 2, 3, 1).numpy()
             if scale != 1:
                 values = np.rint(values * np.float32(scale))
-            restored[rows, :, colours] = values.astype(pixels.dtype)
+            restored[:, rows, :, colours] = values.astype(pixels.dtype)
 
         _check_strength(strength)
-        return restored, self._run(read, write, 1, height, width, tile, tile_overlap)
+        return restored, self._run(read, write, batch, height, width, tile, tile_overlap)
 
     def _restore_tensor(
         self, images: Tensor, tile: int | None, overlap: int, strength: float
@@ -283,7 +305,7 @@ class Restorer:
         width: int,
         tile: int | None,
         overlap: int,
-    ) -> Run:
+    ) -> tuple[Run, ...]:
         """Restores the whole or tile by tile; when memory runs out, again with half the tile.
 
         ``read`` gives (B, 3, h, w) in [0, 1] of some rows and columns, ``write`` takes the result
@@ -293,11 +315,12 @@ class Restorer:
         size, notes = self._fitting_tile(batch, height, width, tile, overlap)
         while True:
             plan = tiles.plan(height, width, size, overlap)
-            experts: list[tuple[int, ...]] = []
+            experts: list[list[tuple[int, ...]]] = []
             if self._attempt(read, write, plan, experts):
                 whole = plan.number == 1
-                return Run(
-                    0 if whole else size, 0 if whole else overlap, tuple(experts), tuple(notes)
+                return tuple(
+                    Run(0 if whole else size, 0 if whole else overlap, of_image, tuple(notes))
+                    for of_image in zip(*experts, strict=True)
                 )
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -318,7 +341,7 @@ class Restorer:
         read: Callable[[slice, slice], Tensor],
         write: Callable[[slice, Tensor], None],
         plan: tiles.TilePlan,
-        experts: list[tuple[int, ...]],
+        experts: list[list[tuple[int, ...]]],
     ) -> bool:
         """False if memory ran out; all that held memory is gone when this has returned."""
 
@@ -345,7 +368,7 @@ class Restorer:
 
         def need(size: int) -> int:
             sides = (height, width) if size == 0 else (min(size, height), min(size, width))
-            return batch * memory.network_bytes(self.model.config, *sides)
+            return memory.network_bytes(self.model.config, *sides, batch)
 
         if need(tile or 0) <= memory.SMALL:
             return tile or 0, []
@@ -378,15 +401,15 @@ class Restorer:
         )
 
     @torch.inference_mode()
-    def _network(self, images: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """(B, 3, H, W) restored, float32, not clamped; the first image's expert of each block."""
+    def _network(self, images: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
+        """(B, 3, H, W) restored, float32, not clamped; each image's expert of each block."""
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             restored, routing = self.model(
                 images.to(self.device, torch.float32), return_routing=True
             )
-        experts = (routing.expert[:, 0, 0] + 1).tolist() if len(images) else ()
-        return restored.float(), tuple(experts)
+        experts = (routing.expert[:, :, 0].T + 1).tolist()
+        return restored.float(), [tuple(of_image) for of_image in experts]
 
 
 def _check_strength(strength: float) -> None:

@@ -23,8 +23,8 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 _OWN_STATUS = Path("/proc/self/status")
 
 
-def network_bytes(config: MoCEIRConfig, height: int, width: int) -> int:
-    """Bytes that the activations of one image take at their peak, an upper estimate.
+def network_bytes(config: MoCEIRConfig, height: int, width: int, batch: int = 1) -> int:
+    """Bytes that the activations of a batch take at their peak, an upper estimate.
 
     The peak lies in a decoder block at full resolution: there live the block's input, its
     normalised, shared and routed features, the queries, keys and values of an expert, and the
@@ -34,7 +34,7 @@ def network_bytes(config: MoCEIRConfig, height: int, width: int) -> int:
     channels = config.dims[0] * (14 + 6 * config.ffn_expansion) + 10 * max(config.ranks(0))
     cell = 2 ** (len(config.dims) - 1)
     padded = (height + -height % cell) * (width + -width % cell)
-    return int(4 * channels * padded) + 32 * 2**20
+    return int(4 * channels * padded) * batch + 32 * 2**20
 
 
 def available_bytes(device: torch.device) -> int | None:

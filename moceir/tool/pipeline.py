@@ -14,11 +14,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moceir.errors import MoceirError, PictureError
 from moceir.files import whole_file
 from moceir.restore import Restorer, Run
 from moceir.tool import codec, memory, tiles
 from moceir.tool.jobs import Job, shown
+
+TOGETHER = 8
+"""Small pictures that go through the network at once at most: more gains nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Outcome:
     experts: list[list[int]] | None = None
     """for each tile (one if whole), the expert of each decoder block"""
     seconds: float | None = None
-    """in the network"""
+    """in the network; of pictures that it had together, a share"""
     peak_memory_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -74,7 +79,8 @@ class Pipeline:
     """Restores pictures and yields what became of each.
 
     Reading and writing have ``settings.jobs`` threads each, and as many pictures wait before and
-    after the network; the network runs in the caller's thread, where Ctrl-C arrives.
+    after the network; the network runs in the caller's thread, where Ctrl-C arrives. Neighbours of
+    one shape go through it together if they are so small that calling it costs more than its work.
     """
 
     def __init__(
@@ -95,27 +101,63 @@ class Pipeline:
 
     def __iter__(self) -> Iterator[Outcome]:
         while self._jobs or self._reading:
-            while self._jobs and len(self._reading) <= self._settings.jobs:
-                job = self._jobs.popleft()
-                self._reading.append((job, self._readers.submit(self._read, job)))
-            job, reading = self._reading.popleft()
+            self._read_ahead()
+            group = self._next_group()
+            jobs = [job for job, _ in group]
             try:
-                outcome, restored = self._restore(job, reading.result())
+                results = self._restore([reading.result() for _, reading in group])
             except Exception as error:
-                yield self._failed(job, error)
+                for job in jobs:
+                    yield self._failed(job, error)
                 continue
             finally:
-                del reading  # it holds the picture
-            self._writing.append((job, outcome, self._writers.submit(self._write, job, restored)))
-            del restored
-            while self._writing and (
-                self._writing[0][2].done() or len(self._writing) > self._settings.jobs
-            ):
-                yield self._written()
+                del group  # it holds the pictures
+            for job, (fields, restored) in zip(jobs, results, strict=True):
+                outcome = Outcome.of(job, "restored", **fields)
+                writing = self._writers.submit(self._write, job, restored)
+                self._writing.append((job, outcome, writing))
+                del restored
+                while self._writing and (
+                    self._writing[0][2].done() or len(self._writing) > self._settings.jobs
+                ):
+                    yield self._written()
         while self._writing:
             yield self._written()
         self._readers.shutdown()
         self._writers.shutdown()
+
+    def _read_ahead(self) -> None:
+        while self._jobs and len(self._reading) <= self._settings.jobs:
+            job = self._jobs.popleft()
+            self._reading.append((job, self._readers.submit(self._read, job)))
+
+    def _next_group(self) -> list[tuple[Job, Future[codec.Picture]]]:
+        """The next picture, and those after it that go through the network with it.
+
+        Which ones depends on the pictures alone, never on how fast they are read: the last bits of
+        a result can depend on its company.
+        """
+        group = [self._reading.popleft()]
+        while len(group) < TOGETHER and self._reading and self._joins(group, self._reading[0][1]):
+            group.append(self._reading.popleft())
+            self._read_ahead()
+        return group
+
+    def _joins(
+        self, group: list[tuple[Job, Future[codec.Picture]]], reading: Future[codec.Picture]
+    ) -> bool:
+        first = group[0][1]
+        if first.exception():
+            return False
+        pixels = first.result().pixels
+        height, width, _ = pixels.shape
+        config = self._restorer.model.config
+        if memory.network_bytes(config, height, width, len(group) + 1) > memory.SMALL:
+            return False
+        if reading.exception():
+            return False
+        other = reading.result().pixels
+        return other.shape == pixels.shape and other.dtype == pixels.dtype
 
     def stop(self) -> list[Outcome]:
         """Begin nothing more; wait until what is being written is whole."""
@@ -165,45 +207,49 @@ class Pipeline:
             )
         return codec.decode(job.source.read_bytes(), shown(job.source))
 
-    def _restore(self, job: Job, picture: codec.Picture) -> tuple[Outcome, codec.Picture]:
+    def _restore(self, pictures: list[codec.Picture]) -> list[tuple[dict[str, Any], codec.Picture]]:
+        """Pictures of one shape, each with the fields of its outcome."""
         settings, restorer = self._settings, self._restorer
+        if len(pictures) == 1:
+            pixels = pictures[0].pixels[None]  # not copied: it may be large
+        else:
+            pixels = np.stack([picture.pixels for picture in pictures])
         peak = memory.Peak(restorer.device)
         start = time.perf_counter()
-        try:
-            pixels, run = restorer.restore_pixels(
-                picture.pixels,
-                tile=settings.tile,
-                tile_overlap=settings.tile_overlap,
-                strength=settings.strength,
-            )
-        except MoceirError as error:
-            raise PictureError(f"{shown(job.source)}: {error}") from error
-        seconds = time.perf_counter() - start
-        outcome = self._outcome(job, picture, run, seconds, peak.bytes())
-        restored = codec.Picture(pixels, picture.format, picture.metadata)
-        return outcome, restored
-
-    def _outcome(
-        self, job: Job, picture: codec.Picture, run: Run, seconds: float, peak: int | None
-    ) -> Outcome:
-        height, width, channels = picture.pixels.shape
-        return Outcome.of(
-            job,
-            "restored",
-            width=width,
-            height=height,
-            channels=("grey", "grey+alpha", "RGB", "RGBA")[channels - 1],
-            bits=picture.pixels.itemsize * 8,
-            device=str(self._restorer.device),
-            backend=self._restorer.backend,
-            precision=self._restorer.precision,
-            tile=run.tile,
-            tile_overlap=run.tile_overlap,
-            experts=[list(experts) for experts in run.tile_experts],
-            seconds=round(seconds, 3),
-            peak_memory_bytes=peak,
-            notes=[*picture.notes, *run.notes],
+        results, runs = restorer.restore_batch(
+            pixels,
+            tile=settings.tile,
+            tile_overlap=settings.tile_overlap,
+            strength=settings.strength,
         )
+        seconds = (time.perf_counter() - start) / len(pictures)
+        return [
+            (
+                self._fields(picture, run, seconds, peak.bytes()),
+                codec.Picture(restored, picture.format, picture.metadata),
+            )
+            for picture, restored, run in zip(pictures, results, runs, strict=True)
+        ]
+
+    def _fields(
+        self, picture: codec.Picture, run: Run, seconds: float, peak: int | None
+    ) -> dict[str, Any]:
+        height, width, channels = picture.pixels.shape
+        return {
+            "width": width,
+            "height": height,
+            "channels": ("grey", "grey+alpha", "RGB", "RGBA")[channels - 1],
+            "bits": picture.pixels.itemsize * 8,
+            "device": str(self._restorer.device),
+            "backend": self._restorer.backend,
+            "precision": self._restorer.precision,
+            "tile": run.tile,
+            "tile_overlap": run.tile_overlap,
+            "experts": [list(experts) for experts in run.tile_experts],
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": peak,
+            "notes": [*picture.notes, *run.notes],
+        }
 
     def _write(self, job: Job, picture: codec.Picture) -> list[str]:
         quality = self._settings.quality

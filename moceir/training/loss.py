@@ -24,7 +24,7 @@ def restoration_loss(
         auxiliary_weight: of ``auxiliary``.
         logarithmic: take ``0.1 log(l + 0.002)`` of each image's two L1 terms ``l`` before the mean,
             so that halving an error counts the same for a slight and for a heavy degradation. The
-            slope is that of ``l`` itself at 0.1; below 0.002, half a level of 8 bits, it levels off.
+            slope is that of ``l`` at 0.1; below 0.002, half a level of 8 bits, it levels off.
     """
     difference = restored.float() - clean.float()
     spectrum = torch.view_as_real(torch.fft.rfft2(difference))

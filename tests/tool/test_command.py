@@ -158,13 +158,13 @@ def test_a_result_that_appears_meanwhile_is_kept(
     tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = picture(tmp_path / "a.png"), tmp_path / "b.png"
-    restore_pixels = Restorer.restore_pixels
+    restore_batch = Restorer.restore_batch
 
     def slow(*args: object, **settings: object) -> object:
         target.write_text("precious")
-        return restore_pixels(*args, **settings)
+        return restore_batch(*args, **settings)
 
-    monkeypatch.setattr(Restorer, "restore_pixels", slow)
+    monkeypatch.setattr(Restorer, "restore_batch", slow)
     result = restore(source, "-o", target)
     assert result.exit_code == 1 and "b.png: has appeared meanwhile" in result.output
     assert target.read_text() == "precious"
@@ -318,17 +318,17 @@ def test_a_full_disk_leaves_no_part_of_a_picture(tmp_path: Path, restore: Restor
 def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
     tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in "abcdefgh":
-        picture(tmp_path / "in" / f"{name}.png")
-    restore_pixels, calls = Restorer.restore_pixels, []
+    for width, name in enumerate("abcdefgh", 24):  # no two of a size, so that each goes alone
+        picture(tmp_path / "in" / f"{name}.png", width)
+    restore_batch, calls = Restorer.restore_batch, []
 
     def interrupted(*args: object, **settings: object) -> object:
         calls.append(1)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGINT)
-        return restore_pixels(*args, **settings)
+        return restore_batch(*args, **settings)
 
-    monkeypatch.setattr(Restorer, "restore_pixels", interrupted)
+    monkeypatch.setattr(Restorer, "restore_batch", interrupted)
     words = (tmp_path / "in", "-o", tmp_path / "out")
     result = restore(*words)
     assert result.exit_code == 130
@@ -380,7 +380,7 @@ def test_unexpected_errors_are_one_line_and_a_traceback_with_debug(
     def broken(*args: object, **settings: object) -> object:
         raise RuntimeError("what nobody thought of")
 
-    monkeypatch.setattr(Restorer, "restore_pixels", broken)
+    monkeypatch.setattr(Restorer, "restore_batch", broken)
     source = picture(tmp_path / "a.png")
     result = restore(source, "-o", tmp_path / "b.png")
     assert result.exit_code == 1
@@ -395,9 +395,9 @@ def test_pictures_are_read_and_written_while_others_are_restored(
 ) -> None:
     """While the network has the second picture, the third has been read and the first is being
     written: each waits for the others, and none would go on if they took turns."""
-    jobs = [Job(picture(tmp_path / f"{i}.png"), tmp_path / f"out{i}.png") for i in range(3)]
+    jobs = [Job(picture(tmp_path / f"{i}.png", 24 + i), tmp_path / f"out{i}.png") for i in range(3)]
     third_read, second_restored = threading.Event(), threading.Event()
-    decode, encode, restore_pixels = codec.decode, codec.encode, Restorer.restore_pixels
+    decode, encode, restore_batch = codec.decode, codec.encode, Restorer.restore_batch
     count = []
 
     def watched_decode(data: bytes, name: str) -> codec.Picture:
@@ -414,11 +414,11 @@ def test_pictures_are_read_and_written_while_others_are_restored(
         if len(count) == 2:
             assert third_read.wait(60)
             second_restored.set()
-        return restore_pixels(*args, **settings)  # type: ignore[arg-type]
+        return restore_batch(*args, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pipeline.codec, "decode", watched_decode)
     monkeypatch.setattr(pipeline.codec, "encode", watched_encode)
-    monkeypatch.setattr(Restorer, "restore_pixels", watched_restore)
+    monkeypatch.setattr(Restorer, "restore_batch", watched_restore)
     outcomes = list(Pipeline(restorer, jobs, Settings(jobs=1)))
     assert [outcome.status for outcome in outcomes] == ["restored"] * 3
 
@@ -444,8 +444,8 @@ def test_the_number_of_waiting_pictures_is_bounded(
     monkeypatch.setattr(pipeline.codec, "decode", counted_decode)
     monkeypatch.setattr(pipeline.codec, "encode", counted_encode)
     assert len(list(Pipeline(restorer, jobs, Settings(jobs=2)))) == 30
-    # Two readers and one waiting, one in the network, two writers and one waiting.
-    assert most[0] <= 2 * (2 + 1) + 2
+    # Two readers and one waiting, a group in the network, two writers and one waiting.
+    assert most[0] <= 2 * (2 + 1) + pipeline.TOGETHER
 
 
 def test_completion_knows_the_options() -> None:
@@ -460,3 +460,32 @@ def test_completion_knows_the_options() -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert process.stdout == "plain,--skip-existing\n"
+
+
+def test_small_pictures_of_one_shape_are_restored_together(
+    tmp_path: Path, restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(5)
+    shapes = [(16, 24, 3)] * 4 + [(24, 16, 3)] * 2 + [(16, 24, 3)] * 10 + [(400, 300, 3)] * 2
+    jobs = []
+    for i, shape in enumerate(shapes):
+        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        jobs.append(Job(tmp_path / f"{i}.png", tmp_path / f"out{i}.png"))
+    jobs[2].source.write_bytes(b"no picture")
+    restore_batch, sizes = Restorer.restore_batch, []
+
+    def counted(self: Restorer, pixels: np.ndarray, **settings: object) -> object:
+        sizes.append(len(pixels))
+        return restore_batch(self, pixels, **settings)
+
+    monkeypatch.setattr(Restorer, "restore_batch", counted)
+    outcomes = list(Pipeline(restorer, jobs, Settings()))
+    assert sizes == [2, 1, 2, 8, 2, 1, 1]
+    by_name = {Path(outcome.input).stem: outcome for outcome in outcomes}
+    assert by_name["2"].status == "failed" and len(outcomes) == len(jobs)
+    for i in [i for i in range(len(jobs)) if i != 2]:
+        alone, run = restorer.restore_pixels(np.asarray(Image.open(jobs[i].source)))
+        restored = np.asarray(Image.open(jobs[i].target))
+        assert np.abs(restored.astype(int) - alone).max() <= 1
+        assert by_name[str(i)].experts == [list(experts) for experts in run.tile_experts]

@@ -151,7 +151,7 @@ def test_running_out_halves_the_tile(
     network = restorer._network
     seen = []
 
-    def small_only(images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+    def small_only(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         seen.append(max(images.shape))
         if max(images.shape) > 256:
             raise error
@@ -173,7 +173,7 @@ def test_running_out_halves_the_tile(
 def test_running_out_with_the_smallest_tile_is_an_error(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+    def none(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(restorer, "_network", none)
@@ -184,7 +184,7 @@ def test_running_out_with_the_smallest_tile_is_an_error(
 def test_other_errors_of_the_network_are_not_taken_for_it(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+    def broken(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         raise RuntimeError("device-side assert")
 
     monkeypatch.setattr(restorer, "_network", broken)
