@@ -5,7 +5,8 @@ network busy?
 
 Prints the process's memory after the first 100 pictures and at the end, and pictures per second
 of the whole tool (reading, restoring and writing files) beside those of the bare network on the
-same pictures in memory, one at a time. The two take turns in blocks of 100, so that both see the same machine.
+same pictures in memory, one at a time. The two take turns in blocks of 100, so that both see the
+same machine.
 """
 
 from __future__ import annotations
