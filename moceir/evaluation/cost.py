@@ -9,12 +9,16 @@ counters count and some do not, are counted apart, as ``extras``.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
+import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
+from moceir.restore import Restorer
 
 NORM_OPERATIONS = 5
 """Of a LayerNorm with weight and bias, for each value; the number that fvcore has."""
@@ -143,6 +147,18 @@ def extras(config: MoCEIRConfig, height: int, width: int) -> Cost:
         ),
         config.top_k,
     )
+
+
+def seconds(restorer: Restorer, image: Tensor, runs: int = 3) -> float:
+    """Median time of the network on (3, H, W), transfers included, after one run to warm up."""
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        restorer(image[None], tile=0)
+        if restorer.device.type == "cuda":
+            torch.cuda.synchronize(restorer.device)
+        times.append(time.perf_counter() - start)
+    return median(times[1:])
 
 
 def _padded(config: MoCEIRConfig, height: int, width: int) -> tuple[int, int]:
