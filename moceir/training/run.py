@@ -206,12 +206,11 @@ def _check_continues(last: Path, config: TrainingConfig) -> None:
         )
 
 
-def main(arguments: Sequence[str]) -> Path:
-    """``moceir train``: a YAML file, any value of which the command line overrides.
+def parse(arguments: Sequence[str]) -> TrainingConfig:
+    """A YAML file, any value of which the command line overrides.
 
     Raises:
         ConfigError: an unknown name or a value out of range.
-        MoceirError: as ``train``.
     """
     parser = ArgumentParser(
         prog="moceir train", description="Train a network.", exit_on_error=False
@@ -221,7 +220,16 @@ def main(arguments: Sequence[str]) -> Path:
     try:
         options = parser.parse_args(list(arguments))
         options.pop("config", None)
-        config = TrainingConfig(**parser.instantiate(options).as_dict())
+        return TrainingConfig(**parser.instantiate(options).as_dict())
     except (ArgumentError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    return train(config)
+
+
+def main(arguments: Sequence[str]) -> Path:
+    """``moceir train``.
+
+    Raises:
+        ConfigError: an unknown name or a value out of range.
+        MoceirError: as ``train``.
+    """
+    return train(parse(arguments))
