@@ -14,6 +14,7 @@ from moceir.errors import NonFiniteLoss
 from moceir.model import MoCEIR
 from moceir.training.config import TrainingConfig
 from moceir.training.loss import restoration_loss
+from moceir.training.optimizer import MuonAdamW
 
 
 def quantize(images: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class RestorationModule(LightningModule):
             routing.aux_loss,
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
-            optimizer.logarithmic,
+            optimizer.loss,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))
@@ -110,7 +111,7 @@ class RestorationModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config = self.config.optimizer
-        return torch.optim.AdamW(
+        return (MuonAdamW if config.muon else torch.optim.AdamW)(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=config.lr,
             betas=config.betas,
