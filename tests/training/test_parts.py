@@ -80,14 +80,17 @@ def test_a_step_degrades_as_its_number_says() -> None:
     config = TrainingConfig(preset="compact", model=TINY, data=DataConfig(batch_size=4))
     module = RestorationModule(config)
     clean = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    first = module.degrade(clean, step=3)
-    assert torch.equal(first, module.degrade(clean, step=3))
-    assert not torch.equal(first, module.degrade(clean, step=4))
+    first, labels = module.degrade(clean, step=3)
+    assert torch.equal(first, module.degrade(clean, step=3)[0])
+    assert not torch.equal(first, module.degrade(clean, step=4)[0])
+    assert len(labels) == 4 and all(0 <= label < len(module.labels) for label in labels)
     # 8-bit levels, as in a file.
     torch.testing.assert_close(first * 255, (first * 255).round(), rtol=0, atol=1e-3)
     # Image i of step s is the same whatever the batch it is computed in.
-    alone = module.degrade(clean[:1], step=3)
+    alone, _ = module.degrade(clean[:1], step=3)
     assert torch.equal(alone[0], first[0])
+    rest, of_rest = module.degrade(clean[2:], step=3, offset=2)
+    assert torch.equal(rest, first[2:]) and of_rest == labels[2:]
 
 
 @pytest.mark.parametrize(
