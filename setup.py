@@ -221,7 +221,12 @@ def write_cuda_ninja(folder: Path, compiler: str, cuda: Cuda, output: Path) -> N
     flags = [
         *common_flags(),
         *(f"-Xcompiler {flag}" for flag in HOST_FLAGS),
-        *("-DUSE_CUDA", f"-ccbin {shlex.quote(compiler)}", f"-isystem {torch_folder('include')}"),
+        *(
+            "-DUSE_CUDA",
+            "--expt-relaxed-constexpr",
+            f"-ccbin {shlex.quote(compiler)}",
+            f"-isystem {torch_folder('include')}",
+        ),
         *gencode(cuda.archs),
         os.environ.get("NVCCFLAGS", ""),
     ]
