@@ -317,7 +317,8 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    ext_modules=[Extension(f"moce_kernels._moce_{name}", sources=[]) for name in ("cpu", "cuda")],
-    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension(f"moce_kernels._moce_{n}", sources=[]) for n in ("cpu", "cuda")],
+        cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
+    )

@@ -68,9 +68,10 @@ inline Tiling tiling(const FftAttention& a, int P, bool backward, const Device& 
   const size_t tile = sizeof(float) * t.windows * P * P * (a.C | 1);
   const size_t sums = backward ? sizeof(float) * kThreads / 32 * 2 * a.C : 0;
   t.shared = matrix_bytes(P) + tile + sums;
-  // Two blocks at least on a multiprocessor: one loads while the other computes.
-  t.fused = t.shared <= static_cast<size_t>(
-                            std::min(device.shared_for_block(), device.shared_for_all() / 2 - 1024));
+  // Two blocks at least on a multiprocessor: one loads while the other computes. Each has a
+  // kilobyte taken from it.
+  const int64_t most = std::min(device.shared_for_block(), device.shared_for_all() / 2 - 1024);
+  t.fused = static_cast<int64_t>(t.shared) <= most;
   t.channels = t.fused ? a.C : in_registers ? kThreads : channels_together(P);
   t.channels = std::min(t.channels, a.C);
   t.threads = kThreads;
