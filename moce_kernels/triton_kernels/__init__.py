@@ -10,7 +10,7 @@ import functools
 import importlib
 import os
 
-OPERATORS = ("routing_plan",)
+OPERATORS = ("fft_attention", "routing_plan")
 
 
 def interpreted() -> bool:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moce_kernels.triton_kernels._tensors import implement
+from moce_kernels.triton_kernels._common import implement
 
 
 @triton.jit
