@@ -1,10 +1,16 @@
 """Builds the compiled kernels of moce_kernels: plain shared libraries on the LibTorch stable ABI.
 
-``_moce_cpu.so`` holds the C++ kernels for CPUs. It depends neither on the Python nor on the torch
-version it is built with (torch >= 2.11 at run time). Without a C++ compiler the package installs
-without it, and ``python -m moce_kernels.info`` says so.
+``_moce_cpu.so`` holds the C++ kernels for CPUs, ``_moce_cuda.so`` the CUDA C++ kernels. They depend
+neither on the Python nor on the torch version they are built with (torch >= 2.11 at run time), and
+the CUDA library is built with CPU-only torch just as well. Without a C++ compiler, or without nvcc,
+the package installs without them, and ``python -m moce_kernels.info`` says so.
 
-Environment: ``CXX`` (compiler), ``CXXFLAGS`` (added flags), ``MAX_JOBS`` (parallel compilations).
+Environment:
+    MOCE_CUDA: 0 leaves the CUDA library out, 1 insists on it; by default it is built where nvcc is.
+    MOCE_CUDA_ARCHS: what it is compiled for, such as "8.0 9.0+PTX"; by default the compute
+        capability of the GPUs of this machine, or else DEFAULT_ARCHS.
+    CUDA_HOME: the CUDA toolkit; by default that of the nvcc on the path.
+    CXX, CXXFLAGS, NVCCFLAGS, LDFLAGS: C++ compiler, added flags. MAX_JOBS: parallel compilations.
 """
 
 from __future__ import annotations
@@ -12,11 +18,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -27,6 +36,16 @@ CSRC = ROOT / "csrc"
 # The oldest torch the libraries must open in: 2.11, as the headers spell it.
 TORCH_TARGET_VERSION = "0x020b000000000000"
 GIB_PER_JOB = 1.5  # memory one compilation may take
+
+# PTX of the last is added: the driver compiles it for newer GPUs. Machine code for 10.0 and
+# 12.0 would cost a quarter more time each, and nothing here needs what is new in them.
+DEFAULT_ARCHS = ("8.0", "8.6", "8.9", "9.0")
+# The kernels' element types: a file of kernels is compiled once for each, side by side.
+CUDA_SCALARS = {
+    "float": "float",
+    "bfloat16": "torch::headeronly::BFloat16",
+    "half": "torch::headeronly::Half",
+}
 
 # Kernels (csrc/cpu/*_kernel.cpp) are compiled once for each instruction set.
 INSTRUCTION_SETS: dict[str, list[str]] = {"baseline": ["-DMOCE_LANES=4"]}
@@ -51,85 +70,244 @@ def jobs() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), int(pages / GIB_PER_JOB)))
 
 
+class Cuda(NamedTuple):
+    nvcc: str
+    root: Path  # of the toolkit
+    version: str
+    archs: tuple[str, ...]  # "9.0", or "9.0+PTX"
+
+
+class CannotBuildCudaError(Exception):
+    """Why the CUDA library is left out."""
+
+
+def output_of(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotBuildCudaError(f"{shlex.join(command)} fails: {done.stderr.strip()}")
+    return done.stdout + done.stderr
+
+
+def find_cuda() -> Cuda:
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which(str(Path(home, "bin", "nvcc")) if home else "nvcc")
+    if nvcc is None:
+        where = f"in CUDA_HOME, {home}," if home else "on the path"
+        raise CannotBuildCudaError(f"there was no nvcc {where} at installation")
+    if home:
+        root = Path(home)
+    else:
+        # The nvcc on the path may be a script or a link that stands elsewhere; it knows its place.
+        with tempfile.NamedTemporaryFile(suffix=".cu") as empty:
+            top = re.search(r"^#\$ _?TOP=(.+)$", output_of(nvcc, "-dryrun", "-c", empty.name), re.M)
+        if top is None:
+            raise CannotBuildCudaError(f"{nvcc} does not say where its toolkit is; set CUDA_HOME")
+        root = Path(top[1].strip()).resolve()
+    version = re.search(r"release ([\d.]+)", output_of(nvcc, "--version"))
+    known = re.findall(r"compute_(\d+)", output_of(nvcc, "--list-gpu-arch"))
+    return Cuda(nvcc, root, version[1] if version else "unknown", cuda_archs(known))
+
+
+def cuda_archs(known: list[str]) -> tuple[str, ...]:
+    """What to compile for: MOCE_CUDA_ARCHS, or this machine's GPUs, or the default."""
+    asked = os.environ.get("MOCE_CUDA_ARCHS", "").replace(",", " ").replace(";", " ").split()
+    for arch in asked:
+        if not re.fullmatch(r"\d+\.\d(\+PTX)?", arch):
+            raise SystemExit(f"MOCE_CUDA_ARCHS: {arch!r} is not like 9.0 or 9.0+PTX")
+        if arch.removesuffix("+PTX").replace(".", "") not in known:
+            raise SystemExit(f"MOCE_CUDA_ARCHS: this nvcc does not know {arch}")
+    if asked:
+        return tuple(dict.fromkeys(asked))
+    try:
+        here = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
+    except (OSError, CannotBuildCudaError):
+        here = []
+    here = [arch for arch in sorted(set(here)) if arch.replace(".", "") in known]
+    if here:
+        return tuple(here)
+    archs = [arch for arch in DEFAULT_ARCHS if arch.replace(".", "") in known]
+    return (*archs[:-1], f"{archs[-1]}+PTX")
+
+
+def gencode(archs: tuple[str, ...]) -> list[str]:
+    flags = []
+    for arch in archs:
+        number = arch.removesuffix("+PTX").replace(".", "")
+        kinds = (
+            f"sm_{number}"
+            if number == arch.replace(".", "")
+            else (f"[sm_{number},compute_{number}]")
+        )
+        flags.append(shlex.quote(f"-gencode=arch=compute_{number},code={kinds}"))
+    return flags
+
+
 def in_ninja(path: str | Path) -> str:
     """A path as a build line of ninja takes it; the shell sees it quoted."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def write_ninja(folder: Path, compiler: str, output: Path) -> Path:
-    """A build.ninja that makes ``output`` from csrc/cpu."""
-    import torch
-
-    torch_root = Path(torch.__file__).parent
-    flags = [
-        *("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-g0"),
-        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
-        f"-I{shlex.quote(str(CSRC / 'include'))}",
-        os.environ.get("CXXFLAGS", ""),
-    ]
-    # Kernels know nothing of PyTorch: its inline functions must not be compiled for AVX-512.
-    torch_flags = [f"-isystem {shlex.quote(str(torch_root / 'include'))}"]
+def write_ninja(
+    folder: Path,
+    output: Path,
+    steps: list[tuple[Path, str, list[str]]],
+    compiler: str,
+    flags: list[str],
+    libraries: list[str],
+    link_with: str,
+) -> None:
+    """A build.ninja that makes ``output`` from steps: source, name of the object, more flags."""
     lines = [
-        f"cxx = {shlex.quote(compiler)}",
+        f"compiler = {compiler}",
         f"flags = {' '.join(flags)}",
         "rule compile",
-        "  command = $cxx -MMD -MF $out.d $flags $more -c $in -o $out",
+        "  command = $compiler -MMD -MF $out.d $flags $more -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = $cxx -shared $in -o $out -L{shlex.quote(str(torch_root / 'lib'))} "
-        f"-ltorch -ltorch_cpu -lc10 {os.environ.get('LDFLAGS', '')}",
+        f"  command = {link_with} -shared $in -o $out {' '.join(libraries)} "
+        f"{os.environ.get('LDFLAGS', '')}",
     ]
-    objects = []
+    for source, name, more in steps:
+        lines += [f"build {name}.o: compile {in_ninja(source)}", f"  more = {' '.join(more)}"]
+    objects = " ".join(f"{name}.o" for _, name, _ in steps)
+    lines.append(f"build {in_ninja(output)}: link {objects}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
 
-    def compile_step(source: Path, name: str, more: list[str]) -> None:
-        objects.append(f"{name}.o")
-        lines.extend([f"build {name}.o: compile {in_ninja(source)}", f"  more = {' '.join(more)}"])
 
+def common_flags() -> list[str]:
+    return [
+        *("-std=c++20", "-O3"),
+        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+        f"-I{shlex.quote(str(CSRC / 'include'))}",
+    ]
+
+
+HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-g0"]
+
+
+def torch_folder(name: str) -> str:
+    import torch
+
+    return shlex.quote(str(Path(torch.__file__).parent / name))
+
+
+def write_cpu_ninja(folder: Path, compiler: str, output: Path) -> None:
+    steps = []
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
         if source.stem.endswith("_kernel"):
+            # Kernels know nothing of PyTorch: its inline functions must not become AVX-512.
             for isa, isa_flags in INSTRUCTION_SETS.items():
-                compile_step(source, f"{source.stem}_{isa}", [f"-DMOCE_ISA={isa}", *isa_flags])
+                more = [f"-DMOCE_ISA={isa}", *isa_flags]
+                steps.append((source, f"{source.stem}_{isa}", more))
         else:
-            compile_step(source, source.stem, torch_flags)
-    lines.append(f"build {in_ninja(output)}: link {' '.join(objects)}")
-    path = folder / "build.ninja"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+            steps.append((source, source.stem, [f"-isystem {torch_folder('include')}"]))
+    flags = [*common_flags(), *HOST_FLAGS, "-fno-math-errno", os.environ.get("CXXFLAGS", "")]
+    libraries = [f"-L{torch_folder('lib')}", "-ltorch -ltorch_cpu -lc10"]
+    compiler = shlex.quote(compiler)
+    write_ninja(folder, output, steps, compiler, flags, libraries, compiler)
+
+
+def write_cuda_ninja(folder: Path, compiler: str, cuda: Cuda, output: Path) -> None:
+    steps = []
+    for source in sorted((CSRC / "cuda").glob("*.cu")):
+        if source.stem.endswith("_kernel"):
+            for scalar, name in CUDA_SCALARS.items():
+                more = [f"-DMOCE_SCALAR={name}", f"-DMOCE_SCALAR_NAME={scalar}"]
+                steps.append((source, f"{source.stem}_{scalar}", more))
+        else:
+            steps.append((source, source.stem, []))
+    flags = [
+        *common_flags(),
+        *(f"-Xcompiler {flag}" for flag in HOST_FLAGS),
+        *(
+            "-DUSE_CUDA",
+            "--expt-relaxed-constexpr",
+            f"-ccbin {shlex.quote(compiler)}",
+            f"-isystem {torch_folder('include')}",
+        ),
+        *gencode(cuda.archs),
+        os.environ.get("NVCCFLAGS", ""),
+    ]
+    # libtorch alone brings in libtorch_cuda where there is one, whose symbols the library uses and
+    # which the torch that it is built with may lack. Its own runtime library is within.
+    cuda_lib = next(p for p in (cuda.root / "lib64", cuda.root / "lib") if p.is_dir())
+    libraries = [
+        *(f"-L{torch_folder('lib')}", "-Wl,--no-as-needed -ltorch -Wl,--as-needed"),
+        *(f"-L{shlex.quote(str(cuda_lib))}", "-lcudart_static -lpthread -ldl -lrt"),
+    ]
+    nvcc = shlex.quote(cuda.nvcc)
+    write_ninja(folder, output, steps, nvcc, flags, libraries, shlex.quote(compiler))
 
 
 class BuildLibraries(build_ext):
-    """Builds the library with ninja, or leaves it out and notes why."""
+    """Builds the libraries with ninja, or leaves them out and notes why."""
 
     def run(self) -> None:
-        compiler = find_compiler()
+        wanted = os.environ.get("MOCE_CUDA", "")
+        if wanted not in ("", "0", "1"):
+            raise SystemExit(f"MOCE_CUDA must be 0 or 1, not {wanted!r}")
+        self.compiler_path = find_compiler()
+        self.cuda: Cuda | None = None
+        report: dict[str, str] = {}
         if not sys.platform.startswith("linux"):
             reason = f"the kernels are built on Linux only, this is {sys.platform}"
-        elif compiler is None:
+        elif self.compiler_path is None:
             reason = "there was no C++ compiler (CXX, c++, g++ or clang++) at installation"
         else:
             reason = None
         if reason:
-            self.warn(f"moce_kernels is installed without its compiled CPU kernels: {reason}")
-            self.extensions = []
-        self.compiler_path = compiler
-        super().run()
-        report = json.dumps({"cpu": reason or "built"}) + "\n"
+            report = {"cpu": reason, "cuda": reason}
+        else:
+            sets = ", ".join(INSTRUCTION_SETS)
+            report["cpu"] = f"built with {compiler_version(self.compiler_path)} for {sets}"
+            try:
+                if wanted == "0":
+                    raise CannotBuildCudaError("MOCE_CUDA=0 at installation")
+                self.cuda = find_cuda()
+                report["cuda"] = (
+                    f"built with nvcc {self.cuda.version} for {', '.join(self.cuda.archs)}"
+                )
+            except CannotBuildCudaError as problem:
+                report["cuda"] = str(problem)
+        if wanted == "1" and self.cuda is None:
+            raise SystemExit(f"MOCE_CUDA=1, but the CUDA library cannot be built: {report['cuda']}")
+        missing = {"cpu": reason is not None, "cuda": self.cuda is None}
+        for name in (name for name, out in missing.items() if out):
+            self.warn(
+                f"moce_kernels is installed without its {name.upper()} kernels: {report[name]}"
+            )
+        self.extensions = [e for e in self.extensions if not missing[library_name(e)]]
         package = ROOT / "moce_kernels" if self.inplace else Path(self.build_lib) / "moce_kernels"
         package.mkdir(parents=True, exist_ok=True)
-        (package / "_build.json").write_text(report)
+        for name in (name for name, out in missing.items() if out):
+            # What an earlier build left would be taken for this one's.
+            (package / f"_moce_{name}.so").unlink(missing_ok=True)
+        super().run()
+        (package / "_build.json").write_text(json.dumps(report, indent=2) + "\n")
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(self.build_temp).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_ninja(folder, self.compiler_path, output)
+        folder = Path(self.build_temp).resolve() / library_name(ext)
+        if library_name(ext) == "cpu":
+            write_cpu_ninja(folder, self.compiler_path, output)
+        else:
+            write_cuda_ninja(folder, self.compiler_path, self.cuda, output)
         command = [sys.executable, "-m", "ninja", "-C", str(folder), "-j", str(jobs())]
         subprocess.run(command, check=True)
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"  # no Python version in the name
+
+
+def library_name(ext: Extension) -> str:
+    return ext.name.rpartition("_moce_")[2]
+
+
+def compiler_version(compiler: str) -> str:
+    return output_of(compiler, "--version").splitlines()[0]
 
 
 class Wheel(bdist_wheel):
@@ -139,7 +317,8 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    ext_modules=[Extension("moce_kernels._moce_cpu", sources=[])],
-    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension(f"moce_kernels._moce_{n}", sources=[]) for n in ("cpu", "cuda")],
+        cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
+    )

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from moce_kernels import native
+from moce_kernels import native, triton_kernels
 
 VARIABLE = "MOCE_KERNELS_BACKEND"
 
@@ -16,8 +16,8 @@ OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
-    "cuda": (),
-    "triton": (),
+    "cuda": ("fft_attention", "routing_plan"),
+    "triton": triton_kernels.OPERATORS,
     "cpu": ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan"),
 }
 
@@ -37,12 +37,15 @@ def why_not(
     if operator not in KERNELS[backend]:
         name = {"cuda": "CUDA", "triton": "Triton", "cpu": "CPU"}[backend]
         return f"no {name} kernel for {operator} in this version"
-    device_type = "cpu" if backend == "cpu" else "cuda"
+    if backend == "triton" and device.type == "cpu" and triton_kernels.interpreted():
+        device_type = "cpu"
+    else:
+        device_type = "cpu" if backend == "cpu" else "cuda"
     if device.type != device_type:
         return f"it runs on {device_type} tensors, these are on {device}"
     if dtype not in KERNEL_DTYPES:
         return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    return native.load(backend)
+    return triton_kernels.load() if backend == "triton" else native.load(backend)
 
 
 @torch.compiler.assume_constant_result
@@ -56,7 +59,9 @@ def choose(
     """
     asked = backend or os.environ.get(VARIABLE) or None
     if asked is None:
-        return next(b for b in BACKENDS if why_not(b, operator, device, dtype) is None)
+        # Triton's interpreter is for tests: it runs where it is asked for by name.
+        fast = [b for b in BACKENDS if not (b == "triton" and triton_kernels.interpreted())]
+        return next(b for b in fast if why_not(b, operator, device, dtype) is None)
     if asked not in BACKENDS:
         source = "backend" if backend else VARIABLE
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, not {asked!r}")

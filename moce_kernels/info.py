@@ -12,8 +12,7 @@ from moce_kernels import backends, native
 def report() -> str:
     """For each library whether it loads, and for each operator and device which backend will run
     float32 tensors by default and why the others cannot."""
-    error = native.load("cpu")
-    lines = [f"CPU library: {error or f'loaded, runs with {native.cpu_capability()}'}"]
+    lines = [f"CPU library: {_library('cpu')}", f"CUDA library: {_library('cuda')}"]
     if os.environ.get(backends.VARIABLE):
         lines.append(f"{backends.VARIABLE}={os.environ[backends.VARIABLE]}")
     devices = [torch.device("cpu")]
@@ -30,6 +29,15 @@ def report() -> str:
                 reason = backends.why_not(backend, operator, device)
                 lines.append(f"    {backend:<10}{reason or 'can run'}")
     return "\n".join(lines)
+
+
+def _library(name: str) -> str:
+    error = native.load(name)
+    if error:
+        was_built = native.library(name).exists()
+        return f"{native.built(name)}; not loaded: {error}" if was_built else error
+    runs = f", runs with {native.cpu_capability()}" if name == "cpu" else ""
+    return f"{native.built(name)}; loaded{runs}"
 
 
 if __name__ == "__main__":

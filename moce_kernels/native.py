@@ -11,21 +11,27 @@ import torch
 FOLDER = Path(__file__).resolve().parent
 
 
+def library(name: str) -> Path:
+    return FOLDER / f"_moce_{name}.so"
+
+
 @functools.cache
 def load(name: str) -> str | None:
     """Open ``_moce_<name>.so`` beside this file, once. Returns why that failed, or None."""
-    path = FOLDER / f"_moce_{name}.so"
+    path = library(name)
     if not path.exists():
-        return f"this build has no {name.upper()} library: {_why_not_built(name)}"
+        return f"this build has no {name.upper()} library: {built(name)}"
+    if name == "cuda" and torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA; install one that is built with it"
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path.name} does not load: {error}"
+        return f"{path.name} does not load: {error.__cause__ or error}"
     return None
 
 
-def _why_not_built(name: str) -> str:
-    """What setup.py noted when it left the library out."""
+def built(name: str) -> str:
+    """What setup.py noted of a library: with what it was built and for what, or why it was not."""
     report = FOLDER / "_build.json"
     if not report.exists():
         return "the package was not built; install it with pip"

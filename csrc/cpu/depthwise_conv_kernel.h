@@ -2,7 +2,7 @@
 // instruction set, offers to depthwise_conv.cpp.
 #pragma once
 
-#include "types.h"
+#include "moce/types.h"
 
 namespace moce {
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "moce/simd.h"
-#include "types.h"
+#include "moce/types.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

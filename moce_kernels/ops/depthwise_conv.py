@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moce_kernels import backends
-from moce_kernels.ops import _inputs
+from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import depthwise_conv as reference
 
 OPERATOR = "depthwise_conv"
@@ -49,33 +49,17 @@ def depthwise_conv(
     shapes = {"weight": (channels, 1, kernel, kernel), "bias": (channels,)}
     parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
-    if backends.choose(OPERATOR, backend, x.device, x.dtype) == "reference":
+    runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
+    if runs == "reference":
         with torch.autocast(x.device.type, enabled=False):
             return reference.depthwise_conv(x, weight, bias)
-    return torch.ops.moce_kernels.depthwise_conv(
+    return _library.kernels(runs).depthwise_conv(
         x, weight.float().contiguous(), None if bias is None else bias.float().contiguous()
     )
 
 
-torch.library.define(
-    "moce_kernels::depthwise_conv", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-)
-torch.library.define(
-    "moce_kernels::depthwise_conv_backward_weight",
-    "(Tensor grad, Tensor x, int kernel) -> (Tensor, Tensor)",
-)
-
-
-@torch.library.register_fake("moce_kernels::depthwise_conv")
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _inputs.new_like(x)
-
-
-@torch.library.register_fake("moce_kernels::depthwise_conv_backward_weight")
-def _(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
-    channels = x.shape[1]
-    weight = x.new_empty((channels, 1, kernel, kernel), dtype=torch.float32)
-    return weight, x.new_empty((channels,), dtype=torch.float32)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -83,25 +67,33 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad
     dx = dweight = dbias = None
     if needs_x:
-        dx = torch.ops.moce_kernels.depthwise_conv(grad, weight.flip(2, 3), None)
+        dx = ops.depthwise_conv(grad, weight.flip(2, 3), None)
     if needs_weight or needs_bias:
-        dweight, dbias = torch.ops.moce_kernels.depthwise_conv_backward_weight(
-            grad, x, weight.shape[-1]
-        )
+        dweight, dbias = ops.depthwise_conv_backward_weight(grad, x, weight.shape[-1])
     return dx, dweight if needs_weight else None, dbias if needs_bias else None
 
 
-torch.library.register_autograd(
-    "moce_kernels::depthwise_conv", _backward, setup_context=_setup_context
+_library.declare(
+    "depthwise_conv",
+    "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    _fake,
+    _setup_context,
+    _backward,
 )
 
 
 # The gradients of weight and bias are sums of products of grad and x: linear in each.
+
+
+def _fake_weight(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+    channels = x.shape[1]
+    weight = x.new_empty((channels, 1, kernel, kernel), dtype=torch.float32)
+    return weight, x.new_empty((channels,), dtype=torch.float32)
 
 
 def _setup_context_weight(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -109,20 +101,23 @@ def _setup_context_weight(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tenso
     ctx.save_for_backward(grad, x)
 
 
-def _backward_weight(ctx: Any, by_weight: Tensor, by_bias: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_weight(
+    ops: Any, ctx: Any, by_weight: Tensor, by_bias: Tensor
+) -> tuple[Tensor | None, ...]:
     grad, x = ctx.saved_tensors
     needs_grad, needs_x, _ = ctx.needs_input_grad
     by_weight = by_weight.contiguous()
-    conv = torch.ops.moce_kernels.depthwise_conv
     return (
-        conv(x, by_weight, by_bias.contiguous()) if needs_grad else None,
-        conv(grad, by_weight.flip(2, 3), None) if needs_x else None,
+        ops.depthwise_conv(x, by_weight, by_bias.contiguous()) if needs_grad else None,
+        ops.depthwise_conv(grad, by_weight.flip(2, 3), None) if needs_x else None,
         None,
     )
 
 
-torch.library.register_autograd(
-    "moce_kernels::depthwise_conv_backward_weight",
+_library.declare(
+    "depthwise_conv_backward_weight",
+    "(Tensor grad, Tensor x, int kernel) -> (Tensor, Tensor)",
+    _fake_weight,
+    _setup_context_weight,
     _backward_weight,
-    setup_context=_setup_context_weight,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moce_kernels import backends
-from moce_kernels.ops import _inputs
+from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import fft_attention as reference
 
 OPERATOR = "fft_attention"
@@ -56,34 +56,22 @@ def fft_attention(
     _inputs.check_parameters(
         OPERATOR, q.device, {"weight": channels, "bias": channels}, weight=weight, bias=bias
     )
-    if backends.choose(OPERATOR, backend, q.device, q.dtype) == "reference":
+    runs = backends.choose(OPERATOR, backend, q.device, q.dtype)
+    if runs == "reference":
         with torch.autocast(q.device.type, enabled=False):
             return reference.fft_attention(q, k, v, weight, bias, window, eps)
-    return torch.ops.moce_kernels.fft_attention(
+    return _library.kernels(runs).fft_attention(
         q, k, v, weight.float().contiguous(), bias.float().contiguous(), window, eps
     )
 
 
-torch.library.define(
-    "moce_kernels::fft_attention",
-    "(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor bias, int window, float eps) -> Tensor",
-)
-torch.library.define(
-    "moce_kernels::fft_attention_backward",
-    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weight, Tensor bias, int window, float eps)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-
-
-@torch.library.register_fake("moce_kernels::fft_attention")
-def _(
+def _fake(
     q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, window: int, eps: float
 ) -> Tensor:
     return _inputs.new_like(q)
 
 
-@torch.library.register_fake("moce_kernels::fft_attention_backward")
-def _(
+def _fake_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -101,13 +89,21 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.moce_kernels.fft_attention_backward(
-        grad, *ctx.saved_tensors, ctx.window, ctx.eps
-    )
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = ops.fft_attention_backward(grad, *ctx.saved_tensors, ctx.window, ctx.eps)
     return *grads, None, None
 
 
-torch.library.register_autograd(
-    "moce_kernels::fft_attention", _backward, setup_context=_setup_context
+_library.declare(
+    "fft_attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor bias, int window, float eps) -> Tensor",
+    _fake,
+    _setup_context,
+    _backward,
+)
+_library.declare(
+    "fft_attention_backward",
+    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weight, Tensor bias, int window, float eps)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
 )

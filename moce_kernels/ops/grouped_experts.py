@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moce_kernels import backends
 from moce_kernels.expert_weights import ExpertWeights, expert_weight_shapes
-from moce_kernels.ops import _inputs
+from moce_kernels.ops import _inputs, _library
 from moce_kernels.ops.routing_plan import RoutingPlan
 from moce_kernels.reference import grouped_experts as reference
 
@@ -58,13 +58,14 @@ def grouped_experts(
     _inputs.check_same(OPERATOR, x=x, shared=shared)
     _check_experts(x, weights, ranks, windows)
     _check_plan(x, plan, len(ranks))
-    if backends.choose(OPERATOR, backend, x.device, x.dtype) == "reference":
+    runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
+    if runs == "reference":
         with torch.autocast(x.device.type, enabled=False):
             cast = ExpertWeights(*(w.to(x.dtype) for w in weights))
             return reference.grouped_experts(
                 x, shared, plan.expert, plan.gate, cast, ranks, windows, eps
             )
-    return torch.ops.moce_kernels.grouped_experts(
+    return _library.kernels(runs).grouped_experts(
         x,
         shared,
         plan.expert,
@@ -120,26 +121,11 @@ def _check_plan(x: Tensor, plan: RoutingPlan, experts: int) -> None:
             )
 
 
-torch.library.define(
-    "moce_kernels::grouped_experts",
-    "(Tensor x, Tensor shared, Tensor index, Tensor gate, Tensor order, Tensor offsets,"
-    " Tensor[] weights, int[] ranks, int[] windows, float eps) -> Tensor",
-)
-torch.library.define(
-    "moce_kernels::grouped_experts_backward",
-    "(Tensor grad, Tensor x, Tensor shared, Tensor index, Tensor gate, Tensor order,"
-    " Tensor offsets, Tensor[] weights, int[] ranks, int[] windows, float eps)"
-    " -> (Tensor, Tensor, Tensor, Tensor[])",
-)
-
-
-@torch.library.register_fake("moce_kernels::grouped_experts")
-def _(x: Tensor, *_: Any) -> Tensor:
+def _fake(x: Tensor, *_: Any) -> Tensor:
     return _inputs.new_like(x)
 
 
-@torch.library.register_fake("moce_kernels::grouped_experts_backward")
-def _(
+def _fake_backward(
     grad: Tensor,
     x: Tensor,
     shared: Tensor,
@@ -163,14 +149,26 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*tensors, *weights)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     tensors = list(ctx.saved_tensors)
-    dx, dshared, dgate, dweights = torch.ops.moce_kernels.grouped_experts_backward(
+    dx, dshared, dgate, dweights = ops.grouped_experts_backward(
         grad, *tensors[:6], tensors[6:], ctx.ranks, ctx.windows, ctx.eps
     )
     return dx, dshared, None, dgate, None, None, dweights, None, None, None
 
 
-torch.library.register_autograd(
-    "moce_kernels::grouped_experts", _backward, setup_context=_setup_context
+_library.declare(
+    "grouped_experts",
+    "(Tensor x, Tensor shared, Tensor index, Tensor gate, Tensor order, Tensor offsets,"
+    " Tensor[] weights, int[] ranks, int[] windows, float eps) -> Tensor",
+    _fake,
+    _setup_context,
+    _backward,
+)
+_library.declare(
+    "grouped_experts_backward",
+    "(Tensor grad, Tensor x, Tensor shared, Tensor index, Tensor gate, Tensor order,"
+    " Tensor offsets, Tensor[] weights, int[] ranks, int[] windows, float eps)"
+    " -> (Tensor, Tensor, Tensor, Tensor[])",
+    _fake_backward,
 )

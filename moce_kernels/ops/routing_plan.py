@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moce_kernels import backends
-from moce_kernels.ops import _inputs
+from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import routing_plan as reference
 
 OPERATOR = "routing_plan"
@@ -48,21 +48,15 @@ def routing_plan(logits: Tensor, top_k: int, backend: str | None = None) -> Rout
         raise ValueError(
             f"{OPERATOR}: top_k must be 1 to {logits.shape[1]}, the experts, not {top_k}"
         )
-    if backends.choose(OPERATOR, backend, logits.device, logits.dtype) == "reference":
+    runs = backends.choose(OPERATOR, backend, logits.device, logits.dtype)
+    if runs == "reference":
         with torch.autocast(logits.device.type, enabled=False):
             return RoutingPlan(*reference.routing_plan(logits, top_k))
-    gate, expert, order, offsets = torch.ops.moce_kernels.routing_plan(logits.float(), top_k)
+    gate, expert, order, offsets = _library.kernels(runs).routing_plan(logits.float(), top_k)
     return RoutingPlan(expert, gate, order, offsets)
 
 
-torch.library.define(
-    "moce_kernels::routing_plan",
-    "(Tensor logits, int top_k) -> (Tensor gate, Tensor index, Tensor order, Tensor offsets)",
-)
-
-
-@torch.library.register_fake("moce_kernels::routing_plan")
-def _(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, experts = logits.shape
     index = logits.new_empty((batch, top_k), dtype=torch.int64)
     return (
@@ -79,13 +73,17 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, .
     ctx.mark_non_differentiable(index, order, offsets)
 
 
-def _backward(ctx: Any, grad: Tensor, *of_integers: None) -> tuple[Tensor, None]:
+def _backward(ops: Any, ctx: Any, grad: Tensor, *of_integers: None) -> tuple[Tensor, None]:
     logits, index = ctx.saved_tensors
     scores = logits.softmax(dim=-1)
     chosen = torch.zeros_like(scores).scatter(1, index, grad)
     return scores * (chosen - (scores * chosen).sum(dim=-1, keepdim=True)), None
 
 
-torch.library.register_autograd(
-    "moce_kernels::routing_plan", _backward, setup_context=_setup_context
+_library.declare(
+    "routing_plan",
+    "(Tensor logits, int top_k) -> (Tensor gate, Tensor index, Tensor order, Tensor offsets)",
+    _fake,
+    _setup_context,
+    _backward,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from moceir.config import MoCEIRConfig, preset
 from moceir.data.degradations import KINDS
 from moceir.errors import ConfigError
+from moceir.training.loss import LOSSES
 
 PRECISIONS = ("32-true", "bf16-mixed")
 SCHEDULES = ("cosine", "published")
@@ -106,9 +107,10 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW, a linear warm-up and a cosine that reaches zero at the last step.
+    """The optimiser, a linear warm-up and a cosine that reaches zero at the last step, the loss.
 
     Args:
+        muon: update matrices by Muon, the rest by AdamW (``MuonAdamW``); else AdamW for all.
         lr: learning rate at the end of the warm-up.
         warmup_steps: steps of the warm-up.
         schedule: ``cosine``; or ``published``, the published code's: constant within an epoch, 0 in
@@ -120,10 +122,12 @@ class OptimizerConfig:
         ema_decay: decay per step of the averaged weights, which are those that are kept.
         spectrum_weight: weight of the L1 loss of the spectra.
         auxiliary_weight: weight of the routers' auxiliary loss.
-        logarithmic: train on the logarithm of each image's error: slight degradations are then
-            learned beside heavy ones.
+        loss: of an image's pixels and spectra, see ``restoration_loss``: ``l1`` (the paper's);
+            ``l2``, by which heavy degradations count most; or ``log_l1``, by which slight ones
+            count as much as heavy ones.
     """
 
+    muon: bool = False
     lr: float = 2e-4
     warmup_steps: int = 500
     schedule: str = "cosine"
@@ -133,7 +137,7 @@ class OptimizerConfig:
     ema_decay: float = 0.999
     spectrum_weight: float = 0.1
     auxiliary_weight: float = 0.01
-    logarithmic: bool = False
+    loss: str = "l1"
 
     def __post_init__(self) -> None:
         _at_least(
@@ -153,6 +157,8 @@ class OptimizerConfig:
             )
         if self.ema_decay >= 1:
             raise ConfigError(f"optimizer.ema_decay is {self.ema_decay}: give less than 1")
+        if self.loss not in LOSSES:
+            raise ConfigError(f"optimizer.loss is {self.loss!r}: choose {', '.join(LOSSES)}")
 
 
 @dataclass

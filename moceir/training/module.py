@@ -18,6 +18,7 @@ from moceir.model.routing import supervise
 from moceir.training.config import TrainingConfig
 from moceir.training.data import Batch
 from moceir.training.loss import restoration_loss
+from moceir.training.optimizer import MuonAdamW
 
 SEVERAL = "several"
 """The label of a patch with more than one degradation."""
@@ -116,7 +117,7 @@ class RestorationModule(LightningModule):
             routing.aux_loss,
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
-            optimizer.logarithmic,
+            optimizer.loss,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))
@@ -164,7 +165,7 @@ class RestorationModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config = self.config.optimizer
-        return torch.optim.AdamW(
+        return (MuonAdamW if config.muon else torch.optim.AdamW)(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=config.lr,
             betas=config.betas,

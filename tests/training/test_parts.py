@@ -47,14 +47,25 @@ def test_the_logarithm_counts_relative_improvement() -> None:
     clean = torch.rand(2, 3, 8, 8)
     offset = torch.tensor([0.02, 0.4])[:, None, None, None]
     none = torch.tensor(0.0)
-    loss = restoration_loss(clean + offset, clean, none, spectrum_weight=0, logarithmic=True)
+    loss = restoration_loss(clean + offset, clean, none, spectrum_weight=0, kind="log_l1")
     expected = 0.1 * (math.log(0.022) + math.log(0.402)) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     # An image without any error has a finite gradient.
     restored = clean.clone().requires_grad_()
-    restoration_loss(restored, clean, none, logarithmic=True).backward()
+    restoration_loss(restored, clean, none, kind="log_l1").backward()
     assert restored.grad is not None
     assert torch.isfinite(restored.grad).all()
+
+
+def test_squares_have_the_slope_of_l1_at_a_tenth() -> None:
+    clean = torch.zeros(1, 3, 8, 8)
+    restored = torch.full_like(clean, 0.1).requires_grad_()
+    none = torch.tensor(0.0)
+    slopes = []
+    for kind in ("l1", "l2"):
+        loss = restoration_loss(restored, clean, none, spectrum_weight=0, kind=kind)
+        slopes.append(torch.autograd.grad(loss, restored)[0])
+    torch.testing.assert_close(*slopes)
 
 
 def test_psnr() -> None:

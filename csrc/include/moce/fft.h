@@ -6,7 +6,7 @@
 // All transforms are unnormalised: inverse(forward(x)) = N x.
 #pragma once
 
-#include "moce/simd.h"
+#include "moce/unroll.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

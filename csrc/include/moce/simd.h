@@ -7,22 +7,16 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
+
+#include "moce/unroll.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-#ifndef MOCE_ISA
-#define MOCE_ISA baseline
-#endif
 #ifndef MOCE_LANES
 #define MOCE_LANES 4
 #endif
-
-#define MOCE_INLINE __attribute__((always_inline)) inline
-#define MOCE_INLINE_LAMBDA __attribute__((always_inline))
-#define MOCE_NOINLINE __attribute__((noinline))
 
 namespace moce {
 inline namespace MOCE_ISA {
@@ -61,21 +55,6 @@ struct BFloat16 {
 struct Half {
   uint16_t bits;
 };
-
-// A compile-time integer that can be passed as an argument, and loops over them.
-template <int I>
-struct Int {
-  static constexpr int value = I;
-};
-
-template <class F, int... I>
-MOCE_INLINE void unroll(std::integer_sequence<int, I...>, F&& f) {
-  (f(Int<I>{}), ...);
-}
-template <int N, class F>
-MOCE_INLINE void unroll(F&& f) {
-  unroll(std::make_integer_sequence<int, N>{}, f);
-}
 
 template <int W>
 MOCE_INLINE Vec<W> splat(float x) {

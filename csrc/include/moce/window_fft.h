@@ -7,6 +7,7 @@
 #pragma once
 
 #include "moce/fft.h"
+#include "moce/simd.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

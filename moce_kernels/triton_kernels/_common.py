@@ -1,0 +1,150 @@
+"""What the Triton kernels share: registration, loads and stores, and how they find their work.
+
+Kernels of a single operator and of a layer of experts are the same. They work on "slots": the
+images of a batch, or, with a routing plan, the pairs of an image and an expert chosen for it. With
+``RANKS`` None there is no plan and one expert of the given rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moce_kernels.ops import _library
+from moce_kernels.triton_kernels import interpreted
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+INTERPRETED = tl.constexpr(interpreted())
+
+
+def implement(name: str) -> Callable[[Function], Function]:
+    """Decorate a function as Triton's implementation of a raw operator.
+
+    On CPU tensors, too, where kernels are interpreted.
+    """
+
+    def register(function: Function) -> Function:
+        devices = ("cuda", "cpu") if interpreted() else ("cuda",)
+        torch.library.impl(f"{_library.TRITON}::{name}", devices)(function)
+        return function
+
+    return register
+
+
+class Plan(NamedTuple):
+    """A routing plan as the kernels take it; ``NO_PLAN`` where slots are images."""
+
+    index: Tensor | None
+    order: Tensor | None
+    offsets: Tensor | None
+    ranks: tuple[int, ...] | None
+    windows: tuple[int, ...]
+
+    @property
+    def experts(self) -> int:
+        return len(self.ranks) if self.ranks else 1
+
+    def total(self, rank: int) -> int:
+        """The ranks of all experts."""
+        return sum(self.ranks) if self.ranks else rank
+
+
+def no_plan(window: int = 0) -> Plan:
+    return Plan(None, None, None, None, (window,))
+
+
+def strided(t: Tensor) -> tuple[Any, ...]:
+    """A (B, C, H, W) tensor as the kernels take it: pointer, then strides in elements."""
+    return t, *t.stride()
+
+
+def blocks(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def splits(items: int, most: int = 256) -> int:
+    """How many programs share the sum over so many items. It depends on nothing but the sizes, so
+    that the order of the sum does not either."""
+    return max(1, min(items, most))
+
+
+def scratch(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Uninitialised (B, C, H, W), channels-last."""
+    return torch.empty(
+        tuple(shape),
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )
+
+
+@triton.jit
+def load(pointers, mask):
+    """As float32; zero where masked."""
+    return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store(pointers, value, mask):
+    """Rounded to the nearest value of the tensor's dtype."""
+    if INTERPRETED and pointers.dtype.element_ty == tl.bfloat16:
+        # The interpreter truncates: leave it nothing to truncate. Compiled kernels round.
+        bits = value.to(tl.int32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        value = tl.where(value == value, nearest.to(tl.float32, bitcast=True), value)
+    tl.store(pointers, value, mask=mask)
+
+
+@triton.jit
+def pixels(pointer, stride_c, stride_h, stride_w, p, c, width):
+    """(P, C) pointers into an image: pixels numbered row by row, channels."""
+    y, x = (p // width).to(tl.int64), (p % width).to(tl.int64)
+    return (pointer + y * stride_h + x * stride_w)[:, None] + c.to(tl.int64)[None, :] * stride_c
+
+
+@triton.jit
+def expert_shape(e, RANKS: tl.constexpr, WINDOWS: tl.constexpr, rank):
+    """Expert e's rank, the ranks and the squares of ranks before its own, its window."""
+    if RANKS is None:
+        return rank, 0, 0, WINDOWS[0]
+    else:
+        r, rows, squares, window = 0, 0, 0, 4
+        for i in tl.static_range(len(RANKS)):
+            r = tl.where(e == i, RANKS[i], r)
+            window = tl.where(e == i, WINDOWS[i], window)
+            rows += tl.where(e > i, RANKS[i], 0)
+            squares += tl.where(e > i, RANKS[i] * RANKS[i], 0)
+        return r, rows, squares, window
+
+
+@triton.jit
+def slot_and_expert(i, index, order, RANKS: tl.constexpr):
+    """The i-th slot in the order of the experts, and its expert."""
+    if RANKS is None:
+        return i.to(tl.int64), 0
+    else:
+        slot = tl.load(order + i)
+        return slot, tl.load(index + slot).to(tl.int32)
+
+
+@triton.jit
+def slots_of(e, offsets, slots, RANKS: tl.constexpr):
+    """Expert e's first place in the order, and how many follow."""
+    if RANKS is None:
+        return 0, slots
+    else:
+        first = tl.load(offsets + e)
+        return first.to(tl.int32), (tl.load(offsets + e + 1) - first).to(tl.int32)
+
+
+@triton.jit
+def slot_at(i, order, RANKS: tl.constexpr):
+    if RANKS is None:
+        return i.to(tl.int64)
+    else:
+        return tl.load(order + i)

@@ -1,0 +1,50 @@
+// As much of CUDA as csrc/cuda uses, on a CPU: a block's threads take turns, each until it comes to a
+// barrier. Every second block has its threads in reverse order, so that a barrier that is missing
+// shows in the results; shared memory begins as NaN.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <functional>
+
+#define MOCE_EMULATED
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+
+using std::isnan;
+
+struct Index3 {
+  unsigned x, y, z;
+};
+extern Index3 threadIdx, blockIdx, blockDim, gridDim;
+
+void __syncthreads();
+float __shfl_xor_sync(unsigned mask, float value, int bit);
+unsigned __ballot_sync(unsigned mask, bool flag);
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+
+void emulate(unsigned blocks, unsigned threads, size_t shared_bytes,
+             const std::function<void()>& kernel);
+float* emulated_shared();
+
+typedef struct EmulatedStream* cudaStream_t;
+enum cudaError_t { cudaSuccess };
+enum cudaDeviceAttr {
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+// The environment's MOCE_EMULATED_SHARED, in bytes; by default as much as an H100 has.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device);
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}

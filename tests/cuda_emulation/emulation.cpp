@@ -1,0 +1,159 @@
+#include "cuda_runtime.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <vector>
+
+Index3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+constexpr size_t kStack = 256 * 1024;
+constexpr size_t kGuard = 1024;  // floats beyond the shared memory, which must stay as they are
+constexpr float kCanary = 12345.f;
+
+enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+
+struct Thread {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  State state;
+  float value;
+  bool flag;
+};
+
+std::vector<Thread> threads;
+std::vector<float> shared;
+ucontext_t scheduler;
+const std::function<void()>* body;
+
+[[noreturn]] void fail(const char* why) {
+  std::fprintf(stderr, "emulated kernel: %s\n", why);
+  std::abort();
+}
+
+void wait(State barrier) {
+  Thread& me = threads[threadIdx.x];
+  me.state = barrier;
+  swapcontext(&me.context, &scheduler);
+}
+
+void run_thread() {
+  (*body)();
+  threads[threadIdx.x].state = State::kDone;
+}
+
+// Lets threads go on that wait for none but each other; false if there are none.
+bool release() {
+  const auto all = [](size_t from, size_t to, State barrier) {
+    bool any = false;
+    for (size_t i = from; i < to; i++) {
+      if (threads[i].state == State::kDone) continue;
+      if (threads[i].state != barrier) return false;
+      any = true;
+    }
+    return any;
+  };
+  const auto go = [](size_t from, size_t to) {
+    for (size_t i = from; i < to; i++)
+      if (threads[i].state != State::kDone) threads[i].state = State::kReady;
+  };
+  bool any = false;
+  for (size_t warp = 0; warp < threads.size(); warp += 32)
+    if (all(warp, warp + 32, State::kAtWarpBarrier)) {
+      go(warp, warp + 32);
+      any = true;
+    }
+  if (all(0, threads.size(), State::kAtBlockBarrier)) {
+    go(0, threads.size());
+    any = true;
+  }
+  return any;
+}
+
+void run_block(bool reversed) {
+  for (Thread& t : threads) {
+    t.state = State::kReady;
+    getcontext(&t.context);
+    t.context.uc_stack = {t.stack.get(), 0, kStack};
+    t.context.uc_link = &scheduler;
+    makecontext(&t.context, run_thread, 0);
+  }
+  do {
+    for (size_t i = 0; i < threads.size(); i++) {
+      const size_t j = reversed ? threads.size() - 1 - i : i;
+      if (threads[j].state != State::kReady) continue;
+      threadIdx.x = static_cast<unsigned>(j);
+      swapcontext(&scheduler, &threads[j].context);
+    }
+  } while (release());
+  for (const Thread& t : threads)
+    if (t.state != State::kDone) fail("threads wait at different barriers for ever");
+}
+
+}  // namespace
+
+void __syncthreads() { wait(State::kAtBlockBarrier); }
+
+float __shfl_xor_sync(unsigned, float value, int bit) {
+  threads[threadIdx.x].value = value;
+  wait(State::kAtWarpBarrier);
+  const float other = threads[threadIdx.x ^ bit].value;
+  wait(State::kAtWarpBarrier);
+  return other;
+}
+
+unsigned __ballot_sync(unsigned, bool flag) {
+  threads[threadIdx.x].flag = flag;
+  wait(State::kAtWarpBarrier);
+  unsigned flags = 0;
+  for (unsigned lane = 0; lane < 32; lane++)
+    flags |= unsigned{threads[threadIdx.x / 32 * 32 + lane].flag} << lane;
+  wait(State::kAtWarpBarrier);
+  return flags;
+}
+
+float* emulated_shared() { return shared.data(); }
+
+void emulate(unsigned blocks, unsigned count, size_t shared_bytes,
+             const std::function<void()>& kernel) {
+  if (count % 32) fail("a block must have whole warps");
+  const size_t floats = (shared_bytes + 3) / 4;
+  blockDim = {count, 1, 1};
+  gridDim = {blocks, 1, 1};
+  body = &kernel;
+  threads.resize(count);
+  for (Thread& t : threads)
+    if (!t.stack) t.stack.reset(new char[kStack]);
+  for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) {
+    shared.assign(floats, std::numeric_limits<float>::quiet_NaN());
+    shared.resize(floats + kGuard, kCanary);
+    run_block(blockIdx.x % 2);
+    for (size_t i = floats; i < shared.size(); i++)
+      if (shared[i] != kCanary) fail("it wrote beyond its shared memory");
+  }
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  const char* bytes = std::getenv("MOCE_EMULATED_SHARED");
+  *value = bytes ? std::atoi(bytes) : 228 * 1024;
+  return cudaSuccess;
+}
+
+// PyTorch's, of which a CPU-only one has the first not and the second not for CPU tensors.
+extern "C" {
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+  *stream = nullptr;
+  return AOTI_TORCH_SUCCESS;
+}
+AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) {
+  *guard = nullptr;
+  return AOTI_TORCH_SUCCESS;
+}
+AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_TORCH_SUCCESS; }
+}

@@ -1,0 +1,55 @@
+"""The CUDA C++ kernels without a GPU: their source compiled for this CPU (tests/cuda_emulation),
+where the threads of a block take turns. For what a GPU alone can show: ``bench/gpu_round.py``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cuda_emulation.build import ROOT, build
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    path = tmp_path_factory.mktemp("emulated") / "emulated.so"
+    build(compiler, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shared_memory", "tests"),
+    [
+        (228 * 1024, "twice_plain_pytorch or deterministic or opcheck"),
+        (100 * 1024, "twice_plain_pytorch and float32"),
+        (0, "(twice_plain_pytorch and float32) or opcheck"),  # nothing is fused
+    ],
+    ids=["H100", "RTX", "none"],
+)
+def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> None:
+    """The same table of tests as for every kernel, on GPUs with more and less shared memory."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.cuda_emulation.plugin"),
+            *("tests/ops/test_all_ops.py", "-k"),
+            f"cpu and (fft_attention or routing_plan) and ({tests})",
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "MOCE_EMULATED_LIBRARY": str(library),
+            "MOCE_EMULATED_SHARED": str(shared_memory),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
