@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,20 @@ def test_the_command_writes_its_files(root: Path, weights: Path, tmp_path: Path)
     again = run(*words)
     assert again.exit_code == 1 and "results.json is already there" in again.output
     assert run(*words, "--overwrite").exit_code == 0
+
+
+def test_a_full_disk_is_named(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    out = tmp_path / "out"
+    result = run("-m", weights, "--benchmarks", "lolv1", "--data", root, "-o", out)
+    assert result.exit_code == 1
+    assert f"{out / 'pictures.csv'}: No space left on device" in result.output
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
