@@ -45,7 +45,10 @@ def why_not(
         return f"it runs on {device_type} tensors, these are on {device}"
     if dtype not in KERNEL_DTYPES:
         return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    return triton_kernels.load() if backend == "triton" else native.load(backend)
+    if backend == "triton":
+        return triton_kernels.load()
+    reason = native.load(backend)
+    return reason or (native.why_not_on_gpu(device.index) if backend == "cuda" else None)
 
 
 @torch.compiler.assume_constant_result

@@ -42,10 +42,11 @@ class Sample:
     # Tensors that keep float32 when the activations are of a smaller dtype.
     master: frozenset[str] = frozenset()
 
-    def cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
+    def cast(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
         """Leaves of this dtype with the layout kept, rounded there and back where it is wider."""
+        wide = dtype == torch.float64
         return {
-            name: _relayout(t, dtype if dtype == torch.float64 or name not in self.master else None)
+            name: _relayout(t, dtype if wide or name not in self.master else None, device)
             for name, t in self.tensors.items()
         }
 
@@ -58,11 +59,11 @@ class Sample:
         return Sample(self.name, tensors, self.call, self.raw, self.master)
 
 
-def _relayout(t: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """``t`` in another dtype, with the same strides, in a buffer with NaN wherever t is not."""
+def _relayout(t: Tensor, dtype: torch.dtype | None, device: str = "cpu") -> Tensor:
+    """``t`` in another dtype or place, with its strides, in a buffer of NaN wherever t is not."""
     dtype = dtype or t.dtype
     extent = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-    buffer = torch.full((max(extent, 0) + 64,), float("nan"), dtype=dtype)
+    buffer = torch.full((max(extent, 0) + 64,), float("nan"), dtype=dtype, device=device)
     out = buffer.as_strided(t.shape, t.stride(), 32)
     if t.numel():
         once = tuple(slice(0, None if s else 1) for s in t.stride())  # expanded dimensions
@@ -230,7 +231,8 @@ def experts_sample(
         weights[role] = torch.randn(weight_shape) / fan_in.get(role, max(ranks)) ** 0.5
 
     def call(backend: str | None, x: Tensor, shared: Tensor, gate: Tensor, **w: Tensor) -> Tensor:
-        plan = RoutingPlan(slots, gate, order, offsets)
+        at = x.device
+        plan = RoutingPlan(slots.to(at), gate, order.to(at), offsets.to(at))
         return grouped_experts(x, shared, plan, ExpertWeights(**w), ranks, windows, backend=backend)
 
     def raw(x: Tensor, shared: Tensor, gate: Tensor, **w: Tensor) -> tuple[Any, ...]:
