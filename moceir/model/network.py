@@ -10,6 +10,7 @@ from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moce_kernels import pointwise_conv
 from moceir.config import MoCEIRConfig
 from moceir.model.blocks import DecoderBlock, TransformerBlock
 from moceir.model.experts import ExpertBank, ExpertLayer
@@ -86,7 +87,9 @@ class DecoderLevel(nn.Module):
         self, x: Tensor, skip: Tensor, frequency: Tensor
     ) -> tuple[Tensor, list[BlockRouting]]:
         x = F.pixel_shuffle(self.upsample(x), 2)
-        x = self.fuse(torch.cat([x, skip], dim=1))
+        # The 1x1 convolution of both, one beside the other.
+        of_x, of_skip = self.fuse.weight.flatten(1).chunk(2, dim=1)
+        x = pointwise_conv(skip, of_skip, residual=pointwise_conv(x, of_x))
         routings = []
         for block in self.blocks:
             x, routing = block(x, frequency)
