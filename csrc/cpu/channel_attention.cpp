@@ -14,9 +14,8 @@ MOCE_DECLARE_KERNEL(ChannelAttentionKernel, channel_attention)
 
 namespace moce {
 
-// Pixels whose products are summed up in float32 one after the other, unless that makes too many
-// sums; the sums are added in float64.
-constexpr int64_t kPartPixels = 256, kMostParts = 1024;
+// Pixels whose sums one task makes, unless that makes too many parts.
+constexpr int64_t kPartPixels = 1024, kMostParts = 1024;
 
 // `count` times C channels of a tensor, from channel `first` * C on.
 static Strided channels(const Tensor& t, int64_t first, int64_t C) {

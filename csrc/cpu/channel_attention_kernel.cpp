@@ -18,6 +18,7 @@ namespace moce {
 inline namespace MOCE_ISA {
 
 constexpr int kBlock = 48;  // pixels
+constexpr int kInFloat = 2;  // blocks that are summed up in float32; these sums in float64
 constexpr float kSmallest = 1e-12f;  // length that a row is taken to have at least
 
 template <int W, class T>
@@ -49,8 +50,10 @@ struct Attention {
   }
   int64_t scratch() const {
     const int64_t pixels = kBlock * (4 * hp + 2 * Cp + 2 * Np);
-    const int64_t images = C * Np + 3 * a.heads * c * c + part_size(true);
-    return pixels + images + 64;
+    const int64_t images = 2 * C * Np + 7 * a.heads * c * c + part_size(true);
+    const int64_t sums = 3 * (part_size(true) > part_size(false) ? part_size(true)
+                                                                 : part_size(false));
+    return pixels + (images > sums ? images : sums) + 64;
   }
 
   struct Place {
@@ -89,24 +92,39 @@ struct Attention {
 
   // --- forward ---------------------------------------------------------------------------------
 
+  // Runs add(place, sum) over the blocks of part i and leaves their sum in `parts`.
+  template <class F>
+  MOCE_INLINE void sum_part(int64_t i, int64_t size, float* scratch, F&& add) const {
+    const int64_t first = i / a.num_parts * per_image, part = i % a.num_parts;
+    const int64_t begin = per_image * part / a.num_parts;
+    const int64_t end = per_image * (part + 1) / a.num_parts;
+    double* total = reinterpret_cast<double*>(scratch);
+    float *sum = scratch + 2 * size, *to = a.parts + i * size;
+    for (int64_t j = 0; j < size; j++) total[j] = sum[j] = 0.f;
+    for (int64_t j = begin; j < end; j++) {
+      add(place(first + j), sum);
+      if ((j - begin) % kInFloat != kInFloat - 1 && j + 1 < end) continue;
+      for (int64_t n = 0; n < size; n++) {
+        total[n] += sum[n];
+        sum[n] = 0.f;
+      }
+    }
+    for (int64_t j = 0; j < size; j++) to[j] = static_cast<float>(total[j]);
+  }
+
   // Part i: q k^T of each head (c, cp), squares of q and of k (hp).
   void collect(int64_t begin, int64_t end, float* scratch) const {
-    float *q_copy = scratch, *k_copy = q_copy + kBlock * hp;
-    for (int64_t i = begin; i < end; i++) {
-      float *gram = a.parts + i * part_size(false), *squares = gram + gram_size();
-      for (int64_t j = 0; j < part_size(false); j++) gram[j] = 0.f;
-      const int64_t first = i / a.num_parts * per_image, part = i % a.num_parts;
-      for (int64_t j = per_image * part / a.num_parts; j < per_image * (part + 1) / a.num_parts;
-           j++) {
-        const Place t = place(first + j);
+    const int64_t size = part_size(false);
+    float *q_copy = scratch + 3 * size, *k_copy = q_copy + kBlock * hp;
+    for (int64_t i = begin; i < end; i++)
+      sum_part(i, size, scratch, [&](const Place& t, float* sum) MOCE_INLINE_LAMBDA {
         const Pixels q = read_heads(a.q, t, q_copy), k = read_heads(a.k, t, k_copy);
         for (int64_t h = 0; h < a.heads; h++)
           add_outer<W>(q.data + h * cp, q.pixel, c, k.data + h * cp, k.pixel, cp, t.count,
-                       gram + h * c * cp);
-        add_squares(q, t.count, squares);
-        add_squares(k, t.count, squares + hp);
-      }
-    }
+                       sum + h * c * cp);
+        add_squares(q, t.count, sum + gram_size());
+        add_squares(k, t.count, sum + gram_size() + hp);
+      });
   }
   void add_squares(const Pixels& x, int count, float* sum) const {
     for (int64_t i = 0; i < hp; i += W) {
@@ -120,26 +138,26 @@ struct Attention {
   }
 
   float* gram_of(int64_t b, int64_t h) const { return a.gram + (b * a.heads + h) * c * c; }
-  float length(int64_t b, int which, int64_t channel) const {
-    const float n = __builtin_sqrtf(a.squares[(b * 2 + which) * C + channel]);
+  double length(int64_t b, int which, int64_t channel) const {
+    const double n = __builtin_sqrt(a.squares[(b * 2 + which) * C + channel]);
     return n > kSmallest ? n : kSmallest;
   }
 
   // Cosines of the angles between q's and k's channels, and the softmax A of them: (heads, c, c).
-  void attention(int64_t b, float* cosine, float* matrix) const {
+  // Small beside the passes over the pixels, hence in float64.
+  void attention(int64_t b, double* cosine, double* matrix) const {
     for (int64_t h = 0; h < a.heads; h++)
       for (int64_t i = 0; i < c; i++, cosine += c, matrix += c) {
         const float* gram = gram_of(b, h) + i * c;
-        const float q = length(b, 0, h * c + i);
-        float highest = -__builtin_inff();
+        const double q = length(b, 0, h * c + i);
+        double highest = -__builtin_inf(), sum = 0;
         for (int64_t j = 0; j < c; j++) {
           cosine[j] = gram[j] / (q * length(b, 1, h * c + j));
           matrix[j] = cosine[j] * a.temperature[h];
           if (!(matrix[j] <= highest)) highest = matrix[j];
         }
-        float sum = 0;
         for (int64_t j = 0; j < c; j++) {
-          matrix[j] = __builtin_expf(matrix[j] - highest);
+          matrix[j] = __builtin_exp(matrix[j] - highest);
           sum += matrix[j];
         }
         for (int64_t j = 0; j < c; j++) matrix[j] /= sum;
@@ -147,10 +165,11 @@ struct Attention {
   }
 
   // M^T (C, Np): row h c + j is the sum over i of A_ij Wo^T's row h c + i.
-  void fold(const float* matrix, float* transposed, float* folded) const {
+  void fold(const double* matrix, float* transposed, float* folded) const {
     for (int64_t h = 0; h < a.heads; h++) {
       for (int64_t i = 0; i < c; i++)
-        for (int64_t j = 0; j < c; j++) transposed[j * c + i] = matrix[h * c * c + i * c + j];
+        for (int64_t j = 0; j < c; j++)
+          transposed[j * c + i] = static_cast<float>(matrix[h * c * c + i * c + j]);
       multiply_pixels<W>(transposed, c, c, a.weight_t + h * c * Np, Np, nullptr,
                          folded + h * c * Np, Np, int(c));
     }
@@ -158,8 +177,8 @@ struct Attention {
 
   void mix(int64_t begin, int64_t end, float* scratch) const {
     const int64_t matrix_size = a.heads * c * c;
-    float *folded = scratch, *cosine = folded + C * Np, *matrix = cosine + matrix_size;
-    float* transposed = matrix + matrix_size;
+    double *cosine = reinterpret_cast<double*>(scratch), *matrix = cosine + matrix_size;
+    float *folded = scratch + 4 * matrix_size, *transposed = folded + C * Np;
     for (int64_t b = begin; b < end; b++) {
       const float* parts = a.parts + b * a.num_parts * part_size(false);
       const auto total = [&](int64_t i) {
@@ -205,32 +224,30 @@ struct Attention {
 
   // Part i: the sum of v grad^T (C, Np), and of grad (Np).
   void backward_collect(int64_t begin, int64_t end, float* scratch) const {
-    float *v_copy = scratch, *g_copy = v_copy + kBlock * Cp;
-    for (int64_t i = begin; i < end; i++) {
-      float *sum = a.parts + i * part_size(true), *bias = sum + C * Np;
-      for (int64_t j = 0; j < part_size(true); j++) sum[j] = 0.f;
-      const int64_t first = i / a.num_parts * per_image, part = i % a.num_parts;
-      for (int64_t j = per_image * part / a.num_parts; j < per_image * (part + 1) / a.num_parts;
-           j++) {
-        const Place t = place(first + j);
+    const int64_t size = part_size(true);
+    float *v_copy = scratch + 3 * size, *g_copy = v_copy + kBlock * Cp;
+    for (int64_t i = begin; i < end; i++)
+      sum_part(i, size, scratch, [&](const Place& t, float* sum) MOCE_INLINE_LAMBDA {
         const Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
         const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
         add_outer<W>(v.data, v.pixel, C, g.data, g.pixel, Np, t.count, sum);
+        float* bias = sum + C * Np;
         for (int64_t n = 0; n < Np; n += W) {
           V total = load<W>(bias + n);
           for (int p = 0; p < t.count; p++) total += load<W>(g.data + p * g.pixel + n);
           store<W>(bias + n, total);
         }
-      }
-    }
+      });
   }
 
   // Of `matrices`: M in panels (outer, Cp), dG^T and dG of each head in panels (c, cp), the factors
   // of q and of k (hp).
   void backward_mix(int64_t begin, int64_t end, float* scratch) const {
     const int64_t matrix_size = a.heads * c * c;
-    float *folded = scratch, *cosine = folded + C * Np, *matrix = cosine + matrix_size;
-    float *d = matrix + matrix_size, *sum = d + matrix_size;
+    double *cosine = reinterpret_cast<double*>(scratch), *matrix = cosine + matrix_size;
+    double* dA = matrix + matrix_size;  // a row
+    float* folded = scratch + 4 * matrix_size + 2 * c;
+    float *d = folded + C * Np, *transposed = d + matrix_size, *A = transposed + matrix_size;
     for (int64_t b = begin; b < end; b++) {
       // dM^T: into the first part, in order.
       float* parts = a.parts + b * a.num_parts * part_size(true);
@@ -240,37 +257,37 @@ struct Attention {
         parts[i] = static_cast<float>(total);
       }
       attention(b, cosine, matrix);
-      fold(matrix, sum, folded);
+      fold(matrix, transposed, folded);
       float* to = a.matrices + b * matrices_size(true);
       pack_panels<W>(folded, a.outer, C, 1, Np, to);
       float *by_k = to + a.outer * Cp, *by_q = by_k + gram_size();
       float *q_factor = by_q + gram_size(), *k_factor = q_factor + hp;
       for (int64_t i = 0; i < 2 * hp; i++) q_factor[i] = 0.f;
       for (int64_t h = 0; h < a.heads; h++) {
-        const float *A = matrix + h * c * c, *s = cosine + h * c * c;
+        const double *of_head = matrix + h * c * c, *s = cosine + h * c * c;
+        for (int64_t i = 0; i < c * c; i++) A[i] = static_cast<float>(of_head[i]);
         const float *w = a.weight_t + h * c * Np, *dm = parts + h * c * Np;
         float* dG = d + h * c * c;
         multiply_pixels<W>(A, c, c, dm, Np, nullptr, a.dweights + (b * C + h * c) * Np, Np,
                            int(c));
         double of_temperature = 0;
         for (int64_t i = 0; i < c; i++) {
-          const float q = length(b, 0, h * c + i);
-          double dot = 0;
-          float e = 0;
+          const double q = length(b, 0, h * c + i);
+          double dot = 0, e = 0;
           for (int64_t j = 0; j < c; j++) {
-            dG[i * c + j] = inner_product(w + i * Np, dm + j * Np);
-            dot += double{dG[i * c + j]} * A[i * c + j];
+            dA[j] = inner_product(w + i * Np, dm + j * Np);
+            dot += dA[j] * of_head[i * c + j];
           }
           for (int64_t j = 0; j < c; j++) {
-            const float k = length(b, 1, h * c + j);
-            const double dz = A[i * c + j] * (dG[i * c + j] - dot);
-            const float ds = static_cast<float>(dz) * a.temperature[h], slope = ds * s[i * c + j];
+            const double k = length(b, 1, h * c + j);
+            const double dz = of_head[i * c + j] * (dA[j] - dot);
+            const double ds = dz * a.temperature[h], slope = ds * s[i * c + j];
             of_temperature += dz * s[i * c + j];
             e -= slope / (q * q);
-            if (k > kSmallest) k_factor[h * cp + j] -= slope / (k * k);
-            dG[i * c + j] = ds / (q * k);
+            if (k > kSmallest) k_factor[h * cp + j] -= static_cast<float>(slope / (k * k));
+            dG[i * c + j] = static_cast<float>(ds / (q * k));
           }
-          if (q > kSmallest) q_factor[h * cp + i] = e;
+          if (q > kSmallest) q_factor[h * cp + i] = static_cast<float>(e);
         }
         a.dtemperatures[b * a.heads + h] = static_cast<float>(of_temperature);
         pack_panels<W>(dG, c, c, 1, c, by_k + h * c * cp);
@@ -278,12 +295,10 @@ struct Attention {
       }
     }
   }
-  float inner_product(const float* x, const float* y) const {
-    V sum{};
-    for (int64_t n = 0; n < Np; n += W) sum += load<W>(x + n) * load<W>(y + n);
-    double total = 0;
-    for (int i = 0; i < W; i++) total += sum[i];
-    return static_cast<float>(total);
+  double inner_product(const float* x, const float* y) const {
+    double sum = 0;
+    for (int64_t n = 0; n < Np; n++) sum += double{x[n]} * y[n];
+    return sum;
   }
 
   void backward_apply(int64_t begin, int64_t end, float* scratch) const {

@@ -50,9 +50,8 @@ class CrossAttention(nn.Module):
         self, routed: Tensor, shared: Tensor, first: PointwiseConv, residual: Tensor
     ) -> Tensor:
         """The query is from ``first(routed)``."""
-        q = self.query_depthwise(self.query(routed, first=first))
+        # Keys and values first: they take the most memory on the way.
         kv = self.key_value_depthwise(self.key_value(shared))
+        q = self.query_depthwise(self.query(routed, first=first))
         weight = self.project_out.weight.flatten(1)
-        return channel_attention(
-            q, kv, self.temperature.flatten(), weight, residual=residual
-        )
+        return channel_attention(q, kv, self.temperature.flatten(), weight, residual=residual)
