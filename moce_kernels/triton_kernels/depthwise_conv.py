@@ -152,7 +152,10 @@ def depthwise_backward_weight(
     slots, _, height, width = x.shape
     block, wide = _program(times * rank, height * width)
     total = times * plan.total(rank)
-    parts, channel_blocks = splits(slots * blocks(height * width, block)), blocks(times * rank, wide)
+    parts, channel_blocks = (
+        splits(slots * blocks(height * width, block)),
+        blocks(times * rank, wide),
+    )
     sums = torch.empty((parts, total, kernel, kernel + 1), dtype=torch.float32, device=x.device)
     _depthwise_conv_backward_weight[parts, kernel, plan.experts * channel_blocks](
         *strided(grad), *strided(x),

@@ -305,7 +305,13 @@ class _Layer:
     """A layer on a batch: what all launches share, and the steps of the forward pass."""
 
     def __init__(
-        self, x: Tensor, shared: Tensor, gate: Tensor, plan: Plan, weights: ExpertWeights, eps: float
+        self,
+        x: Tensor,
+        shared: Tensor,
+        gate: Tensor,
+        plan: Plan,
+        weights: ExpertWeights,
+        eps: float,
     ) -> None:
         assert plan.ranks is not None
         self.x, self.shared, self.plan, self.weights, self.eps = x, shared, plan, weights, eps
