@@ -66,7 +66,7 @@ def decoder_block(count: Count, P: int, C: int, heads: int, expansion: float, ra
 def network(config: MoCEIRConfig, height: int, width: int, expert: int) -> Count:
     """With the expert of this number, 0 the cheapest, in every decoder block."""
     count = Count()
-    *levels, deepest = range(len(config.dims))
+    levels = range(len(config.dims) - 1)
     pixels = [height * width // 4**level for level in range(len(config.dims))]
     ffn = config.ffn_expansion
     C, P = config.dims[0], pixels[0]

@@ -74,7 +74,11 @@ def channel_attention(
     parameters = {"temperature": temperature, "weight": weight}
     if bias is not None:
         parameters["bias"] = bias
-    shapes = {"temperature": tuple(temperature.shape), "weight": (outer, channels), "bias": (outer,)}
+    shapes = {
+        "temperature": tuple(temperature.shape),
+        "weight": (outer, channels),
+        "bias": (outer,),
+    }
     _inputs.check_parameters(OPERATOR, query.device, shapes, **parameters)
     if residual is not None:
         (residual,) = _inputs.autocast(query.device, residual)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from moce_kernels import gated_depthwise_conv
 from moceir.model.layers import ChannelNorm, DepthwiseConv, PointwiseConv
 
-
 BAND = 2**21
 """Bytes of hidden features that inference on a CPU takes at a time, in bands of rows: they stay in
 cache from one operator to the next, and are never there for the whole picture."""
