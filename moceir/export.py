@@ -31,7 +31,7 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
     with a gate of zero.
 
     Raises:
-        ConfigError: a size below 1, or the packages of ``pip install 'moceir[export]'`` are missing.
+        ConfigError: a size below 1, or the packages of ``moceir[export]`` are missing.
         OSError: the file cannot be written.
     """
     if height < 1 or width < 1:
