@@ -47,6 +47,7 @@ def arguments(run: Path, root: Path, *more: str) -> list[str]:
         "optimizer.lr": 1e-3,
         "steps": 3,
         "log_every": 1,
+        "validate_every": 2,
         "precision": "32-true",
         "accelerator": "cpu",
     }
@@ -225,6 +226,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         assert torch.equal(tensor, expected[key]), key
     assert (run / "experts.csv").read_text() == (finished / "experts.csv").read_text()
     assert curve(run, "compute/forward_petamacs") == curve(finished, "compute/forward_petamacs")
+
+
+def test_sample_pictures_are_those_of_a_step(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "curves"))
+    events.Reload()
+    (tag,) = events.Tags()["images"]
+    assert tag == "degraded, restored, clean/training"
+    (image,) = events.Images(tag)
+    assert (image.width, image.height) == (3 * 16, 4 * 16)
 
 
 def test_experts_are_counted_by_degradation(finished: Path) -> None:
