@@ -122,6 +122,12 @@ class RestorationModule(LightningModule):
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))
         self.last_routes = (labels, routing.expert)
+        if (
+            self.config.data.validation is None
+            and (step + 1) % self.config.validate_every == 0
+            and batch["offset"] == 0
+        ):
+            self._show("training", degraded[:4], restored[:4].detach(), clean[:4])
         shared = self.trainer.world_size > 1  # then each process has a part of the step
         self.log("train/loss", loss, prog_bar=True, sync_dist=shared)
         self.log("train/aux_loss", routing.aux_loss, sync_dist=shared)
@@ -150,17 +156,23 @@ class RestorationModule(LightningModule):
 
     def validation_step(self, batch: Tensor, index: int) -> None:
         clean = batch.float() / 255
-        rows = []
+        pairs = []
         for kind in self.config.data.kinds:
             degraded = quantize(degrade(clean, parse(kind), seed=index))
             restored = self.model(degraded)
             gain = (psnr(restored, clean) - psnr(degraded, clean)).mean()
             self.log(f"psnr_gain/{kind}", gain, sync_dist=self.trainer.world_size > 1)
-            rows.append(torch.cat([degraded, restored.float().clamp(0, 1), clean], dim=3)[0])
+            pairs.append((degraded, restored))
+        spoilt, better = (torch.cat(images) for images in zip(*pairs, strict=True))
+        self._show(str(index), spoilt, better, clean.expand_as(spoilt))
+
+    def _show(self, name: str, degraded: Tensor, restored: Tensor, clean: Tensor) -> None:
+        """A picture for the curves: each image in a row, degraded, restored and clean."""
         if self.logger is not None:
             board: Any = self.logger
+            rows = torch.cat([degraded, restored.float().clamp(0, 1), clean], dim=3)
             board.experiment.add_image(
-                f"degraded, restored, clean/{index}", torch.cat(rows, dim=1), self.global_step
+                f"degraded, restored, clean/{name}", torch.cat([*rows], dim=1), self.global_step
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -45,12 +45,14 @@ def arguments(run: Path, root: Path, *more: str) -> list[str]:
         "optimizer.schedule": "cosine",
         "optimizer.warmup_steps": 1,
         "optimizer.lr": 1e-3,
-        "epochs": "null",
         "steps": 3,
         "log_every": 1,
+        "validate_every": 2,
         "precision": "32-true",
         "accelerator": "cpu",
     }
+    if "--epochs" not in more:
+        values["epochs"] = "null"
     return [word for name, value in values.items() for word in (f"--{name}", str(value))] + [*more]
 
 
@@ -106,6 +108,16 @@ def test_the_published_schedule() -> None:
     assert factors[0] == 0 and factors[7] == 0.5 and factors[14] == factors[15] == 1
     assert factors[119] == pytest.approx(0.5 * (1 + np.cos(np.pi * 104 / 135)))
     assert factors[150] == pytest.approx(0) and factors[199] > 0.1  # it climbs again
+
+
+def test_the_schedule_goes_by_epochs(tmp_path: Path, root: Path) -> None:
+    """Two pictures four times: two steps of four patches make an epoch."""
+    words = ["--optimizer.schedule", "published", "--epochs", "2"]
+    words += ["--data.mixture", '[{"set": "raintrainl", "repeat": 4}]']
+    main(arguments(tmp_path / "run", root, *words))
+    np.testing.assert_allclose(
+        curve(tmp_path / "run", "train/lr"), [0, 0, 1e-3 / 14, 1e-3 / 14], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("mixture", [True, False])
@@ -214,6 +226,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         assert torch.equal(tensor, expected[key]), key
     assert (run / "experts.csv").read_text() == (finished / "experts.csv").read_text()
     assert curve(run, "compute/forward_petamacs") == curve(finished, "compute/forward_petamacs")
+
+
+def test_sample_pictures_are_those_of_a_step(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "curves"))
+    events.Reload()
+    (tag,) = events.Tags()["images"]
+    assert tag == "degraded, restored, clean/training"
+    (image,) = events.Images(tag)
+    assert (image.width, image.height) == (3 * 16, 4 * 16)
 
 
 def test_experts_are_counted_by_degradation(finished: Path) -> None:
