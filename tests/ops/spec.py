@@ -26,10 +26,13 @@ from moce_kernels.backends import why_not
 from moce_kernels.triton_kernels import interpreted
 
 
+CPU = torch.device("cpu")
+
+
 def device_of(backend: str) -> torch.device:
     """Where a backend is tested: Triton and CUDA on a GPU where there is one."""
     on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
+    return torch.device("cuda") if on_gpu else CPU
 
 
 def skip_unless_it_runs(backend: str, operator: str) -> None:
@@ -52,11 +55,8 @@ class Sample:
     # Tensors that keep float32 when the activations are of a smaller dtype.
     master: frozenset[str] = frozenset()
 
-    def cast(
-        self, dtype: torch.dtype, device: torch.device = torch.device("cpu")
-    ) -> dict[str, Tensor]:
+    def cast(self, dtype: torch.dtype, device: torch.device = CPU) -> dict[str, Tensor]:
         """Leaves of this dtype with the layout kept, rounded there and back where it is wider."""
-        wide = dtype == torch.float64
         return {
             name: _relayout(
                 t, dtype if dtype == torch.float64 or name not in self.master else None, device
@@ -73,9 +73,7 @@ class Sample:
         return Sample(self.name, tensors, self.call, self.raw, self.master)
 
 
-def _relayout(
-    t: Tensor, dtype: torch.dtype | None, device: torch.device = torch.device("cpu")
-) -> Tensor:
+def _relayout(t: Tensor, dtype: torch.dtype | None, device: torch.device = CPU) -> Tensor:
     """``t`` in another dtype, with the same strides, in a buffer with NaN wherever t is not."""
     dtype = dtype or t.dtype
     extent = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
@@ -283,7 +281,8 @@ def experts_samples() -> Iterator[Sample]:
     yield experts_sample((2, 32, 16, 64), "channels_last", (16, 32), (8, 16), [[1], [0]])
     yield experts_sample((2, 7, 9, 10), "sliced", (5, 7), (4, 8), [[1], [1]])
     yield experts_sample((1, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]])
-    yield experts_sample((1, 4, 1, 1), "contiguous", (2, 4), (4, 8), [[0]])
+    # Over two channels a LayerNorm's gradient is nothing but rounding: three at least.
+    yield experts_sample((1, 4, 1, 1), "contiguous", (3, 4), (4, 8), [[0]])
     yield experts_sample((0, 8, 16, 16), "channels_last", (2, 8), (4, 8), [])
 
 
