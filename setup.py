@@ -250,7 +250,7 @@ class BuildLibraries(build_ext):
             raise SystemExit(f"MOCE_CUDA must be 0 or 1, not {wanted!r}")
         self.compiler_path = find_compiler()
         self.cuda: Cuda | None = None
-        report: dict[str, str] = {}
+        report: dict[str, str | list[str]] = {}
         if not sys.platform.startswith("linux"):
             reason = f"the kernels are built on Linux only, this is {sys.platform}"
         elif self.compiler_path is None:
@@ -266,9 +266,9 @@ class BuildLibraries(build_ext):
                 if wanted == "0":
                     raise CannotBuildCudaError("MOCE_CUDA=0 at installation")
                 self.cuda = find_cuda()
-                report["cuda"] = (
-                    f"built with nvcc {self.cuda.version} for {', '.join(self.cuda.archs)}"
-                )
+                archs = self.cuda.archs
+                report["cuda"] = f"built with nvcc {self.cuda.version} for {', '.join(archs)}"
+                report["cuda_archs"] = list(archs)
             except CannotBuildCudaError as problem:
                 report["cuda"] = str(problem)
         if wanted == "1" and self.cuda is None:

@@ -1,7 +1,7 @@
 """A Markdown table, and a roofline plot, of the microbenchmarks' JSON.
 
-    python -m pytest bench --benchmark-json=results.json
-    python -m bench.report results.json --table table.md --plot roofline.png
+python -m pytest bench --benchmark-json=results.json
+python -m bench.report results.json --table table.md --plot roofline.png
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m pytest bench/test_fft_attention.py --benchmark-group-by=group
 
-A transform of a P x P window of one channel takes 2.5 P^2 log2 P additions and multiplications; there
-are 3 forward and 6 more backward. Forward moves q, k, v and the output; backward four inputs and
-three gradients.
+A transform of a P x P window of one channel takes 2.5 P^2 log2 P additions and multiplications;
+there are 3 forward and 6 more backward. Forward moves q, k, v and the output; backward four inputs
+and three gradients.
 """
 
 from __future__ import annotations
@@ -49,5 +49,3 @@ def test_fft_attention(
         q.numel() * (transforms * 2.5 * math.log2(window) + (35 if backward else 11)),
         quick,
     )
-
-

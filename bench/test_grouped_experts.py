@@ -2,10 +2,10 @@
 
     python -m pytest bench/test_grouped_experts.py --published <its src folder>
 
-The published layer gathers the images of each expert and loops over the experts; it is imported from
-the folder that is named, and needs einops and fvcore. An expert of rank r on C channels takes
-2 (3 C r + 4 r^2 + 107 r) operations for each pixel, without its FFT attention; backward twice as many
-more. Forward moves x, shared and the output; backward reads three and writes two.
+The published layer gathers the images of each expert and loops over the experts; it is imported
+from the folder that is named, and needs einops and fvcore. An expert of rank r on C channels takes
+2 (3 C r + 4 r^2 + 107 r) operations for each pixel, without its FFT attention; backward twice as
+many more. Forward moves x, shared and the output; backward reads three and writes two.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""routing_plan beside its composition of PyTorch's sorts and sums: a few kilobytes, so that launches
-are all that it costs."""
+"""routing_plan beside its composition of PyTorch's sorts and sums: a few kilobytes, so that
+launches are all that it costs."""
 
 from __future__ import annotations
 

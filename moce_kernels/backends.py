@@ -12,13 +12,21 @@ VARIABLE = "MOCE_KERNELS_BACKEND"
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # fastest first
 
-OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
+OPERATORS = (
+    "channel_attention",
+    "depthwise_conv",
+    "fft_attention",
+    "gated_depthwise_conv",
+    "grouped_experts",
+    "pointwise_conv",
+    "routing_plan",
+)
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda": ("fft_attention", "routing_plan"),
     "triton": triton_kernels.OPERATORS,
-    "cpu": ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan"),
+    "cpu": OPERATORS,
 }
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,7 +53,10 @@ def why_not(
         return f"it runs on {device_type} tensors, these are on {device}"
     if dtype not in KERNEL_DTYPES:
         return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    return triton_kernels.load() if backend == "triton" else native.load(backend)
+    if backend == "triton":
+        return triton_kernels.load()
+    reason = native.load(backend)
+    return reason or (native.why_not_on_gpu(device.index) if backend == "cuda" else None)
 
 
 @torch.compiler.assume_constant_result

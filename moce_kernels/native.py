@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,10 +33,34 @@ def load(name: str) -> str | None:
 
 def built(name: str) -> str:
     """What setup.py noted of a library: with what it was built and for what, or why it was not."""
-    report = FOLDER / "_build.json"
-    if not report.exists():
+    if not (FOLDER / "_build.json").exists():
         return "the package was not built; install it with pip"
-    return json.loads(report.read_text()).get(name, "this version has none")
+    return _report().get(name, "this version has none")
+
+
+def _report() -> dict[str, Any]:
+    return json.loads((FOLDER / "_build.json").read_text())
+
+
+@functools.cache
+def why_not_on_gpu(index: int | None) -> str | None:
+    """Why the CUDA library has no code for this GPU, or None if it has.
+
+    Machine code runs on later GPUs of the same generation, PTX on all later ones.
+    """
+    gpu = torch.cuda.get_device_capability(index)
+    archs = _report()["cuda_archs"]
+    for arch in archs:
+        major, minor = map(int, arch.removesuffix("+PTX").split("."))
+        if (major == gpu[0] and minor <= gpu[1]) or (
+            arch.endswith("PTX") and (major, minor) <= gpu
+        ):
+            return None
+    here = f"{gpu[0]}.{gpu[1]}"
+    return (
+        f"the CUDA library is built for {', '.join(archs)} and this GPU is {here}; "
+        f"install it with MOCE_CUDA_ARCHS={here}"
+    )
 
 
 def cpu_capability() -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -94,3 +96,23 @@ def test_a_library_that_does_not_load(
     with pytest.raises(BackendUnavailableError, match=r"_moce_cpu\.so does not load: .*"):
         fft_attention(*inputs(), 4, backend="cpu")
     assert choose("fft_attention", None, CPU) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "runs"), [((8, 0), True), ((8, 9), True), ((7, 5), False), ((9, 0), False)]
+)
+def test_gpus_that_the_cuda_library_has_no_code_for(
+    gpu: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "_build.json").write_text('{"cuda": "built", "cuda_archs": ["8.0"]}')
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpu)
+    reason = native.why_not_on_gpu.__wrapped__(0)
+    if runs:
+        assert reason is None
+    else:
+        here = f"{gpu[0]}.{gpu[1]}"
+        assert f"built for 8.0 and this GPU is {here}" in reason
+        assert f"MOCE_CUDA_ARCHS={here}" in reason
+    (tmp_path / "_build.json").write_text('{"cuda": "built", "cuda_archs": ["7.5+PTX"]}')
+    assert native.why_not_on_gpu.__wrapped__(0) is None  # compiled by the driver

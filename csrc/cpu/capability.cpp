@@ -9,7 +9,7 @@
 namespace moce {
 
 static Capability detect() {
-#if defined(__x86_64__)
+#if defined(MOCE_X86_INSTRUCTION_SETS)
   const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
   const bool no_avx2 = wanted && std::strcmp(wanted, "default") == 0;
   const bool no_avx512 = no_avx2 || (wanted && std::strcmp(wanted, "avx2") == 0);

@@ -11,8 +11,13 @@ Capability cpu_capability();
 
 }  // namespace moce
 
+// The sanitizers' build has one set alone, under the name of the baseline.
+#if defined(__x86_64__) && !defined(MOCE_ONE_INSTRUCTION_SET)
+#define MOCE_X86_INSTRUCTION_SETS
+#endif
+
 // A kernel table compiled for every instruction set: declares all, and name() picks.
-#if defined(__x86_64__)
+#if defined(MOCE_X86_INSTRUCTION_SETS)
 #define MOCE_DECLARE_KERNEL(Table, name)                            \
   namespace moce {                                                  \
   namespace baseline { extern const Table name##_kernel; }          \

@@ -14,19 +14,22 @@ KERNELS = [pytest.param(s, k, id=f"{s.name}-{k}") for s in SPECS for k in s.kern
 EACH = [pytest.param(s, id=s.name) for s in SPECS]
 
 
-def run(sample: Sample, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
+def run(
+    sample: Sample, backend: str | None, dtype: torch.dtype, device: str = "cpu"
+) -> dict[str, Tensor]:
     """The output and all gradients, under the same upstream gradient for every dtype."""
-    leaves = {name: t.detach().requires_grad_() for name, t in sample.cast(dtype).items()}
+    leaves = {name: t.detach().requires_grad_() for name, t in sample.cast(dtype, device).items()}
     out = sample.call(backend, **leaves)
     torch.manual_seed(1)
-    grad = torch.randn(out.shape).to(sample_dtype(sample)).to(out.dtype)
+    grad = torch.randn(out.shape).to(sample_dtype(sample)).to(out.device, out.dtype)
     if out.dim() == 4 and next(iter(leaves.values())).stride(1) == 1:
         grad = grad.contiguous(memory_format=torch.channels_last)
     if out.numel() == 0 and not out.requires_grad:  # the reference ran no expert at all
         grads = tuple(map(torch.zeros_like, leaves.values()))
     else:
         grads = torch.autograd.grad(out, list(leaves.values()), grad)
-    return {"out": out.detach(), **dict(zip(leaves, grads, strict=True))}
+    results = {"out": out.detach(), **dict(zip(leaves, grads, strict=True))}
+    return {name: t.cpu() for name, t in results.items()}
 
 
 def sample_dtype(sample: Sample) -> torch.dtype:
@@ -44,11 +47,17 @@ def error(a: Tensor, b: Tensor) -> float:
 def test_no_worse_than_twice_plain_pytorch(spec: OpSpec, kernel: str, dtype: torch.dtype) -> None:
     """Values and gradients against float64, beside the reference's in the same precision."""
     skip_unless_it_runs(kernel, spec.name)
+    check_against_float64(spec, kernel, dtype)
+
+
+def check_against_float64(
+    spec: OpSpec, kernel: str, dtype: torch.dtype, device: str = "cpu"
+) -> None:
     for wide in spec.samples():
         sample = wide.rounded(dtype)
         exact = run(sample, "reference", torch.float64)
-        plain = run(sample, "reference", dtype)
-        ours = run(sample, kernel, dtype)
+        plain = run(sample, "reference", dtype, device)
+        ours = run(sample, kernel, dtype, device)
         for name, value in exact.items():
             assert ours[name].dtype == plain[name].dtype, (sample.name, name)
             assert ours[name].shape == plain[name].shape, (sample.name, name)

@@ -19,7 +19,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("there is no C++ compiler")
-    path = tmp_path_factory.mktemp("emulated") / "emulated.so"
+    path = tmp_path_factory.mktemp("emulated") / "_moce_cpu.so"  # for CPU tensors
     build(compiler, path)
     return path
 
@@ -37,14 +37,14 @@ def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> No
     """The same table of tests as for every kernel, on GPUs with more and less shared memory."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.cuda_emulation.plugin"),
+            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.other_libraries"),
             *("tests/ops/test_all_ops.py", "-k"),
             f"cpu and (fft_attention or routing_plan) and ({tests})",
         ],
         cwd=ROOT,
         env={
             **os.environ,
-            "MOCE_EMULATED_LIBRARY": str(library),
+            "MOCE_TEST_LIBRARIES": str(library.parent),
             "MOCE_EMULATED_SHARED": str(shared_memory),
         },
         capture_output=True,

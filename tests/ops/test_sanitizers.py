@@ -1,0 +1,78 @@
+"""The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+TORCH = Path(torch.__file__).parent
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+def compile_library(compiler: str, folder: Path) -> None:
+    """csrc/cpu with one instruction set, AVX2 where this machine has it."""
+    avx2 = "AVX2" in torch.backends.cpu.get_cpu_capability() or (
+        "AVX512" in torch.backends.cpu.get_cpu_capability()
+    )
+    lanes = ["-DMOCE_LANES=8", "-mavx2", "-mfma", "-mf16c"] if avx2 else ["-DMOCE_LANES=4"]
+    flags = [
+        *("-std=c++20", "-O1", "-g1", "-fPIC", "-fno-omit-frame-pointer", *SANITIZE),
+        *("-fno-math-errno", f"-I{ROOT / 'csrc/include'}", "-DMOCE_ONE_INSTRUCTION_SET"),
+        "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    ]
+
+    def compile_source(source: Path) -> str:
+        kernel = source.stem.endswith("_kernel")
+        more = ["-DMOCE_ISA=baseline", *lanes] if kernel else ["-isystem", str(TORCH / "include")]
+        target = str(folder / f"{source.stem}.o")
+        subprocess.run([compiler, *flags, *more, "-c", str(source), "-o", target], check=True)
+        return target
+
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(compile_source, sorted((ROOT / "csrc/cpu").glob("*.cpp"))))
+    libraries = [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    link = [compiler, "-shared", *SANITIZE, *objects, *libraries]
+    subprocess.run([*link, "-o", str(folder / "_moce_cpu.so")], check=True)
+
+
+def test_table_of_operators(tmp_path: Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("there is no g++")
+    runtimes = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+    ]
+    if not all(map(os.path.isabs, runtimes)):
+        pytest.skip("g++ has no sanitizers here")
+    compile_library(compiler, tmp_path)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.other_libraries", "-s"),
+            *("tests/ops/test_all_ops.py", "-k", "cpu and twice_plain_pytorch and not float16"),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "MOCE_TEST_LIBRARIES": str(tmp_path),
+            "LD_PRELOAD": " ".join(runtimes),
+            # Python and PyTorch leave memory to the end of the process.
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout

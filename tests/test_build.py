@@ -1,0 +1,131 @@
+"""setup.py's decisions, and what the built CUDA library is like."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from moce_kernels import native
+
+ROOT = Path(__file__).parents[1]
+KNOWN = ["75", "80", "86", "89", "90", "100"]
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    for name in ("MOCE_CUDA", "MOCE_CUDA_ARCHS", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("moce_setup", ROOT / "setup.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one folder on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+NVCC = """case "$1" in
+  -dryrun) echo '#$ _HERE_=/elsewhere' >&2; echo '#$ TOP={top}/bin/..' >&2 ;;
+  --version) echo 'Cuda compilation tools, release 12.8, V12.8.93' ;;
+  --list-gpu-arch) echo compute_80; echo compute_90 ;;
+esac"""
+
+
+def test_nvcc_itself_says_where_its_toolkit_is(
+    build: ModuleType, only: Path, tmp_path: Path
+) -> None:
+    """The nvcc on the path may be a script that stands elsewhere."""
+    top = tmp_path / "toolkit with space"
+    (top / "bin").mkdir(parents=True)
+    script(only / "nvcc", NVCC.format(top=top))
+    cuda = build.find_cuda()
+    assert (cuda.root, cuda.version) == (top, "12.8")
+    assert cuda.archs == ("8.0", "9.0+PTX")  # of the default, those that it knows
+
+
+def test_cuda_home_goes_before_the_path(
+    build: ModuleType, only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(only / "nvcc", "exit 1")
+    script(tmp_path / "home/bin/nvcc", NVCC.format(top="/unused"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    assert build.find_cuda().root == tmp_path / "home"
+
+
+def test_without_nvcc(build: ModuleType, only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(build.CannotBuildCudaError, match="no nvcc on the path"):
+        build.find_cuda()
+    monkeypatch.setenv("CUDA_HOME", "/nowhere")
+    with pytest.raises(build.CannotBuildCudaError, match="no nvcc in CUDA_HOME, /nowhere"):
+        build.find_cuda()
+
+
+def test_architectures(build: ModuleType, only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build.cuda_archs(KNOWN) == ("8.0", "8.6", "8.9", "9.0+PTX")
+    script(only / "nvidia-smi", "echo 9.0; echo 8.6; echo 9.0")
+    assert build.cuda_archs(KNOWN) == ("8.6", "9.0")
+    monkeypatch.setenv("MOCE_CUDA_ARCHS", "8.0;10.0+PTX")
+    assert build.cuda_archs(KNOWN) == ("8.0", "10.0+PTX")
+    assert build.gencode(("8.0", "10.0+PTX")) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "'-gencode=arch=compute_100,code=[sm_100,compute_100]'",
+    ]
+    for wrong, message in (("sm_90", "'sm_90' is not like 9.0"), ("12.0", "does not know 12.0")):
+        monkeypatch.setenv("MOCE_CUDA_ARCHS", wrong)
+        with pytest.raises(SystemExit, match=message):
+            build.cuda_archs(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1", "MOCE_CUDA=1, but the CUDA library cannot be built: there was no nvcc in CUDA_HOME"),
+        ("yes", "MOCE_CUDA must be 0 or 1, not 'yes'"),
+    ],
+)
+def test_moce_cuda(value: str, message: str, tmp_path: Path) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "MOCE_CUDA": value, "CUDA_HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and message in done.stderr
+
+
+def test_no_kernel_spills_registers(build: ModuleType) -> None:
+    library = native.library("cuda")
+    if not library.exists():
+        pytest.skip(str(native.load("cuda")))
+    triton = pytest.importorskip("triton")
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    usage = build.output_of(str(cuobjdump), "--dump-resource-usage", str(library))
+    kernels = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
+    assert len(kernels) >= 20
+    for name, _, stack, local in kernels:
+        assert (int(stack), int(local)) == (0, 0), f"{name} keeps registers in memory"
