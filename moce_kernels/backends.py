@@ -16,7 +16,7 @@ OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
-    "cuda": ("fft_attention", "routing_plan"),
+    "cuda": ("depthwise_conv", "fft_attention", "routing_plan"),
     "triton": triton_kernels.OPERATORS,
     "cpu": ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan"),
 }
