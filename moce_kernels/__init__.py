@@ -1,17 +1,23 @@
 """Fused operators of all-in-one image restoration with complexity experts."""
 
 from moce_kernels.expert_weights import ExpertWeights, expert_weight_shapes
+from moce_kernels.ops.channel_attention import channel_attention
 from moce_kernels.ops.depthwise_conv import depthwise_conv
 from moce_kernels.ops.fft_attention import fft_attention
+from moce_kernels.ops.gated_depthwise_conv import gated_depthwise_conv
 from moce_kernels.ops.grouped_experts import grouped_experts
+from moce_kernels.ops.pointwise_conv import pointwise_conv
 from moce_kernels.ops.routing_plan import RoutingPlan, routing_plan
 
 __all__ = [
     "ExpertWeights",
     "RoutingPlan",
+    "channel_attention",
     "depthwise_conv",
     "expert_weight_shapes",
     "fft_attention",
+    "gated_depthwise_conv",
     "grouped_experts",
+    "pointwise_conv",
     "routing_plan",
 ]

@@ -12,13 +12,21 @@ VARIABLE = "MOCE_KERNELS_BACKEND"
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # fastest first
 
-OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
+OPERATORS = (
+    "channel_attention",
+    "depthwise_conv",
+    "fft_attention",
+    "gated_depthwise_conv",
+    "grouped_experts",
+    "pointwise_conv",
+    "routing_plan",
+)
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda": ("depthwise_conv", "fft_attention", "routing_plan"),
     "triton": triton_kernels.OPERATORS,
-    "cpu": ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan"),
+    "cpu": OPERATORS,
 }
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

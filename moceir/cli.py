@@ -383,6 +383,382 @@ def train(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@click.option("--benchmarks", default="", help="Such as cbsd68,rain100l,sots,gopro,lolv1,cdd11.")
+@click.option("--data", type=PATH, help="The folder that holds the data sets.")
+@click.option(
+    "--pair",
+    "pairs",
+    type=(PATH, PATH),
+    multiple=True,
+    metavar="DEGRADED CLEAN",
+    help="Two folders whose pictures have the same names; may be repeated.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["published", "promptir"]),
+    default="published",
+    show_default=True,
+    help="That of the published MoCE-IR, or that of AirNet and PromptIR.",
+)
+@click.option("--sigmas", default="15,25,50", show_default=True, help="Of the denoising sets.")
+@click.option("--seed", default=0, show_default=True, help="Of their noise.")
+@click.option(
+    "-t", "--tile", type=click.IntRange(min=0), default=0, help="Default: whole pictures."
+)
+@click.option("--device", help="Torch device. Default: a GPU if there is one.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--save-pictures", is_flag=True, help="Also write the restored pictures, as PNG.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder of the results.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are already there.")
+def evaluate(
+    model: str | None,
+    benchmarks: str,
+    data: Path | None,
+    pairs: tuple[tuple[Path, Path], ...],
+    protocol: str,
+    sigmas: str,
+    seed: int,
+    tile: int,
+    device: str | None,
+    precision: str | None,
+    save_pictures: bool,
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Measure a network on the benchmarks of the literature, as its papers do.
+
+    OUTPUT gets pictures.csv, results.json, results.md with the papers' rows beside ours, and
+    report.html with a before/after slider.
+    """
+    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+    if not names and not pairs:
+        raise click.ClickException("name --benchmarks, or two folders with --pair")
+    if (output / "results.json").exists() and not overwrite:
+        raise click.ClickException(
+            f"{output / 'results.json'} is already there: choose another folder or add --overwrite"
+        )
+    levels = _numbers("--sigmas", sigmas)
+    from moceir.data.pictures import save_image, to_image
+    from moceir.evaluation import protocol as protocols
+    from moceir.evaluation.lpips import find_lpips
+    from moceir.evaluation.report import Examples, report
+    from moceir.evaluation.run import as_markdown, environment, measure, write_results
+    from moceir.files import whole_file
+    from moceir.restore import Restorer
+
+    found = protocols.benchmarks(names, data, levels, pairs)
+    restorer = Restorer(model, device, precision)
+    lpips = find_lpips(restorer.device)
+    about = {
+        "model": model or "the bundled weights",
+        "protocol": protocol,
+        "seed": seed,
+        **environment(restorer),
+        "lpips": f"not measured, {lpips}" if isinstance(lpips, str) else "VGG",
+    }
+    rows, examples = [], Examples()
+    for benchmark in found:
+        click.echo(f"{benchmark.title}: {len(benchmark.pairs)} pictures", err=True)
+        for measurement, degraded, restored, _ in measure(
+            restorer,
+            benchmark,
+            protocols.PROTOCOLS[protocol],
+            seed=seed,
+            tile=tile,
+            lpips=None if isinstance(lpips, str) else lpips,
+        ):
+            rows.append(measurement)
+            examples.add(measurement, degraded, restored)
+            if save_pictures:
+                folder = output / "pictures" / benchmark.name.replace("/", "_")
+                save_image(to_image(restored), (folder / measurement.picture).with_suffix(".png"))
+    write_results(rows, about, output)
+    with whole_file(output / "report.html") as temporary:
+        temporary.write_text(report(rows, about, examples), encoding="utf-8")
+    click.echo(as_markdown(rows, about))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.ClickException(f"{option} {text}: give whole numbers with commas") from None
+
+
+def _outputs(outputs: tuple[Path, ...], overwrite: bool) -> None:
+    """Refuse figures that cannot be written, before anything is computed."""
+    try:
+        from moceir.figures.draw import check_outputs
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is missing: pip install 'moceir[figures]'"
+        ) from error
+    check_outputs(outputs)
+    for path in outputs:
+        if path.exists() and not overwrite:
+            raise click.ClickException(
+                f"{path} is already there: choose another output or add --overwrite"
+            )
+
+
+def _drawn(command: Any) -> Any:
+    """The options of a command that draws."""
+    command = click.option("--overwrite", is_flag=True, help="Replace what is already there.")(
+        command
+    )
+    return click.option(
+        "-o",
+        "--output",
+        "outputs",
+        required=True,
+        multiple=True,
+        type=PATH,
+        help="The figure, .png, .svg or .pdf; may be repeated.",
+    )(command)
+
+
+@main.command()
+@click.argument("pictures", nargs=-1, type=PATH)
+@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@click.option(
+    "--kinds", default="", help="Put on clean PICTURES, such as noise,rain. Default: all."
+)
+@click.option("--benchmarks", default="", help="Instead of PICTURES: as for moceir evaluate.")
+@click.option("--data", type=PATH, help="The folder that holds the data sets.")
+@click.option(
+    "--training",
+    type=(str, PATH),
+    multiple=True,
+    metavar="NAME RUN",
+    help="Instead: how experts were used in a training run; may be repeated.",
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", help="Torch device. Default: a GPU if there is one.")
+@_drawn
+def routes(
+    pictures: tuple[Path, ...],
+    model: str | None,
+    kinds: str,
+    benchmarks: str,
+    data: Path | None,
+    training: tuple[tuple[str, Path], ...],
+    seed: int,
+    device: str | None,
+    outputs: tuple[Path, ...],
+    overwrite: bool,
+) -> None:
+    """Draw which experts each degradation takes at each decoder block (the paper's Fig. 5).
+
+    PICTURES are clean ones, or folders of them, which are degraded in every way of --kinds.
+    """
+    if bool(pictures) + bool(benchmarks) + bool(training) != 1:
+        raise click.ClickException("give clean PICTURES, or --benchmarks, or --training")
+    _outputs(outputs, overwrite)
+    from moceir.figures.draw import save
+
+    if training:
+        from moceir.figures.routes import usage_figure
+        from moceir.training.usage import read_usage
+
+        runs = {name: read_usage(run / "experts.csv") for name, run in training}
+        save(usage_figure(runs), outputs)
+        return
+    from moceir.data import degradations
+    from moceir.data.pictures import find_pictures, open_rgb, to_tensor
+    from moceir.evaluation import protocol
+    from moceir.figures.routes import collect, routes_figure
+    from moceir.restore import Restorer
+
+    counts = {}
+    if benchmarks:
+        published = protocol.PROTOCOLS["published"]
+        found = protocol.benchmarks(benchmarks.split(","), data)
+        restorer = Restorer(model, device)
+        for b in found:
+            images = (b.load(pair, published, seed)[0] for pair in b.pairs)
+            counts[b.name] = collect(restorer, images)
+    else:
+        each = [degradations.parse(k) for k in kinds.split(",") if k] or [
+            degradations.parse(k) for k in degradations.KINDS
+        ]
+        paths = [f for p in pictures for f in (find_pictures(p) if p.is_dir() else [p])]
+        restorer = Restorer(model, device)
+        for degradation in each:
+            images = (
+                degradations.degrade(to_tensor(open_rgb(path))[None], degradation, seed, i)[0]
+                for i, path in enumerate(paths)
+            )
+            counts[str(degradation).partition(":")[0]] = collect(restorer, images)
+    save(routes_figure(counts), outputs)
+    for label, table in counts.items():
+        taken = "  ".join("/".join(str(n) for n in block) for block in table.tolist())
+        click.echo(f"{label}: {taken}")
+
+
+@main.group()
+def figures() -> None:
+    """Draw the paper's figures of errors (Fig. 3) and of quality against cost (Fig. 4)."""
+
+
+@figures.command()
+@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@click.option(
+    "--pair",
+    "pairs",
+    type=(PATH, PATH),
+    multiple=True,
+    required=True,
+    metavar="DEGRADED CLEAN",
+    help="A degraded picture and the clean one; may be repeated.",
+)
+@click.option("--device", help="Torch device. Default: a GPU if there is one.")
+@_drawn
+def errors(
+    model: str | None,
+    pairs: tuple[tuple[Path, Path], ...],
+    device: str | None,
+    outputs: tuple[Path, ...],
+    overwrite: bool,
+) -> None:
+    """Pictures beside the maps of their errors."""
+    _outputs(outputs, overwrite)
+    from moceir.data.datasets import Pair, check_sizes
+    from moceir.data.pictures import open_rgb, to_tensor
+    from moceir.figures.draw import save
+    from moceir.figures.errors import Example, errors_figure
+    from moceir.restore import Restorer
+
+    opened = []
+    for degraded, clean in pairs:
+        images = open_rgb(degraded), open_rgb(clean)
+        check_sizes(Pair(clean, degraded), images[0].size, images[1].size)
+        opened.append((degraded.stem, to_tensor(images[0]), to_tensor(images[1])))
+    restorer = Restorer(model, device)
+    examples = [Example(name, bad, restorer(bad[None])[0], good) for name, bad, good in opened]
+    save(errors_figure(examples), outputs)
+
+
+@figures.command()
+@click.argument("results", nargs=-1, required=True, type=PATH, metavar="RESULTS.JSON...")
+@click.option(
+    "--setting", type=click.Choice(["aio3", "aio5", "cdd11"]), default="aio5", show_default=True
+)
+@_drawn
+def quality(
+    results: tuple[Path, ...], setting: str, outputs: tuple[Path, ...], overwrite: bool
+) -> None:
+    """Quality against parameters and compute, of results of moceir evaluate and of the papers."""
+    _outputs(outputs, overwrite)
+    from moceir.figures.draw import save
+    from moceir.figures.quality import quality_figure, read_result
+
+    save(quality_figure([read_result(path) for path in results], setting), outputs)
+
+
+@main.command()
+@click.argument("pictures", nargs=-1, type=PATH)
+@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@click.option("--preset", help="Instead: a network with random weights, such as moce_ir_s.")
+@click.option("--size", default="224x224", show_default=True, help="Width x height.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(0), help="To time; or 0.")
+@click.option("--device", help="Torch device. Default: a GPU if there is one.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def cost(
+    pictures: tuple[Path, ...],
+    model: str | None,
+    preset: str | None,
+    size: str,
+    runs: int,
+    device: str | None,
+    precision: str | None,
+    as_json: bool,
+) -> None:
+    """Say what a network costs: parameters, multiply-accumulates by route, measured time.
+
+    With PICTURES also the route that each takes and its cost.
+    """
+    if model and preset:
+        raise click.ClickException("--model and --preset: choose one")
+    try:
+        width, height = (int(side) for side in size.lower().split("x"))
+    except ValueError:
+        width = height = 0
+    if min(width, height) < 1:
+        raise click.ClickException(f"--size {size}: give width x height, such as 224x224")
+    import torch
+
+    from moceir.config import preset as configuration
+    from moceir.data.pictures import open_rgb, to_tensor
+    from moceir.evaluation import cost as costs
+    from moceir.model import MoCEIR
+    from moceir.restore import Restorer
+
+    network = MoCEIR(configuration(preset)) if preset else None
+    images = [(path, to_tensor(open_rgb(path))) for path in pictures]
+    restorer = Restorer(network or model, device, precision)
+    config = restorer.model.config
+    counted, extra = (count(config, height, width) for count in (costs.cost, costs.extras))
+    found: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in restorer.model.parameters()),
+        "width": width,
+        "height": height,
+        "cheapest": counted.cheapest,
+        "dearest": counted.dearest,
+        "cheapest_with_extras": counted.cheapest + extra.cheapest,
+        "dearest_with_extras": counted.dearest + extra.dearest,
+        "pictures": [],
+    }
+    if runs:
+        noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+        found["seconds"] = costs.seconds(restorer, noise, runs)
+        found["device"] = str(restorer.device)
+        found["threads"] = torch.get_num_threads()
+        found["backend"] = restorer.backend
+    for path, image in images:
+        _, run = restorer.restore_pixels(image.permute(1, 2, 0).contiguous().numpy(), tile=0)
+        of_size = costs.cost(config, *image.shape[1:])
+        found["pictures"].append(
+            {
+                "picture": str(path),
+                "width": image.shape[2],
+                "height": image.shape[1],
+                "experts": run.experts,
+                "macs": of_size.route([[expert - 1] for expert in run.experts]),
+                "cheapest": of_size.cheapest,
+                "dearest": of_size.dearest,
+            }
+        )
+    click.echo(json.dumps(found, indent=1) if as_json else _cost_lines(found))
+
+
+def _cost_lines(found: dict[str, Any]) -> str:
+    def giga(number: float) -> str:
+        return f"{number / 1e9:.2f} G"
+
+    lines = [
+        f"parameters: {found['parameters']:,}",
+        f"multiply-accumulates at {found['width']} x {found['height']}: "
+        f"{giga(found['cheapest'])} by the cheapest route, {giga(found['dearest'])} by the dearest",
+        f"with norms and Fourier transforms: {giga(found['cheapest_with_extras'])} to "
+        f"{giga(found['dearest_with_extras'])}",
+    ]
+    if "seconds" in found:
+        lines.append(
+            f"measured: {found['seconds']:.3f} s on {found['device']} ({found['threads']} threads, "
+            f"backend {found['backend']})"
+        )
+    for p in found["pictures"]:
+        lines.append(
+            f"{p['picture']}: {p['width']} x {p['height']}, experts "
+            f"{' '.join(map(str, p['experts']))}, {giga(p['macs'])} (cheapest route "
+            f"{giga(p['cheapest'])}, dearest {giga(p['dearest'])})"
+        )
+    return "\n".join(lines)
+
+
+@main.command()
 def info() -> None:
     """Say which devices, backends and weights there are, and why others are not."""
     import torch

@@ -16,7 +16,7 @@ WINDOWS = (4, 8, 16, 32)
 
 RANK_SCHEDULES = ("spread", "constant", "lin", "double", "exp", "fact")
 DEPTH_SCHEDULES = ("constant", "lin", "double", "exp", "fact")
-ROUTERS = ("complexity", "balance")
+ROUTERS = ("complexity", "balance", "supervised")
 COMPLEXITY_SCALES = ("max", "min")
 ROUTING_NOISE = ("train", "always", "never")
 
@@ -43,7 +43,8 @@ class MoCEIRConfig:
             (i + 1)!). The published code feeds every repetition the same input, so that depths
             above 1 change nothing: they are kept for its checkpoints and computed once.
         router: ``complexity`` weights the importance loss with the experts' parameter counts
-            (eq. 5 and 6); ``balance`` does not (Riquelme et al. 2021).
+            (eq. 5 and 6); ``balance`` does not (Riquelme et al. 2021); ``supervised`` is taught an
+            expert for each degradation (see ``expert_of`` of a training run).
         complexity_scale: b_i = p_i / p_max (``max``, the paper) or p_i / p_min (``min``).
         routing_noise: noise of std 1/n on the router's logits in ``train``ing only (default),
             ``always`` (the published code: evaluation is then random) or ``never``.

@@ -187,10 +187,6 @@ struct Expert {
 
   // --- activations -----------------------------------------------------------------------------
 
-  struct Pixels {
-    const float* data;
-    int64_t pixel;
-  };
   static T* origin(const Strided& s, int64_t y, int64_t x) {
     return static_cast<T*>(s.data) + y * s.h + x * s.w;
   }

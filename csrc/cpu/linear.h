@@ -13,55 +13,64 @@ inline namespace MOCE_ISA {
 #if MOCE_LANES >= 16
 constexpr int kTilePixels = 6, kTileVectors = 4;  // 32 registers
 #else
-constexpr int kTilePixels = 4, kTileVectors = 3;  // 16 registers
+constexpr int kTilePixels = 6, kTileVectors = 2;  // 16 registers
 #endif
 
-template <int W, int M, int N, bool Add>
+// f(i, Int<n>) for i < count in steps of kTilePixels; the last step may be smaller.
+template <class F>
+MOCE_INLINE void for_tiles(int64_t count, F&& f) {
+  static_assert(kTilePixels == 6);
+  int64_t i = 0;
+  for (; i + 6 <= count; i += 6) f(i, Int<6>{});
+  switch (count - i) {
+    case 5: return f(i, Int<5>{});
+    case 4: return f(i, Int<4>{});
+    case 3: return f(i, Int<3>{});
+    case 2: return f(i, Int<2>{});
+    case 1: return f(i, Int<1>{});
+  }
+}
+
+template <int W, int M, int N>
 MOCE_INLINE void multiply_tile(const float* in, int64_t in_pixel, int64_t inner,
                                const float* weight, int64_t weight_row, const float* bias,
-                               float* out, int64_t out_pixel) {
+                               const float* start, int64_t start_pixel, float* out,
+                               int64_t out_pixel) {
   Vec<W> sum[M][N];
   for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++)
-      sum[m][n] = Add    ? load<W>(out + m * out_pixel + n * W)
-                  : bias ? load<W>(bias + n * W)
-                         : Vec<W>{};
+    for (int n = 0; n < N; n++) sum[m][n] = bias ? load<W>(bias + n * W) : Vec<W>{};
   for (int64_t k = 0; k < inner; k++, weight += weight_row) {
     Vec<W> row[N];
     for (int n = 0; n < N; n++) row[n] = load<W>(weight + n * W);
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) sum[m][n] += in[m * in_pixel + k] * row[n];
   }
+  if (start)
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) sum[m][n] += load<W>(start + m * start_pixel + n * W);
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) store<W>(out + m * out_pixel + n * W, sum[m][n]);
 }
 
-template <int W, int N, bool Add>
+template <int W, int N>
 void multiply_columns(const float* in, int64_t in_pixel, int64_t inner, const float* weight,
-                      int64_t weight_row, const float* bias, float* out, int64_t out_pixel,
-                      int count) {
-  constexpr int M = kTilePixels;
-  int p = 0;
-  for (; p + M <= count; p += M)
-    multiply_tile<W, M, N, Add>(in + p * in_pixel, in_pixel, inner, weight, weight_row, bias,
-                                out + p * out_pixel, out_pixel);
-  for (; p < count; p++)
-    multiply_tile<W, 1, N, Add>(in + p * in_pixel, in_pixel, inner, weight, weight_row, bias,
-                                out + p * out_pixel, out_pixel);
+                      int64_t weight_row, const float* bias, const float* start,
+                      int64_t start_pixel, float* out, int64_t out_pixel, int count) {
+  for_tiles(count, [&](int64_t p, auto M) MOCE_INLINE_LAMBDA {
+    multiply_tile<W, decltype(M)::value, N>(in + p * in_pixel, in_pixel, inner, weight, weight_row,
+                                            bias, start ? start + p * start_pixel : nullptr,
+                                            start_pixel, out + p * out_pixel, out_pixel);
+  });
 }
 
-// f(n0, Int<N>) for n0 over `vectors` in steps of N <= kTileVectors, as even as they come.
+// f(n0, Int<N>) for n0 over `vectors` in steps of N <= kTileVectors.
 template <class F>
 MOCE_INLINE void for_vector_tiles(int64_t vectors, F&& f) {
-  int64_t n = 0;
-  while (n < vectors) {
-    int64_t step = vectors - n;
-    if (step > kTileVectors) step = step >= 2 * kTileVectors ? kTileVectors : (step + 1) / 2;
-    if (step == 1) f(n, Int<1>{});
-    else if (step == 2) f(n, Int<2>{});
-    else if (step == 3) f(n, Int<3>{});
-    else f(n, Int<kTileVectors>{});
-    n += step;
+  for (int64_t n = 0; n < vectors; n += kTileVectors) {
+    const int64_t step = vectors - n;
+    if (step >= kTileVectors) f(n, Int<kTileVectors>{});
+    else if (step == 1) f(n, Int<1>{});
+    else if constexpr (kTileVectors > 2) step == 2 ? f(n, Int<2>{}) : f(n, Int<3>{});
   }
 }
 
@@ -71,9 +80,44 @@ MOCE_NOINLINE void multiply_pixels(const float* in, int64_t in_pixel, int64_t in
                                    const float* weight, int64_t channels, const float* bias,
                                    float* out, int64_t out_pixel, int count) {
   for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
-    multiply_columns<W, decltype(N)::value, Add>(in, in_pixel, inner, weight + n * W, channels,
-                                                 bias ? bias + n * W : nullptr, out + n * W,
-                                                 out_pixel, count);
+    multiply_columns<W, decltype(N)::value>(in, in_pixel, inner, weight + n * W, channels,
+                                            bias ? bias + n * W : nullptr,
+                                            Add ? out + n * W : nullptr, out_pixel, out + n * W,
+                                            out_pixel, count);
+  });
+}
+
+// Channels up to whole vectors.
+template <int W>
+MOCE_INLINE int64_t whole(int64_t channels) {
+  return (channels + W - 1) / W * W;
+}
+
+// A matrix (inner, whole(channels)) in panels of kTileVectors vectors, one after the other, each
+// read from front to end: to = from[k * row + n * column], zeros beyond its channels.
+template <int W>
+MOCE_NOINLINE void pack_panels(const float* from, int64_t inner, int64_t channels, int64_t row,
+                               int64_t column, float* to) {
+  constexpr int64_t panel = kTileVectors * W;
+  for (int64_t n0 = 0; n0 < whole<W>(channels); n0 += panel) {
+    const int64_t width = whole<W>(channels) - n0 < panel ? whole<W>(channels) - n0 : panel;
+    for (int64_t k = 0; k < inner; k++)
+      for (int64_t n = n0; n < n0 + width; n++)
+        *to++ = n < channels ? from[k * row + n * column] : 0.f;
+  }
+}
+
+// out[p][:] = in[p][:] panels (+ bias) (+ start[p][:]). bias has whole vectors; start may be out.
+template <int W>
+MOCE_NOINLINE void multiply_panels(const float* in, int64_t in_pixel, int64_t inner,
+                                   const float* panels, int64_t channels, const float* bias,
+                                   const float* start, int64_t start_pixel, float* out,
+                                   int64_t out_pixel, int count) {
+  for_vector_tiles(whole<W>(channels) / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
+    constexpr int width = decltype(N)::value;
+    multiply_columns<W, width>(in, in_pixel, inner, panels + n * W * inner, width * W,
+                               bias ? bias + n * W : nullptr, start ? start + n * W : nullptr,
+                               start_pixel, out + n * W, out_pixel, count);
   });
 }
 
@@ -98,14 +142,10 @@ template <int W>
 MOCE_NOINLINE void add_outer(const float* a, int64_t a_pixel, int64_t rows, const float* b,
                              int64_t b_pixel, int64_t channels, int count, float* sum) {
   for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
-    constexpr int M = kTilePixels;
-    int64_t i = 0;
-    for (; i + M <= rows; i += M)
-      outer_tile<W, M, decltype(N)::value>(a + i, a_pixel, b + n * W, b_pixel, count,
-                                           sum + i * channels + n * W, channels);
-    for (; i < rows; i++)
-      outer_tile<W, 1, decltype(N)::value>(a + i, a_pixel, b + n * W, b_pixel, count,
-                                           sum + i * channels + n * W, channels);
+    for_tiles(rows, [&](int64_t i, auto M) MOCE_INLINE_LAMBDA {
+      outer_tile<W, decltype(M)::value, decltype(N)::value>(
+          a + i, a_pixel, b + n * W, b_pixel, count, sum + i * channels + n * W, channels);
+    });
   });
 }
 

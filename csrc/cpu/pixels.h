@@ -58,5 +58,57 @@ void scatter_pixels(const float* from, int64_t pixel, T* to, const Strided& s, i
   }
 }
 
+struct Pixels {
+  const float* data;
+  int64_t pixel;  // floats from one to the next
+};
+
+template <class T>
+MOCE_INLINE T* pixel_at(const Strided& s, int64_t b, int64_t y, int64_t x) {
+  return static_cast<T*>(s.data) + b * s.b + y * s.h + x * s.w;
+}
+
+// Whether the kernels may work on the tensor's own memory: floats, channels adjacent, none missing
+// to whole vectors.
+template <int W, class T>
+MOCE_INLINE bool serves(const Strided& s, int64_t C) {
+  return sizeof(T) == sizeof(float) && s.c == 1 && C % W == 0;
+}
+
+// C channels of `count` pixels of a row: the tensor's own memory where it serves, else a copy in
+// `buffer` with zeros up to whole vectors.
+template <int W, class T>
+Pixels read_pixels(const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x, int count,
+                   float* buffer) {
+  T* from = pixel_at<T>(s, b, y, x);
+  if (serves<W, T>(s, C)) return {reinterpret_cast<const float*>(from), s.w};
+  const int64_t Cp = (C + W - 1) / W * W;
+  for (int64_t c = 0; c < C; c += W)
+    gather_pixels<W>(from + c * s.c, s, C - c < W ? int(C - c) : W, count, buffer + c, Cp);
+  return {buffer, Cp};
+}
+
+// Where to put C channels of pixels of a row: the tensor itself where it serves, else `buffer`, from
+// which write_pixels takes them.
+template <int W, class T>
+MOCE_INLINE float* place_for_pixels(const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x,
+                                    float* buffer, int64_t& pixel) {
+  if (serves<W, T>(s, C)) {
+    pixel = s.w;
+    return reinterpret_cast<float*>(pixel_at<T>(s, b, y, x));
+  }
+  pixel = (C + W - 1) / W * W;
+  return buffer;
+}
+template <int W, class T>
+void write_pixels(const float* from, const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x,
+                  int count) {
+  if (serves<W, T>(s, C)) return;
+  T* to = pixel_at<T>(s, b, y, x);
+  const int64_t Cp = (C + W - 1) / W * W;
+  for (int64_t c = 0; c < C; c += W)
+    scatter_pixels<W>(from + c, Cp, to + c * s.c, s, C - c < W ? int(C - c) : W, count);
+}
+
 }  // namespace MOCE_ISA
 }  // namespace moce

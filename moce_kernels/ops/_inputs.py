@@ -70,7 +70,22 @@ def check_parameters(
             raise ValueError(f"{operator}: {name} is on {t.device}, the activations on {device}")
 
 
-def new_like(t: Tensor) -> Tensor:
-    """What the kernels return for t: dense, channels-last where t's channels are adjacent."""
+def check_beside(operator: str, like: Tensor, channels: int, **tensors: Tensor) -> None:
+    """The tensors fit ``like``, but for their channels."""
+    batch, _, height, width = like.shape
+    for name, t in tensors.items():
+        for what, a, b in (
+            ("shape", tuple(t.shape), (batch, channels, height, width)),
+            ("dtype", t.dtype, like.dtype),
+            ("device", t.device, like.device),
+        ):
+            if a != b:
+                raise ValueError(f"{operator}: {name} must have {what} {b}, not {a}")
+
+
+def new_like(t: Tensor, channels: int | None = None) -> Tensor:
+    """What the kernels return for t: dense, channels-last where t's channels are adjacent; with
+    another number of channels if one is given."""
     layout = torch.channels_last if t.stride(1) == 1 else torch.contiguous_format
-    return torch.empty(t.shape, dtype=t.dtype, device=t.device, memory_format=layout)
+    shape = t.shape if channels is None else (t.shape[0], channels, *t.shape[2:])
+    return torch.empty(shape, dtype=t.dtype, device=t.device, memory_format=layout)

@@ -10,7 +10,7 @@ import functools
 import importlib
 import os
 
-OPERATORS = ("fft_attention", "routing_plan")
+OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
 
 
 def interpreted() -> bool:

@@ -67,6 +67,12 @@ def blocks(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def pixel_block(count: int, size: int) -> int:
+    """How many of an image's ``size`` pixels a program takes. The interpreter is quickest with few
+    and large programs."""
+    return min(16 * count, triton.next_power_of_2(size)) if interpreted() else count
+
+
 def splits(items: int, most: int = 256) -> int:
     """How many programs share the sum over so many items. It depends on nothing but the sizes, so
     that the order of the sum does not either."""
@@ -108,12 +114,20 @@ def pixels(pointer, stride_c, stride_h, stride_w, p, c, width):
 
 
 @triton.jit
+def product(a, b):
+    """The matrix product, summed in float32: of a's 16-bit numbers, or in full float32."""
+    if INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b.to(a.dtype), input_precision="ieee")
+
+
+@triton.jit
 def expert_shape(e, RANKS: tl.constexpr, WINDOWS: tl.constexpr, rank):
     """Expert e's rank, the ranks and the squares of ranks before its own, its window."""
     if RANKS is None:
         return rank, 0, 0, WINDOWS[0]
     else:
-        r, rows, squares, window = 0, 0, 0, 4
+        r, rows, squares, window = e * 0, e * 0, e * 0, e * 0 + 4
         for i in tl.static_range(len(RANKS)):
             r = tl.where(e == i, RANKS[i], r)
             window = tl.where(e == i, WINDOWS[i], window)

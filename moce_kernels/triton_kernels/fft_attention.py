@@ -31,6 +31,7 @@ from moce_kernels.triton_kernels._common import (
     implement,
     load,
     no_plan,
+    pixel_block,
     pixels,
     scratch,
     slot_and_expert,
@@ -235,10 +236,10 @@ def _tiles(t: Tensor, rank: int, tile: int, channels: int) -> tuple[int, int, in
     return blocks(height, tile) * blocks(width, tile), blocks(rank, channels), slots
 
 
-def _pixel_block(rank: int, most: int) -> tuple[int, int]:
+def _all_channels(rank: int, most: int, size: int) -> tuple[int, int]:
     """Pixels and channels of a program that sees all channels."""
     channels = triton.next_power_of_2(max(rank, 16))
-    return max(1, (16 if interpreted() else 1) * most // channels), channels
+    return pixel_block(max(1, most // channels), size), channels
 
 
 def window_conv(q: Tensor, k: Tensor, rank: int, plan: Plan, out: Tensor) -> None:
@@ -278,7 +279,8 @@ def norm_gate(
 ) -> None:  # fmt: skip
     """out = LayerNorm(mixed) * v."""
     slots, _, height, width = mixed.shape
-    size, (block, channels) = height * width, _pixel_block(rank, 4096)
+    size = height * width
+    block, channels = _all_channels(rank, 4096, size)
     _norm_gate[blocks(size, block), slots](
         *strided(mixed), *strided(v), *strided(out),
         weight, bias, eps,
@@ -294,7 +296,8 @@ def norm_gate_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Writes dv, turns mixed into its gradient, and returns those of weight and bias."""
     slots, _, height, width = mixed.shape
-    size, (block, channels) = height * width, _pixel_block(rank, 2048)
+    size = height * width
+    block, channels = _all_channels(rank, 2048, size)
     total = plan.total(rank)
     parts = splits(slots * blocks(size, block))
     sums = torch.empty((parts, 2, total), dtype=torch.float32, device=mixed.device)

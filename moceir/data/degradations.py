@@ -498,8 +498,13 @@ def _parse_single(text: str) -> Degradation:
     return _SINGLES[kind](**values)
 
 
-def degrade(images: Tensor, degradation: Degradation | Sequence[Degradation], seed: int) -> Tensor:
-    """Degrade a batch, image i with the randomness of ``generator_for(seed, i)``.
+def degrade(
+    images: Tensor,
+    degradation: Degradation | Sequence[Degradation],
+    seed: int,
+    first: int = 0,
+) -> Tensor:
+    """Degrade a batch, image i with the randomness of ``generator_for(seed, first + i)``.
 
     What becomes of an image depends on its content, its place in the batch and the seed, never on
     the other images.
@@ -508,6 +513,7 @@ def degrade(images: Tensor, degradation: Degradation | Sequence[Degradation], se
         images: (B, 3, H, W), floating point, RGB in [0, 1].
         degradation: one for all images, or one for each.
         seed: any integer.
+        first: number of the first image, where the batch is a part of a larger one.
 
     Returns:
         A new tensor like ``images``, in [0, 1].
@@ -523,7 +529,7 @@ def degrade(images: Tensor, degradation: Degradation | Sequence[Degradation], se
         raise ValueError(f"{len(images)} images need as many degradations, got {len(each)}")
     degraded = torch.empty_like(images)
     for i, one in enumerate(each):
-        degraded[i : i + 1] = one(images[i : i + 1], generator_for(seed, i))
+        degraded[i : i + 1] = one(images[i : i + 1], generator_for(seed, first + i))
     return degraded
 
 

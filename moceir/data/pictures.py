@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from moceir.errors import PictureError
 from moceir.files import whole_file
@@ -214,7 +213,33 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-class CleanPatches(Dataset[Tensor]):
+class PixelCache:
+    """Decoded pictures, kept as (H, W, 3) uint8 until they fill ``megabytes``.
+
+    Training draws pictures evenly at random, so that none is worth more than another: what came
+    first stays, and nothing is dropped.
+    """
+
+    def __init__(self, megabytes: int) -> None:
+        self._room = megabytes * 2**20
+        self._pixels: dict[Path, np.ndarray] = {}
+
+    def __getitem__(self, path: Path) -> np.ndarray:
+        """The pixels of a picture.
+
+        Raises:
+            PictureError: it cannot be read.
+        """
+        if path in self._pixels:
+            return self._pixels[path]
+        pixels = np.asarray(open_rgb(path))
+        if pixels.nbytes <= self._room:
+            self._room -= pixels.nbytes
+            self._pixels[path] = pixels
+        return pixels
+
+
+class CleanPatches:
     """Random square crops of the pictures in a folder, flipped and turned.
 
     Patch i is a function of ``(seed, i)`` alone, i of any size: a run that is resumed at patch i
@@ -229,28 +254,28 @@ class CleanPatches(Dataset[Tensor]):
         self.paths = find_pictures(folder)
         self.crop = crop
         self.seed = seed
-        self._room = cache_mb * 2**20
-        self._cache: dict[Path, np.ndarray] = {}
+        self._cache = PixelCache(cache_mb)
 
     def __getitem__(self, index: int) -> Tensor:
         """(3, crop, crop) uint8."""
         random = np.random.default_rng((self.seed, index))
-        pixels = self._pixels(self.paths[random.integers(len(self.paths))])
+        pixels = self._cache[self.paths[random.integers(len(self.paths))]]
         missing = [(0, max(0, self.crop - side)) for side in pixels.shape[:2]]
         if any(after for _, after in missing):
             pixels = np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
-        top, left = (random.integers(side - self.crop + 1) for side in pixels.shape[:2])
-        patch = pixels[top : top + self.crop, left : left + self.crop]
-        if random.integers(2):
-            patch = patch[:, ::-1]
-        patch = np.rot90(patch, int(random.integers(4)))
-        return torch.from_numpy(np.ascontiguousarray(patch.transpose(2, 0, 1)))
+        return torch.from_numpy(cut([pixels], self.crop, random)[0])
 
-    def _pixels(self, path: Path) -> np.ndarray:
-        if path in self._cache:
-            return self._cache[path]
-        pixels = np.asarray(open_rgb(path))
-        if pixels.nbytes <= self._room:
-            self._room -= pixels.nbytes
-            self._cache[path] = pixels
-        return pixels
+
+def cut(pictures: Sequence[np.ndarray], crop: int, random: np.random.Generator) -> np.ndarray:
+    """The same random square of pictures of one size, flipped and turned at random together.
+
+    pictures: n of (H, W, 3); returns (n, 3, crop, crop), contiguous.
+    """
+    top, left = (random.integers(side - crop + 1) for side in pictures[0].shape[:2])
+    flip, turns = bool(random.integers(2)), int(random.integers(4))
+    patches = []
+    for pixels in pictures:
+        patch = pixels[top : top + crop, left : left + crop]
+        patch = np.rot90(patch[:, ::-1] if flip else patch, turns)
+        patches.append(patch.transpose(2, 0, 1))
+    return np.stack(patches)

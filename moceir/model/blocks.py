@@ -22,8 +22,8 @@ class TransformerBlock(nn.Module):
         self.feedforward = GatedFeedForward(dim, ffn_expansion, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm_attention(x))
-        return x + self.feedforward(self.norm_feedforward(x))
+        x = self.attention(x, self.norm_attention, residual=x)
+        return self.feedforward(x, self.norm_feedforward)
 
 
 class DecoderBlock(nn.Module):
@@ -46,8 +46,8 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
         """x: (B, C, H, W); frequency: (B, F), the embedding of the bottleneck."""
-        normed = self.norm_attention(x)
-        shared = self.shared_expert(self.to_shared(normed))
-        routed, routing = self.experts(self.to_routed(normed), shared, frequency)
-        x = x + self.cross_attention(routed, shared)
-        return x + self.feedforward(self.norm_feedforward(x)), routing
+        shared = self.shared_expert(x, self.norm_attention, first=self.to_shared)
+        routed = self.to_routed(x, self.norm_attention)
+        routed, routing = self.experts(routed, shared, frequency)
+        x = self.cross_attention(routed, shared, first=self.experts.project_out, residual=x)
+        return self.feedforward(x, self.norm_feedforward), routing

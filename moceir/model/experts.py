@@ -59,7 +59,7 @@ class ExpertBank(nn.Module):
 
 
 class ExpertLayer(nn.Module):
-    """Router, experts and the projection after them: ``W sum_j g_j e_j(x, S)``."""
+    """Router and experts: ``sum_j g_j e_j(x, S)``, which ``project_out`` takes further."""
 
     def __init__(self, bank: ExpertBank, router: Router) -> None:
         super().__init__()
@@ -68,6 +68,7 @@ class ExpertLayer(nn.Module):
         self.project_out = PointwiseConv(bank.dim, bank.dim, bias=False)
 
     def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
-        """x, shared: (B, C, H, W); frequency: (B, F)."""
+        """x, shared: (B, C, H, W); frequency: (B, F). The projection is left to the query of the
+        cross attention, which takes both matrices at once."""
         routing = self.router(x, frequency)
-        return self.project_out(self.bank(x, shared, routing)), routing
+        return self.bank(x, shared, routing), routing

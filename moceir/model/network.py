@@ -10,6 +10,7 @@ from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moce_kernels import pointwise_conv
 from moceir.config import MoCEIRConfig
 from moceir.model.blocks import DecoderBlock, TransformerBlock
 from moceir.model.experts import ExpertBank, ExpertLayer
@@ -53,10 +54,10 @@ class EncoderLevel(nn.Module):
         )
         self.downsample = nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the features for the skip connection and those for the next level."""
-        skip = self.blocks(x)
-        return skip, F.pixel_unshuffle(self.downsample(skip), 2)
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """Returns the features for the next level and adds those for the skip connection."""
+        skips.append(self.blocks(x))
+        return F.pixel_unshuffle(self.downsample(skips[-1]), 2)
 
 
 class DecoderLevel(nn.Module):
@@ -83,10 +84,15 @@ class DecoderLevel(nn.Module):
             self.blocks.append(DecoderBlock(dim, heads, config.ffn_expansion, experts))
 
     def forward(
-        self, x: Tensor, skip: Tensor, frequency: Tensor
+        self, x: Tensor, skips: list[Tensor], frequency: Tensor
     ) -> tuple[Tensor, list[BlockRouting]]:
+        """Takes the last of ``skips`` off, so that its memory is free after the fusion."""
         x = F.pixel_shuffle(self.upsample(x), 2)
-        x = self.fuse(torch.cat([x, skip], dim=1))
+        skip = skips.pop()
+        # The 1x1 convolution of both, one beside the other.
+        of_x, of_skip = self.fuse.weight.flatten(1).chunk(2, dim=1)
+        x = pointwise_conv(skip, of_skip, residual=pointwise_conv(x, of_x))
+        del skip
         routings = []
         for block in self.blocks:
             x, routing = block(x, frequency)
@@ -156,17 +162,18 @@ class MoCEIR(
 
         padded = self.pad(image)
         x = self.stem(padded.contiguous(memory_format=torch.channels_last))
-        skips = []
+        skips: list[Tensor] = []
         for level in self.encoder:
-            skip, x = level(x)
-            skips.append(skip)
+            x = level(x, skips)
         x = self.bottleneck(x)
         frequency = self.frequency_embedding(x)
         routings: list[BlockRouting] = []
         for level in self.decoder:
-            x, of_level = level(x, skips.pop(), frequency)
+            x, of_level = level(x, skips, frequency)
             routings += of_level
-        x = self.output(self.refinement(x)) + padded
+        for block in self.refinement:
+            x = block(x)
+        x = self.output(x) + padded
         restored = x[..., : image.shape[2], : image.shape[3]]
         if not return_routing:
             return restored

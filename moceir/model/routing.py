@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
 from moce_kernels import RoutingPlan, routing_plan
 
@@ -54,6 +55,7 @@ class Router(nn.Module):
         self.use_complexity = use_complexity
         self.noise = noise
         self.noise_std = 1.0 / n
+        self.target: Tensor | None = None
 
     def forward(self, x: Tensor, frequency: Tensor) -> BlockRouting:
         """x: (B, C, H, W); frequency: (B, F)."""
@@ -63,21 +65,53 @@ class Router(nn.Module):
             logits = self.from_features(pooled) + self.from_frequency(frequency.float())
         noisy = logits
         if self.noise == "always" or (self.noise == "train" and self.training):
-            noisy = logits + self.noise_std * torch.randn_like(logits)
+            # Processes that share a batch draw the whole batch's noise, and each takes its rows.
+            rank, world = self._replicas()
+            noise = torch.randn((world, *logits.shape), dtype=logits.dtype, device=logits.device)[
+                rank
+            ]
+            noisy = logits + self.noise_std * noise
         plan = routing_plan(noisy, self.top_k)
         return BlockRouting(plan, self.auxiliary_loss(logits, noisy, plan))
 
     def auxiliary_loss(self, logits: Tensor, noisy: Tensor, plan: RoutingPlan) -> Tensor:
-        """Eq. 7: ``1/2 CV(Imp)^2 + 1/2 CV(Load)^2``; zero in evaluation."""
+        """Eq. 7: ``1/2 CV(Imp)^2 + 1/2 CV(Load)^2``; zero in evaluation.
+
+        Over the batches of all processes that train together. After ``supervise`` it is the cross
+        entropy of the logits and the experts named there instead.
+        """
         if not self.training:
             return logits.new_zeros(())
+        if self.target is not None:
+            return F.cross_entropy(logits, self.target)
         importance = logits.softmax(dim=-1).sum(dim=0)
         if self.use_complexity:
             importance = self.complexity_bias * importance
         # Load (Shazeer et al. 2017): the chance, under fresh noise, to reach the k-th noisy logit.
         threshold = noisy.gather(1, plan.expert[:, -1:])
         load = torch.special.ndtr((logits - threshold) / self.noise_std).mean(dim=0)
+        _, world = self._replicas()
+        if world > 1:
+            from torch.distributed.nn.functional import all_reduce
+
+            importance, load = all_reduce(torch.stack([importance, load / world]))
         return 0.5 * squared_variation(importance) + 0.5 * squared_variation(load)
+
+    def _replicas(self) -> tuple[int, int]:
+        """Rank and number of the processes that train together."""
+        if self.training and distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+
+
+def supervise(model: nn.Module, experts: Tensor) -> None:
+    """Teach all routers of a network, in its next pass, the expert of each image.
+
+    experts: (B,) int64, 0 the cheapest.
+    """
+    for module in model.modules():
+        if isinstance(module, Router):
+            module.target = experts
 
 
 def squared_variation(x: Tensor) -> Tensor:

@@ -370,7 +370,9 @@ def _write_with_pillow(
                 notes.append(f"its {name.upper()} data are too long for JPEG and were left out")
             elif data:
                 options[name] = data
-        if metadata.icc:
+        if metadata.icc and file_format == "JXL":
+            notes.append("its colour profile was left out, which the JPEG XL plug-in cannot write")
+        elif metadata.icc:
             options["icc_profile"] = metadata.icc
     elif metadata.exif or metadata.xmp or metadata.icc:
         notes.append(f"{file_format} holds no EXIF, XMP and ICC data: they were left out")

@@ -61,6 +61,9 @@ def read(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
     except DAMAGED:
         notes.append("its EXIF data are damaged and were left out")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    if image.format == "JXL":
+        orientation = 1  # the file's own orientation counts, and its decoder has followed it
+        xmp = _jxl_xmp(data)  # which the plug-in leaves out
     metadata.xmp = _upright_xmp(xmp.encode() if isinstance(xmp, str) else bytes(xmp))
     metadata.icc = image.info.get("icc_profile") or b""
     metadata.dpi = _dpi(*image.info.get("dpi", (0, 0)))
@@ -160,6 +163,19 @@ def can_be_rewritten(exif: bytes) -> bool:
     except Exception:  # Pillow raises anything at all for damaged tags
         return False
     return True
+
+
+def _jxl_xmp(data: bytes) -> bytes:
+    """The XMP box of a JPEG XL container; a bare codestream has none."""
+    place = 0
+    while place + 8 <= len(data) and not data.startswith(b"\xff\x0a"):
+        size, name = struct.unpack_from(">I4s", data, place)
+        if name == b"xml ":
+            return data[place + 8 : place + size] if size else data[place + 8 :]
+        if size < 8:  # the last box, or one of 4 GB: pixels
+            break
+        place += size
+    return b""
 
 
 def _png_colour(data: bytes) -> dict[bytes, bytes]:

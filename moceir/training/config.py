@@ -9,8 +9,60 @@ from pathlib import Path
 from moceir.config import MoCEIRConfig, preset
 from moceir.data.degradations import KINDS
 from moceir.errors import ConfigError
+from moceir.training.loss import LOSSES
 
 PRECISIONS = ("32-true", "bf16-mixed")
+SCHEDULES = ("cosine", "published")
+
+
+@dataclass
+class SetConfig:
+    """One set of a training mixture: a set of the literature, a pair of folders, or clean pictures.
+
+    Args:
+        set: name of a set of ``moceir.data.datasets.TRAINING``, found below ``data.root``.
+        clean: instead of ``set``: folder of clean pictures.
+        degraded: folder of degraded pictures with the names of the clean ones.
+        degradation: put on clean pictures that have no degraded ones, such as ``noise:sigma=25``.
+        label: name under which the experts of these pictures are counted; None: what is wrong with
+            the set's pictures, or the name of the degraded folder.
+        repeat: how often an epoch shows each picture.
+    """
+
+    set: str | None = None
+    clean: Path | None = None
+    degraded: Path | None = None
+    degradation: str | None = None
+    label: str | None = None
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least("data.mixture", self, repeat=1)
+        if (self.set is None) == (self.clean is None):
+            raise ConfigError("data.mixture: give each part either a set or a folder of clean")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which patches of every step one process has.
+
+    A step has ``accumulate`` passes, each of which has ``world`` processes with ``size`` patches:
+    however a step is divided, its patches are the same.
+    """
+
+    size: int
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+
+    @property
+    def step(self) -> int:
+        """Patches of a step."""
+        return self.size * self.world * self.accumulate
+
+    def offset(self, part: int) -> int:
+        """Number of this process's first patch in pass ``part``, among those of the step."""
+        return (part * self.world + self.rank) * self.size
 
 
 @dataclass
@@ -19,16 +71,21 @@ class DataConfig:
 
     Args:
         train: folder of clean pictures, searched with its subfolders.
+        mixture: sets in fixed proportions instead, as the published models are trained on.
+        root: folder that holds the sets of ``mixture``.
         validation: folder of clean pictures never trained on; without one there is no validation.
         kinds: degradations to train for.
         max_mixture: at most so many kinds in one picture.
         crop: side of a training patch, pixels.
-        batch_size: patches of one step.
+        batch_size: patches of one step, over all processes and passes.
         validation_pictures: so many pictures of the validation folder, every kind on each.
         cache_mb: decoded training pictures kept in memory, MiB.
+        workers: processes that read pictures ahead, for each training process; 0: none.
     """
 
     train: Path = Path("data/train")
+    mixture: list[SetConfig] = field(default_factory=list)
+    root: Path = Path("data")
     validation: Path | None = None
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
     max_mixture: int = 3
@@ -36,11 +93,13 @@ class DataConfig:
     batch_size: int = 8
     validation_pictures: int = 4
     cache_mb: int = 2000
+    workers: int = 0
 
     def __post_init__(self) -> None:
         _at_least(
-            "data", self, crop=8, batch_size=1, max_mixture=1, validation_pictures=1, cache_mb=0
-        )
+            "data", self, crop=8, batch_size=1, max_mixture=1, validation_pictures=1, cache_mb=0,
+            workers=0,
+        )  # fmt: skip
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise ConfigError(f"data.kinds is {self.kinds}: choose some of {', '.join(KINDS)}")
@@ -48,30 +107,37 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW, a linear warm-up and a cosine that reaches zero at the last step.
+    """The optimiser, a linear warm-up and a cosine that reaches zero at the last step, the loss.
 
     Args:
+        muon: update matrices by Muon, the rest by AdamW (``MuonAdamW``); else AdamW for all.
         lr: learning rate at the end of the warm-up.
         warmup_steps: steps of the warm-up.
+        schedule: ``cosine``; or ``published``, the published code's: constant within an epoch, 0 in
+            the first, linear to ``lr`` in the 15th, then a cosine with its minimum in the 150th,
+            wherever the run ends. It needs ``epochs``.
         betas: decay of the running moments.
         weight_decay: as in AdamW.
         clip_norm: gradients are scaled down to this L2 norm.
         ema_decay: decay per step of the averaged weights, which are those that are kept.
         spectrum_weight: weight of the L1 loss of the spectra.
         auxiliary_weight: weight of the routers' auxiliary loss.
-        logarithmic: train on the logarithm of each image's error: slight degradations are then
-            learned beside heavy ones.
+        loss: of an image's pixels and spectra, see ``restoration_loss``: ``l1`` (the paper's);
+            ``l2``, by which heavy degradations count most; or ``log_l1``, by which slight ones
+            count as much as heavy ones.
     """
 
+    muon: bool = False
     lr: float = 2e-4
     warmup_steps: int = 500
+    schedule: str = "cosine"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     spectrum_weight: float = 0.1
     auxiliary_weight: float = 0.01
-    logarithmic: bool = False
+    loss: str = "l1"
 
     def __post_init__(self) -> None:
         _at_least(
@@ -85,8 +151,14 @@ class OptimizerConfig:
             spectrum_weight=0,
             auxiliary_weight=0,
         )
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"optimizer.schedule is {self.schedule!r}: choose {', '.join(SCHEDULES)}"
+            )
         if self.ema_decay >= 1:
             raise ConfigError(f"optimizer.ema_decay is {self.ema_decay}: give less than 1")
+        if self.loss not in LOSSES:
+            raise ConfigError(f"optimizer.loss is {self.loss!r}: choose {', '.join(LOSSES)}")
 
 
 @dataclass
@@ -102,9 +174,16 @@ class TrainingConfig:
         data: pictures and degradations.
         optimizer: optimiser, schedule and loss.
         steps: optimiser steps of the whole run.
+        epochs: instead of ``steps``: passes over ``data.mixture``, in whole batches.
+        expert_of: for the router ``supervised``: the expert, 1 the cheapest, of each degradation's
+            label; labels that are left out are spread over the experts in order.
         seed: of the weights, the patches, the degradations and the routing noise.
         precision: ``32-true`` or ``bf16-mixed``.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
+        devices: processes of one machine, each with a device; a step's patches are shared out.
+        nodes: machines; start the run on each with torchrun.
+        accumulate: passes of a step, for batches that do not fit into memory.
+        max_minutes: stop after so many minutes, with a checkpoint; the same command goes on.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between validations and their sample pictures.
         log_every: steps between points of the curves.
@@ -117,18 +196,45 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 100_000
+    epochs: int | None = None
+    expert_of: dict[str, int] = field(default_factory=dict)
     seed: int = 0
     precision: str = "bf16-mixed"
     accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    accumulate: int = 1
+    max_minutes: float | None = None
     checkpoint_every: int = 500
     validate_every: int = 1000
     log_every: int = 20
 
     def __post_init__(self) -> None:
         _at_least("", self, steps=1, seed=0, checkpoint_every=1, validate_every=1, log_every=1)
+        _at_least("", self, devices=1, nodes=1, accumulate=1)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}: choose {', '.join(PRECISIONS)}")
-        self.network()
+        parts = self.devices * self.nodes * self.accumulate
+        if self.data.batch_size % parts:
+            raise ConfigError(
+                f"data.batch_size is {self.data.batch_size}: give a multiple of devices x nodes x "
+                f"accumulate, which is {parts}"
+            )
+        if self.epochs is not None and (self.epochs < 1 or not self.data.mixture):
+            raise ConfigError(f"epochs is {self.epochs}: give 1 or more, and a data.mixture")
+        if self.epochs is None and self.optimizer.schedule == "published":
+            raise ConfigError("optimizer.schedule published goes by epochs: give epochs")
+        experts = self.network().num_experts
+        for label, expert in self.expert_of.items():
+            if not 1 <= expert <= experts:
+                raise ConfigError(f"expert_of: {label} has expert {expert}: give 1 to {experts}")
+
+    def share(self, rank: int) -> Share:
+        """The part of each step's patches that the process of this rank has."""
+        world = self.devices * self.nodes
+        return Share(
+            self.data.batch_size // (world * self.accumulate), rank, world, self.accumulate
+        )
 
     def network(self) -> MoCEIRConfig:
         """The network's configuration: the preset with the fields of ``model``."""

@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from moceir.data.datasets import TRAINING, Pair, pair_folders, pairs_of
+from moceir.data.degradations import parse
+from moceir.data.patches import MixturePatches, Source
 from moceir.data.pictures import CleanPatches, find_pictures, open_rgb
-from moceir.training.config import TrainingConfig
+from moceir.errors import ConfigError
+from moceir.training.config import DataConfig, SetConfig, Share, TrainingConfig
 
 
-class PatchStream(IterableDataset[Tensor]):
-    """The patches from number ``start`` on, without end."""
+class Batch(TypedDict, total=False):
+    """What one process has in one pass through the network."""
 
-    def __init__(self, patches: CleanPatches, start: int) -> None:
-        self.patches, self.start = patches, start
+    clean: Tensor
+    """(b, 3, crop, crop) uint8."""
+    degraded: Tensor
+    """Likewise, the clean one where the degradation is synthetic; missing if all are."""
+    source: list[int]
+    """The set of each patch, in a mixture."""
+    offset: int
+    """Number of its first patch among those of the step."""
 
-    def __iter__(self) -> Iterator[Tensor]:
-        index = self.start
+
+class BatchStream(IterableDataset[Batch]):
+    """The batches of one process from step ``start`` on, without end.
+
+    Each worker of a DataLoader makes every n-th batch, so that their order does not depend on n.
+    """
+
+    def __init__(self, patches: CleanPatches | MixturePatches, start: int, share: Share) -> None:
+        self.patches, self.start, self.share = patches, start, share
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
-            yield self.patches[index]
-            index += 1
+            step, part = divmod(number, self.share.accumulate)
+            yield self._batch(self.start + step, self.share.offset(part))
+            number += workers
+
+    def _batch(self, step: int, offset: int) -> Batch:
+        first = step * self.share.step + offset
+        indices = range(first, first + self.share.size)
+        if isinstance(self.patches, CleanPatches):
+            return {"clean": torch.stack([self.patches[i] for i in indices]), "offset": offset}
+        patches = [self.patches[i] for i in indices]
+        batch: Batch = {
+            "clean": torch.from_numpy(np.stack([patch.pixels[0] for patch in patches])),
+            "source": [patch.source for patch in patches],
+            "offset": offset,
+        }
+        if any(len(patch.pixels) == 2 for patch in patches):
+            batch["degraded"] = torch.from_numpy(np.stack([patch.pixels[-1] for patch in patches]))
+        return batch
 
 
 class CentreCrops(Dataset[Tensor]):
@@ -47,27 +87,75 @@ class CentreCrops(Dataset[Tensor]):
         )
 
 
-class RestorationData(LightningDataModule):
-    """Clean patches; the module degrades them on its device.
+def sources_of(data: DataConfig) -> list[Source]:
+    """The sets of ``data.mixture``.
 
     Raises:
-        PictureError: a folder is missing or holds no pictures.
+        ConfigError: a set that is none, or no degradation for clean pictures.
+        PictureError: a folder is missing or empty, or a picture unpaired.
+    """
+    return [_source(data.root, part) for part in data.mixture]
+
+
+def _source(root: Path, part: SetConfig) -> Source:
+    degradation = parse(part.degradation) if part.degradation else None
+    if part.set is not None:
+        if part.set not in TRAINING:
+            raise ConfigError(
+                f"data.mixture: unknown set {part.set!r}: known are {', '.join(TRAINING)}"
+            )
+        spec = TRAINING[part.set]
+        pairs, label = pairs_of(spec, root), spec.task
+    elif part.clean is None:
+        raise ConfigError("data.mixture: name a set, or a folder of clean pictures")
+    elif part.degraded is not None:
+        pairs, label = pair_folders(part.degraded, part.clean), part.degraded.resolve().name
+    else:
+        pairs = [Pair(path) for path in find_pictures(part.clean)]
+        label = (part.degradation or "").partition(":")[0]
+    name = part.set or part.clean
+    if degradation is None and pairs[0].degraded is None:
+        raise ConfigError(f"data.mixture: {name} has clean pictures alone: give it a degradation")
+    if degradation is not None and pairs[0].degraded is not None:
+        raise ConfigError(f"data.mixture: {name} is degraded already: take its degradation out")
+    return Source(tuple(pairs), part.label or label, degradation, part.repeat)
+
+
+class RestorationData(LightningDataModule):
+    """Patches for training; synthetic degradations happen in the module, on its device.
+
+    Raises:
+        ConfigError: a mixture that is none.
+        PictureError: a folder is missing or holds no pictures, or a picture is unpaired.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
         self.config = config
         data = config.data
-        self.patches = CleanPatches(data.train, data.crop, config.seed, data.cache_mb)
+        # Worker processes have a cache each.
+        cache_mb = data.cache_mb // max(1, data.workers)
+        self.patches: CleanPatches | MixturePatches
+        if data.mixture:
+            self.patches = MixturePatches(sources_of(data), data.crop, config.seed, cache_mb)
+        else:
+            self.patches = CleanPatches(data.train, data.crop, config.seed, cache_mb)
         self.validation = (
             find_pictures(data.validation)[: data.validation_pictures] if data.validation else []
         )
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         # The step that a resumed run stands at decides which patch comes next.
-        step = self.trainer.global_step if self.trainer else 0
-        stream = PatchStream(self.patches, step * self.config.data.batch_size)
-        return DataLoader(stream, batch_size=self.config.data.batch_size)
+        trainer, data = self.trainer, self.config.data
+        share = self.config.share(trainer.global_rank if trainer else 0)
+        stream = BatchStream(self.patches, trainer.global_step if trainer else 0, share)
+        return DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=data.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=data.workers > 0,
+        )
 
     def val_dataloader(self) -> DataLoader[Tensor] | list:
         return DataLoader(CentreCrops(self.validation)) if self.validation else []

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from moceir.data.degradations import degrade, generator_for, parse, random_degradation
+from moceir.data.degradations import Composition, degrade, generator_for, parse, random_degradation
+from moceir.data.patches import Source
 from moceir.errors import NonFiniteLoss
 from moceir.model import MoCEIR
+from moceir.model.routing import supervise
 from moceir.training.config import TrainingConfig
+from moceir.training.data import Batch
 from moceir.training.loss import restoration_loss
+from moceir.training.optimizer import MuonAdamW
+
+SEVERAL = "several"
+"""The label of a patch with more than one degradation."""
 
 
 def quantize(images: Tensor) -> Tensor:
     """Round to 8 bits, as the files are that people restore."""
-    return (images * 255).round() / 255
+    return (images * 255).round_().div_(255)
 
 
 def psnr(restored: Tensor, clean: Tensor) -> Tensor:
@@ -28,33 +36,79 @@ def psnr(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 class RestorationModule(LightningModule):
-    """Trains ``model`` on degradations drawn on the device, a function of the seed and the step."""
+    """Trains ``model`` on degradations drawn on the device, a function of the seed and the step.
 
-    def __init__(self, config: TrainingConfig) -> None:
+    Args:
+        config: of the run.
+        sources: the sets of a mixture; without them, clean patches are degraded at random.
+    """
+
+    def __init__(self, config: TrainingConfig, sources: Sequence[Source] = ()) -> None:
         super().__init__()
         self.config = config
+        self.sources = tuple(sources)
         self.model = MoCEIR(config.network())
+        names = [source.label for source in sources] or [*config.data.kinds, SEVERAL]
+        self.labels = list(dict.fromkeys(names))
+        """What can be wrong with a patch."""
+        self.last_routes: tuple[list[int], Tensor] = ([], torch.empty(0))
+        """Of the last pass: the label of each patch, and (D, b, k) the experts taken."""
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
 
-    def degrade(self, clean: Tensor, step: int) -> Tensor:
-        """Degrade each patch of a step with a kind, or a mixture of kinds, of its own."""
+    def degrade(self, clean: Tensor, step: int, offset: int = 0) -> tuple[Tensor, list[int]]:
+        """Degrade each patch of a step with a kind, or a mixture of kinds, of its own.
+
+        clean: (b, 3, H, W), the patches of the step from number ``offset`` on. Returns the degraded
+        ones and the label of each.
+        """
         data = self.config.data
         seed = self.config.seed + 1
         first = step * data.batch_size
         recipes = [
-            random_degradation(generator_for(seed, first + i), data.kinds, data.max_mixture)
+            random_degradation(
+                generator_for(seed, first + offset + i), data.kinds, data.max_mixture
+            )
             for i in range(len(clean))
         ]
-        return quantize(degrade(clean, recipes, seed=seed + first))
+        kinds = [SEVERAL if isinstance(r, Composition) else str(r).split(":")[0] for r in recipes]
+        degraded = quantize(degrade(clean, recipes, seed + first, offset))
+        return degraded, [self.labels.index(kind) for kind in kinds]
 
-    def training_step(self, batch: Tensor, _: int) -> Tensor:
-        clean = batch.float() / 255
+    def prepare(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, list[int]]:
+        """The clean and the degraded patches of a batch, (b, 3, H, W), and the label of each."""
+        clean = batch["clean"].float() / 255
+        offset = batch["offset"]
+        if not self.sources:
+            return clean, *self.degrade(clean, step, offset)
+        sources = [self.sources[i] for i in batch["source"]]
+        degraded = (batch["degraded"].float() / 255) if "degraded" in batch else clean.clone()
+        seed = self.config.seed + 1 + step * self.config.data.batch_size
+        for i, source in enumerate(sources):
+            if source.degradation is not None:
+                spoilt = degrade(clean[i : i + 1], source.degradation, seed, offset + i)
+                degraded[i] = quantize(spoilt[0])
+        return clean, degraded, [self.labels.index(source.label) for source in sources]
+
+    def expert_targets(self) -> list[int]:
+        """The expert, 0 the cheapest, that the router ``supervised`` is taught for each label."""
+        n = self.model.config.num_experts
+        given = self.config.expert_of
+        return [
+            given.get(label, i * n // len(self.labels) + 1) - 1
+            for i, label in enumerate(self.labels)
+        ]
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
         step = self.global_step
-        # Routing noise, too, is a function of the seed and the step.
-        torch.manual_seed(self.config.seed + step)
-        degraded = self.degrade(clean, step)
+        if batch["offset"] < self.config.data.batch_size // self.config.accumulate:
+            # The first pass of a step: routing noise, too, is a function of the seed and the step.
+            torch.manual_seed(self.config.seed + step)
+        clean, degraded, labels = self.prepare(batch, step)
+        if self.model.config.router == "supervised":
+            targets = self.expert_targets()
+            supervise(self.model, torch.tensor([targets[i] for i in labels], device=self.device))
         restored, routing = self.model(degraded, return_routing=True)
         optimizer = self.config.optimizer
         loss = restoration_loss(
@@ -63,16 +117,22 @@ class RestorationModule(LightningModule):
             routing.aux_loss,
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
-            optimizer.logarithmic,
+            optimizer.loss,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/aux_loss", routing.aux_loss)
-        self.log("train/psnr", psnr(restored.detach(), clean).mean(), prog_bar=True)
-        share = torch.bincount(routing.expert.flatten(), minlength=self.model.config.num_experts)
-        for expert, part in enumerate(share / share.sum()):
-            self.log(f"experts/{expert}", part)
+        self.last_routes = (labels, routing.expert)
+        if (
+            self.config.data.validation is None
+            and (step + 1) % self.config.validate_every == 0
+            and batch["offset"] == 0
+        ):
+            self._show("training", degraded[:4], restored[:4].detach(), clean[:4])
+        shared = self.trainer.world_size > 1  # then each process has a part of the step
+        self.log("train/loss", loss, prog_bar=True, sync_dist=shared)
+        self.log("train/aux_loss", routing.aux_loss, sync_dist=shared)
+        quality = psnr(restored.detach(), clean).mean()
+        self.log("train/psnr", quality, prog_bar=True, sync_dist=shared)
         return loss
 
     def configure_gradient_clipping(
@@ -96,21 +156,28 @@ class RestorationModule(LightningModule):
 
     def validation_step(self, batch: Tensor, index: int) -> None:
         clean = batch.float() / 255
-        rows = []
+        pairs = []
         for kind in self.config.data.kinds:
             degraded = quantize(degrade(clean, parse(kind), seed=index))
             restored = self.model(degraded)
-            self.log(f"psnr_gain/{kind}", (psnr(restored, clean) - psnr(degraded, clean)).mean())
-            rows.append(torch.cat([degraded, restored.float().clamp(0, 1), clean], dim=3)[0])
+            gain = (psnr(restored, clean) - psnr(degraded, clean)).mean()
+            self.log(f"psnr_gain/{kind}", gain, sync_dist=self.trainer.world_size > 1)
+            pairs.append((degraded, restored))
+        spoilt, better = (torch.cat(images) for images in zip(*pairs, strict=True))
+        self._show(str(index), spoilt, better, clean.expand_as(spoilt))
+
+    def _show(self, name: str, degraded: Tensor, restored: Tensor, clean: Tensor) -> None:
+        """A picture for the curves: each image in a row, degraded, restored and clean."""
         if self.logger is not None:
             board: Any = self.logger
+            rows = torch.cat([degraded, restored.float().clamp(0, 1), clean], dim=3)
             board.experiment.add_image(
-                f"degraded, restored, clean/{index}", torch.cat(rows, dim=1), self.global_step
+                f"degraded, restored, clean/{name}", torch.cat([*rows], dim=1), self.global_step
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config = self.config.optimizer
-        return torch.optim.AdamW(
+        return (MuonAdamW if config.muon else torch.optim.AdamW)(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=config.lr,
             betas=config.betas,
@@ -121,7 +188,13 @@ class RestorationModule(LightningModule):
         # The learning rate is a function of the step, so that a resumed run takes the schedule
         # of its configuration and not that of its checkpoint.
         config = self.config.optimizer
-        lr = config.lr * lr_factor(self.global_step, config.warmup_steps, self.config.steps)
+        if config.schedule == "published":
+            assert self.config.epochs is not None  # the configuration has checked it
+            epoch = self.global_step // (self.config.steps // self.config.epochs)
+            factor = published_lr_factor(epoch)
+        else:
+            factor = lr_factor(self.global_step, config.warmup_steps, self.config.steps)
+        lr = config.lr * factor
         for group in optimizer.param_groups:
             group["lr"] = lr
         self.log("train/lr", lr)
@@ -133,3 +206,11 @@ def lr_factor(step: int, warmup: int, total: int) -> float:
         return (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def published_lr_factor(epoch: int) -> float:
+    """Share of the learning rate in an epoch from 0, as the published code has it."""
+    warmup, last = 15, 150
+    if epoch < warmup:
+        return epoch / (warmup - 1)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (last - warmup)))

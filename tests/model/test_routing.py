@@ -8,7 +8,7 @@ import torch
 from moce_kernels import routing_plan
 from moceir.config import preset
 from moceir.model.experts import ExpertBank
-from moceir.model.routing import Router, squared_variation
+from moceir.model.routing import Router, squared_variation, supervise
 
 
 def router(top_k: int = 1, use_complexity: bool = True, scale: str = "max") -> Router:
@@ -91,3 +91,13 @@ def test_bank_counts_each_expert() -> None:
     r, dim = config.ranks(0)[0], 32
     expected = 3 * dim * r + r * r + 10 * r + 2 * r * r + 100 * r + 2 * r + r * r + r
     assert counts[0].item() == expected
+
+
+def test_a_supervised_router_has_the_cross_entropy() -> None:
+    one = router()
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    supervise(torch.nn.Sequential(one), torch.tensor([0, 3, 1]))
+    loss = one.auxiliary_loss(logits, logits, routing_plan(logits, 1))
+    expected = -logits.log_softmax(1)[[0, 1, 2], [0, 3, 1]].mean()
+    torch.testing.assert_close(loss, expected)
+    assert one.eval().auxiliary_loss(logits, logits, routing_plan(logits, 1)) == 0

@@ -13,10 +13,13 @@ from torch import Tensor
 from moce_kernels import (
     ExpertWeights,
     RoutingPlan,
+    channel_attention,
     depthwise_conv,
     expert_weight_shapes,
     fft_attention,
+    gated_depthwise_conv,
     grouped_experts,
+    pointwise_conv,
     routing_plan,
 )
 from moce_kernels.backends import why_not
@@ -265,9 +268,165 @@ def experts_tiny() -> Iterator[Sample]:
     yield experts_sample((2, 3, 5, 4), "contiguous", (1, 2), (4, 8), [[1, 0], [0, 1]])
 
 
+# --- pointwise_conv ------------------------------------------------------------------------------
+
+
+def pointwise_sample(
+    shape: tuple[int, int, int, int], layout: str, outer: int, *parts: str
+) -> Sample:
+    """``parts``: which of bias, norm and residual there are."""
+    (x,) = activations(1, shape, layout)
+    tensors = {"x": x, "weight": torch.randn(outer, shape[1]) / shape[1] ** 0.5}
+    if "bias" in parts:
+        tensors["bias"] = torch.randn(outer)
+    if "residual" in parts:
+        (tensors["residual"],) = activations(1, (shape[0], outer, *shape[2:]), layout)
+    if "norm" in parts:
+        tensors["scale"] = 1 + 0.1 * torch.randn(shape[1])
+        tensors["shift"] = 0.1 * torch.randn(shape[1])
+
+    def call(
+        backend: str | None,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        **more: Tensor,
+    ) -> Tensor:
+        norm = None if scale is None or shift is None else (scale, shift)
+        return pointwise_conv(x, weight, norm=norm, **more, backend=backend)
+
+    def raw(x: Tensor, weight: Tensor, **more: Tensor) -> tuple[Any, ...]:
+        return (x, weight, more.get("bias"), more.get("residual"), "norm" in parts, 1e-5)
+
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-to{outer}-{'-'.join(parts)}",
+        tensors,
+        call,
+        raw,
+        frozenset({"weight", "bias", "scale", "shift"}),
+    )
+
+
+def pointwise_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield pointwise_sample((2, 48, 35, 30), "channels_last", 96, "norm", "bias")
+    yield pointwise_sample((2, 32, 17, 45), "channels_last", 48, "bias", "residual")
+    yield pointwise_sample((2, 13, 9, 31), "sliced_last", 21, "norm", "bias", "residual")
+    yield pointwise_sample((1, 37, 5, 50), "contiguous", 7, "norm")
+    yield pointwise_sample((2, 5, 20, 35), "sliced", 16, "bias", "residual")
+    yield pointwise_sample((2, 12, 5, 3), "expanded", 9, "residual")
+    yield pointwise_sample((1, 2, 1, 1), "contiguous", 3, "norm", "bias")
+    yield pointwise_sample((1, 20, 4, 4), "channels_last", 8)
+    yield pointwise_sample((0, 8, 16, 16), "channels_last", 8, "norm", "bias", "residual")
+
+
+def pointwise_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield pointwise_sample((1, 3, 5, 6), "contiguous", 4, "norm", "bias", "residual")
+    yield pointwise_sample((2, 4, 3, 2), "channels_last", 3)
+
+
+# --- gated_depthwise_conv ------------------------------------------------------------------------
+
+
+def gated_sample(shape: tuple[int, int, int, int], layout: str, bias: bool = True) -> Sample:
+    (x,) = activations(1, shape, layout)
+    tensors = {"x": x, "weight": torch.randn(shape[1], 1, 3, 3) / 3}
+    if bias:
+        tensors["bias"] = torch.randn(shape[1])
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}{'' if bias else '-no_bias'}",
+        tensors,
+        lambda backend, **t: gated_depthwise_conv(**t, backend=backend),
+        lambda x, weight, bias=None: (x, weight, bias),
+    )
+
+
+def gated_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    for shape, layout in (
+        ((2, 48, 35, 70), "channels_last"),  # several tiles
+        ((2, 6, 17, 45), "channels_last"),
+        ((1, 74, 9, 31), "sliced_last"),
+        ((1, 20, 18, 66), "contiguous"),
+        ((2, 2, 33, 35), "sliced"),
+        ((2, 12, 5, 3), "expanded"),
+        ((1, 2, 1, 1), "contiguous"),
+        ((3, 64, 1, 2), "channels_last"),
+        ((0, 8, 16, 16), "channels_last"),
+    ):
+        yield gated_sample(shape, layout)
+    yield gated_sample((1, 10, 8, 9), "channels_last", bias=False)
+
+
+def gated_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield gated_sample((1, 4, 5, 6), "contiguous")
+    yield gated_sample((2, 2, 3, 4), "channels_last", bias=False)
+
+
+# --- channel_attention ---------------------------------------------------------------------------
+
+
+def channel_sample(
+    shape: tuple[int, int, int, int], layout: str, heads: int, outer: int, *parts: str
+) -> Sample:
+    """``parts``: which of cross, bias and residual there are."""
+    batch, channels, height, width = shape
+
+    def images(n: int) -> Tensor:
+        return activations(1, (batch, n, height, width), layout)[0]
+
+    tensors = {"query": images(channels if "cross" in parts else 3 * channels)}
+    if "cross" in parts:
+        tensors["key_value"] = images(2 * channels)
+    tensors["temperature"] = 1 + torch.rand(heads)
+    tensors["weight"] = torch.randn(outer, channels) / channels**0.5
+    if "bias" in parts:
+        tensors["bias"] = torch.randn(outer)
+    if "residual" in parts:
+        tensors["residual"] = images(outer)
+
+    def call(backend: str | None, query: Tensor, key_value: Any = None, **t: Tensor) -> Tensor:
+        return channel_attention(query, key_value, **t, backend=backend)
+
+    def raw(query: Tensor, key_value: Any = None, **t: Tensor) -> tuple[Any, ...]:
+        return (query, key_value, *map(t.get, ("temperature", "weight", "bias", "residual")))
+
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-heads{heads}-to{outer}-{'-'.join(parts)}",
+        tensors,
+        call,
+        raw,
+        frozenset({"temperature", "weight", "bias"}),
+    )
+
+
+def channel_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield channel_sample((2, 32, 70, 66), "channels_last", 2, 32, "bias", "residual")
+    yield channel_sample((2, 48, 17, 45), "channels_last", 1, 48, "cross", "residual")
+    yield channel_sample((2, 12, 9, 31), "sliced_last", 4, 21, "cross", "bias")
+    yield channel_sample((1, 10, 33, 40), "contiguous", 2, 7, "residual")
+    yield channel_sample((2, 6, 20, 35), "sliced", 2, 16, "cross", "bias", "residual")
+    yield channel_sample((2, 9, 5, 3), "expanded", 3, 9)
+    yield channel_sample((1, 1, 1, 1), "contiguous", 1, 2, "bias")
+    yield channel_sample((0, 8, 16, 16), "channels_last", 2, 8, "bias")
+
+
+def channel_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield channel_sample((2, 4, 5, 6), "contiguous", 2, 3, "bias", "residual")
+    yield channel_sample((1, 2, 3, 4), "channels_last", 1, 2, "cross")
+
+
 SPECS = (
+    OpSpec("channel_attention", channel_samples, channel_tiny),
     OpSpec("depthwise_conv", depthwise_samples, depthwise_tiny),
     OpSpec("fft_attention", attention_samples, attention_tiny),
-    OpSpec("routing_plan", plan_samples, plan_tiny),
+    OpSpec("gated_depthwise_conv", gated_samples, gated_tiny),
     OpSpec("grouped_experts", experts_samples, experts_tiny),
+    OpSpec("pointwise_conv", pointwise_samples, pointwise_tiny),
+    OpSpec("routing_plan", plan_samples, plan_tiny),
 )

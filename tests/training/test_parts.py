@@ -47,14 +47,25 @@ def test_the_logarithm_counts_relative_improvement() -> None:
     clean = torch.rand(2, 3, 8, 8)
     offset = torch.tensor([0.02, 0.4])[:, None, None, None]
     none = torch.tensor(0.0)
-    loss = restoration_loss(clean + offset, clean, none, spectrum_weight=0, logarithmic=True)
+    loss = restoration_loss(clean + offset, clean, none, spectrum_weight=0, kind="log_l1")
     expected = 0.1 * (math.log(0.022) + math.log(0.402)) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     # An image without any error has a finite gradient.
     restored = clean.clone().requires_grad_()
-    restoration_loss(restored, clean, none, logarithmic=True).backward()
+    restoration_loss(restored, clean, none, kind="log_l1").backward()
     assert restored.grad is not None
     assert torch.isfinite(restored.grad).all()
+
+
+def test_squares_have_the_slope_of_l1_at_a_tenth() -> None:
+    clean = torch.zeros(1, 3, 8, 8)
+    restored = torch.full_like(clean, 0.1).requires_grad_()
+    none = torch.tensor(0.0)
+    slopes = []
+    for kind in ("l1", "l2"):
+        loss = restoration_loss(restored, clean, none, spectrum_weight=0, kind=kind)
+        slopes.append(torch.autograd.grad(loss, restored)[0])
+    torch.testing.assert_close(*slopes)
 
 
 def test_psnr() -> None:
@@ -69,14 +80,17 @@ def test_a_step_degrades_as_its_number_says() -> None:
     config = TrainingConfig(preset="compact", model=TINY, data=DataConfig(batch_size=4))
     module = RestorationModule(config)
     clean = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    first = module.degrade(clean, step=3)
-    assert torch.equal(first, module.degrade(clean, step=3))
-    assert not torch.equal(first, module.degrade(clean, step=4))
+    first, labels = module.degrade(clean, step=3)
+    assert torch.equal(first, module.degrade(clean, step=3)[0])
+    assert not torch.equal(first, module.degrade(clean, step=4)[0])
+    assert len(labels) == 4 and all(0 <= label < len(module.labels) for label in labels)
     # 8-bit levels, as in a file.
     torch.testing.assert_close(first * 255, (first * 255).round(), rtol=0, atol=1e-3)
     # Image i of step s is the same whatever the batch it is computed in.
-    alone = module.degrade(clean[:1], step=3)
+    alone, _ = module.degrade(clean[:1], step=3)
     assert torch.equal(alone[0], first[0])
+    rest, of_rest = module.degrade(clean[2:], step=3, offset=2)
+    assert torch.equal(rest, first[2:]) and of_rest == labels[2:]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 def test_a_run_leaves_weights_configuration_and_curves(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert names == {"last.ckpt", "config.yaml", "model.safetensors", "curves"}
+    assert names == {
+        *("last.ckpt", "config.yaml", "versions.json", "experts.csv", "model.safetensors"),
+        "curves",
+    }
     assert any(path.name.startswith("events") for path in (finished / "curves").iterdir())
     assert load_weights(finished / "model.safetensors").config.num_blocks == (1, 1, 1, 1)
 

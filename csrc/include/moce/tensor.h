@@ -39,12 +39,15 @@ inline const float* float_vector(const Tensor& t, int64_t n, const char* name) {
   return static_cast<const float*>(t.const_data_ptr());
 }
 
-// Uninitialised, of t's shape and dtype; channels-last exactly where t's channels are adjacent.
-inline Tensor new_like(const Tensor& t) {
+// Uninitialised, of t's dtype, and of t's shape but for the channels; channels-last exactly where
+// t's channels are adjacent.
+inline Tensor new_like(const Tensor& t, int64_t channels) {
+  const int64_t size[4] = {t.size(0), channels, t.size(2), t.size(3)};
   return torch::stable::empty(
-      t.sizes(), t.scalar_type(), std::nullopt, t.device(), std::nullopt,
+      {size, 4}, t.scalar_type(), std::nullopt, t.device(), std::nullopt,
       t.stride(1) == 1 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
+inline Tensor new_like(const Tensor& t) { return new_like(t, t.size(1)); }
 inline Tensor empty_floats(std::initializer_list<int64_t> size, const Tensor& like) {
   return torch::stable::empty({size.begin(), size.size()}, ScalarType::Float, std::nullopt,
                               like.device());

@@ -1,0 +1,401 @@
+// Attention over channels for CPUs: for each head A = softmax(t q^ k^T), q^ and k^ the channels'
+// rows over all pixels at unit length; out = Wo A v + b + residual.
+//
+// Two passes over the pixels. The first gathers q k^T and the squared lengths; A, folded into the
+// output projection, is a matrix M = Wo A for each image, with which the second multiplies v. So q,
+// k, v and residual are read once, out is written once: 2 C (c + outer) float operations for each
+// pixel, c = C / heads. Backward: one pass for dM = grad v^T, one for dv = M^T grad, dq = dG k + e q
+// and dk = dG^T q + f k with e and f from the lengths.
+//
+// Compiled once for each instruction set; see simd.h for what that forbids.
+
+#include "channel_attention_kernel.h"
+
+#include "linear.h"
+#include "pixels.h"
+
+namespace moce {
+inline namespace MOCE_ISA {
+
+constexpr int kBlock = 48;  // pixels
+constexpr int kInFloat = 2;  // blocks that are summed up in float32; these sums in float64
+constexpr float kSmallest = 1e-12f;  // length that a row is taken to have at least
+
+template <int W, class T>
+struct Attention {
+  using V = Vec<W>;
+  const ChannelAttention& a;
+  const int64_t C, c, cp, hp;  // channels; of a head; up to whole vectors; of all heads so
+  const int64_t Cp, Np, per_row, per_image;
+
+  explicit Attention(const ChannelAttention& a)
+      : a(a),
+        C(a.C),
+        c(a.C / a.heads),
+        cp(whole<W>(c)),
+        hp(a.heads * cp),
+        Cp(whole<W>(a.C)),
+        Np(whole<W>(a.outer)),
+        per_row((a.W + kBlock - 1) / kBlock),
+        per_image(a.H * per_row) {}
+
+  int64_t blocks() const { return a.B * per_image; }
+  int64_t weight_size() const { return C * Np; }
+  int64_t gram_size() const { return a.heads * c * cp; }
+  int64_t part_size(bool backward) const {
+    return backward ? C * Np + Np : gram_size() + 2 * hp;
+  }
+  int64_t matrices_size(bool backward) const {
+    return backward ? a.outer * Cp + 2 * gram_size() + 2 * hp : C * Np + Np;
+  }
+  int64_t scratch() const {
+    const int64_t pixels = kBlock * (4 * hp + 2 * Cp + 2 * Np);
+    const int64_t images = 2 * C * Np + 7 * a.heads * c * c + part_size(true);
+    const int64_t sums = 3 * (part_size(true) > part_size(false) ? part_size(true)
+                                                                 : part_size(false));
+    return pixels + (images > sums ? images : sums) + 64;
+  }
+
+  struct Place {
+    int64_t b, y, x;
+    int count;
+  };
+  Place place(int64_t i) const {
+    const int64_t x = i % per_row * kBlock, row = i / per_row;
+    return {row / a.H, row % a.H, x, a.W - x < kBlock ? int(a.W - x) : kBlock};
+  }
+
+  // Head h of a pixel's channels begins at h * cp: the tensor's own memory where it serves.
+  Pixels read_heads(const Strided& s, const Place& t, float* buffer) const {
+    if (serves<W, T>(s, c)) return read_pixels<W, T>(s, C, t.b, t.y, t.x, t.count, buffer);
+    const T* from = pixel_at<T>(s, t.b, t.y, t.x);
+    for (int64_t h = 0; h < a.heads; h++)
+      for (int64_t i = 0; i < c; i += W)
+        gather_pixels<W>(from + (h * c + i) * s.c, s, c - i < W ? int(c - i) : W, t.count,
+                         buffer + h * cp + i, hp);
+    return {buffer, hp};
+  }
+  void write_heads(const float* from, const Strided& s, const Place& t) const {
+    if (serves<W, T>(s, c)) return;
+    T* to = pixel_at<T>(s, t.b, t.y, t.x);
+    for (int64_t h = 0; h < a.heads; h++)
+      for (int64_t i = 0; i < c; i += W)
+        scatter_pixels<W>(from + h * cp + i, hp, to + (h * c + i) * s.c, s,
+                          c - i < W ? int(c - i) : W, t.count);
+  }
+
+  void transpose_weight() const {
+    for (int64_t i = 0; i < C; i++)
+      for (int64_t n = 0; n < Np; n++)
+        a.weight_t[i * Np + n] = n < a.outer ? a.weight[n * C + i] : 0.f;
+  }
+
+  // --- forward ---------------------------------------------------------------------------------
+
+  // Runs add(place, sum) over the blocks of part i and leaves their sum in `parts`.
+  template <class F>
+  MOCE_INLINE void sum_part(int64_t i, int64_t size, float* scratch, F&& add) const {
+    const int64_t first = i / a.num_parts * per_image, part = i % a.num_parts;
+    const int64_t begin = per_image * part / a.num_parts;
+    const int64_t end = per_image * (part + 1) / a.num_parts;
+    double* total = reinterpret_cast<double*>(scratch);
+    float *sum = scratch + 2 * size, *to = a.parts + i * size;
+    for (int64_t j = 0; j < size; j++) total[j] = sum[j] = 0.f;
+    for (int64_t j = begin; j < end; j++) {
+      add(place(first + j), sum);
+      if ((j - begin) % kInFloat != kInFloat - 1 && j + 1 < end) continue;
+      for (int64_t n = 0; n < size; n++) {
+        total[n] += sum[n];
+        sum[n] = 0.f;
+      }
+    }
+    for (int64_t j = 0; j < size; j++) to[j] = static_cast<float>(total[j]);
+  }
+
+  // Part i: q k^T of each head (c, cp), squares of q and of k (hp).
+  void collect(int64_t begin, int64_t end, float* scratch) const {
+    const int64_t size = part_size(false);
+    float *q_copy = scratch + 3 * size, *k_copy = q_copy + kBlock * hp;
+    for (int64_t i = begin; i < end; i++)
+      sum_part(i, size, scratch, [&](const Place& t, float* sum) MOCE_INLINE_LAMBDA {
+        const Pixels q = read_heads(a.q, t, q_copy), k = read_heads(a.k, t, k_copy);
+        for (int64_t h = 0; h < a.heads; h++)
+          add_outer<W>(q.data + h * cp, q.pixel, c, k.data + h * cp, k.pixel, cp, t.count,
+                       sum + h * c * cp);
+        add_squares(q, t.count, sum + gram_size());
+        add_squares(k, t.count, sum + gram_size() + hp);
+      });
+  }
+  void add_squares(const Pixels& x, int count, float* sum) const {
+    for (int64_t i = 0; i < hp; i += W) {
+      V total = load<W>(sum + i);
+      for (int p = 0; p < count; p++) {
+        const V v = load<W>(x.data + p * x.pixel + i);
+        total += v * v;
+      }
+      store<W>(sum + i, total);
+    }
+  }
+
+  float* gram_of(int64_t b, int64_t h) const { return a.gram + (b * a.heads + h) * c * c; }
+  double length(int64_t b, int which, int64_t channel) const {
+    const double n = __builtin_sqrt(a.squares[(b * 2 + which) * C + channel]);
+    return n > kSmallest ? n : kSmallest;
+  }
+
+  // Cosines of the angles between q's and k's channels, and the softmax A of them: (heads, c, c).
+  // Small beside the passes over the pixels, hence in float64.
+  void attention(int64_t b, double* cosine, double* matrix) const {
+    for (int64_t h = 0; h < a.heads; h++)
+      for (int64_t i = 0; i < c; i++, cosine += c, matrix += c) {
+        const float* gram = gram_of(b, h) + i * c;
+        const double q = length(b, 0, h * c + i);
+        double highest = -__builtin_inf(), sum = 0;
+        for (int64_t j = 0; j < c; j++) {
+          cosine[j] = gram[j] / (q * length(b, 1, h * c + j));
+          matrix[j] = cosine[j] * a.temperature[h];
+          if (!(matrix[j] <= highest)) highest = matrix[j];
+        }
+        for (int64_t j = 0; j < c; j++) {
+          matrix[j] = __builtin_exp(matrix[j] - highest);
+          sum += matrix[j];
+        }
+        for (int64_t j = 0; j < c; j++) matrix[j] /= sum;
+      }
+  }
+
+  // M^T (C, Np): row h c + j is the sum over i of A_ij Wo^T's row h c + i.
+  void fold(const double* matrix, float* transposed, float* folded) const {
+    for (int64_t h = 0; h < a.heads; h++) {
+      for (int64_t i = 0; i < c; i++)
+        for (int64_t j = 0; j < c; j++)
+          transposed[j * c + i] = static_cast<float>(matrix[h * c * c + i * c + j]);
+      multiply_pixels<W>(transposed, c, c, a.weight_t + h * c * Np, Np, nullptr,
+                         folded + h * c * Np, Np, int(c));
+    }
+  }
+
+  void mix(int64_t begin, int64_t end, float* scratch) const {
+    const int64_t matrix_size = a.heads * c * c;
+    double *cosine = reinterpret_cast<double*>(scratch), *matrix = cosine + matrix_size;
+    float *folded = scratch + 4 * matrix_size, *transposed = folded + C * Np;
+    for (int64_t b = begin; b < end; b++) {
+      const float* parts = a.parts + b * a.num_parts * part_size(false);
+      const auto total = [&](int64_t i) {
+        double sum = 0;
+        for (int64_t n = 0; n < a.num_parts; n++) sum += parts[n * part_size(false) + i];
+        return static_cast<float>(sum);
+      };
+      for (int64_t h = 0; h < a.heads; h++)
+        for (int64_t i = 0; i < c; i++) {
+          for (int64_t j = 0; j < c; j++)
+            gram_of(b, h)[i * c + j] = total((h * c + i) * cp + j);
+          for (int which = 0; which < 2; which++)
+            a.squares[(b * 2 + which) * C + h * c + i] =
+                total(gram_size() + which * hp + h * cp + i);
+        }
+      attention(b, cosine, matrix);
+      fold(matrix, transposed, folded);
+      float* to = a.matrices + b * matrices_size(false);
+      pack_panels<W>(folded, C, a.outer, Np, 1, to);
+      for (int64_t n = 0; n < Np; n++)
+        to[C * Np + n] = a.bias && n < a.outer ? a.bias[n] : 0.f;
+    }
+  }
+
+  void apply(int64_t begin, int64_t end, float* scratch) const {
+    float *v_copy = scratch, *start = v_copy + kBlock * Cp, *buffer = start + kBlock * Np;
+    for (int64_t i = begin; i < end; i++) {
+      const Place t = place(i);
+      const Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
+      Pixels from{nullptr, 0};
+      if (a.residual.data)
+        from = read_pixels<W, T>(a.residual, a.outer, t.b, t.y, t.x, t.count, start);
+      const float* matrix = a.matrices + t.b * matrices_size(false);
+      int64_t pixel;
+      float* to = place_for_pixels<W, T>(a.out, a.outer, t.b, t.y, t.x, buffer, pixel);
+      multiply_panels<W>(v.data, v.pixel, C, matrix, a.outer, a.bias ? matrix + C * Np : nullptr,
+                         from.data, from.pixel, to, pixel, t.count);
+      write_pixels<W, T>(to, a.out, a.outer, t.b, t.y, t.x, t.count);
+    }
+  }
+
+  // --- backward --------------------------------------------------------------------------------
+
+  // Part i: the sum of v grad^T (C, Np), and of grad (Np).
+  void backward_collect(int64_t begin, int64_t end, float* scratch) const {
+    const int64_t size = part_size(true);
+    float *v_copy = scratch + 3 * size, *g_copy = v_copy + kBlock * Cp;
+    for (int64_t i = begin; i < end; i++)
+      sum_part(i, size, scratch, [&](const Place& t, float* sum) MOCE_INLINE_LAMBDA {
+        const Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
+        const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
+        add_outer<W>(v.data, v.pixel, C, g.data, g.pixel, Np, t.count, sum);
+        float* bias = sum + C * Np;
+        for (int64_t n = 0; n < Np; n += W) {
+          V total = load<W>(bias + n);
+          for (int p = 0; p < t.count; p++) total += load<W>(g.data + p * g.pixel + n);
+          store<W>(bias + n, total);
+        }
+      });
+  }
+
+  // Of `matrices`: M in panels (outer, Cp), dG^T and dG of each head in panels (c, cp), the factors
+  // of q and of k (hp).
+  void backward_mix(int64_t begin, int64_t end, float* scratch) const {
+    const int64_t matrix_size = a.heads * c * c;
+    double *cosine = reinterpret_cast<double*>(scratch), *matrix = cosine + matrix_size;
+    double* dA = matrix + matrix_size;  // a row
+    float* folded = scratch + 4 * matrix_size + 2 * c;
+    float *d = folded + C * Np, *transposed = d + matrix_size, *A = transposed + matrix_size;
+    for (int64_t b = begin; b < end; b++) {
+      // dM^T: into the first part, in order.
+      float* parts = a.parts + b * a.num_parts * part_size(true);
+      for (int64_t i = 0; i < part_size(true); i++) {
+        double total = parts[i];
+        for (int64_t n = 1; n < a.num_parts; n++) total += parts[n * part_size(true) + i];
+        parts[i] = static_cast<float>(total);
+      }
+      attention(b, cosine, matrix);
+      fold(matrix, transposed, folded);
+      float* to = a.matrices + b * matrices_size(true);
+      pack_panels<W>(folded, a.outer, C, 1, Np, to);
+      float *by_k = to + a.outer * Cp, *by_q = by_k + gram_size();
+      float *q_factor = by_q + gram_size(), *k_factor = q_factor + hp;
+      for (int64_t i = 0; i < 2 * hp; i++) q_factor[i] = 0.f;
+      for (int64_t h = 0; h < a.heads; h++) {
+        const double *of_head = matrix + h * c * c, *s = cosine + h * c * c;
+        for (int64_t i = 0; i < c * c; i++) A[i] = static_cast<float>(of_head[i]);
+        const float *w = a.weight_t + h * c * Np, *dm = parts + h * c * Np;
+        float* dG = d + h * c * c;
+        multiply_pixels<W>(A, c, c, dm, Np, nullptr, a.dweights + (b * C + h * c) * Np, Np,
+                           int(c));
+        double of_temperature = 0;
+        for (int64_t i = 0; i < c; i++) {
+          const double q = length(b, 0, h * c + i);
+          double dot = 0, e = 0;
+          for (int64_t j = 0; j < c; j++) {
+            dA[j] = inner_product(w + i * Np, dm + j * Np);
+            dot += dA[j] * of_head[i * c + j];
+          }
+          for (int64_t j = 0; j < c; j++) {
+            const double k = length(b, 1, h * c + j);
+            const double dz = of_head[i * c + j] * (dA[j] - dot);
+            const double ds = dz * a.temperature[h], slope = ds * s[i * c + j];
+            of_temperature += dz * s[i * c + j];
+            e -= slope / (q * q);
+            if (k > kSmallest) k_factor[h * cp + j] -= static_cast<float>(slope / (k * k));
+            dG[i * c + j] = static_cast<float>(ds / (q * k));
+          }
+          if (q > kSmallest) q_factor[h * cp + i] = static_cast<float>(e);
+        }
+        a.dtemperatures[b * a.heads + h] = static_cast<float>(of_temperature);
+        pack_panels<W>(dG, c, c, 1, c, by_k + h * c * cp);
+        pack_panels<W>(dG, c, c, c, 1, by_q + h * c * cp);
+      }
+    }
+  }
+  double inner_product(const float* x, const float* y) const {
+    double sum = 0;
+    for (int64_t n = 0; n < Np; n++) sum += double{x[n]} * y[n];
+    return sum;
+  }
+
+  void backward_apply(int64_t begin, int64_t end, float* scratch) const {
+    float *q_copy = scratch, *k_copy = q_copy + kBlock * hp, *g_copy = k_copy + kBlock * hp;
+    float* buffer = g_copy + kBlock * Np;
+    for (int64_t i = begin; i < end; i++) {
+      const Place t = place(i);
+      const Pixels q = read_heads(a.q, t, q_copy), k = read_heads(a.k, t, k_copy);
+      const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
+      const float* matrix = a.matrices + t.b * matrices_size(true);
+      const float *by_k = matrix + a.outer * Cp, *by_q = by_k + gram_size();
+      const float *q_factor = by_q + gram_size(), *k_factor = q_factor + hp;
+      int64_t pixel;
+      float* to = place_for_pixels<W, T>(a.dv, C, t.b, t.y, t.x, buffer, pixel);
+      multiply_panels<W>(g.data, g.pixel, a.outer, matrix, C, nullptr, nullptr, 0, to, pixel,
+                         t.count);
+      write_pixels<W, T>(to, a.dv, C, t.b, t.y, t.x, t.count);
+      gradient(q, k, q_factor, by_k, a.dq, t, buffer);
+      gradient(k, q, k_factor, by_q, a.dk, t, buffer);
+    }
+  }
+  // d own = factor own + panels other
+  void gradient(const Pixels& own, const Pixels& other, const float* factor, const float* panels,
+                const Strided& d, const Place& t, float* buffer) const {
+    const bool direct = serves<W, T>(d, c);
+    float* to = direct ? reinterpret_cast<float*>(pixel_at<T>(d, t.b, t.y, t.x)) : buffer;
+    const int64_t pixel = direct ? d.w : hp;
+    for (int p = 0; p < t.count; p++)
+      for (int64_t i = 0; i < hp; i += W)
+        store<W>(to + p * pixel + i, load<W>(own.data + p * own.pixel + i) * load<W>(factor + i));
+    for (int64_t h = 0; h < a.heads; h++)
+      multiply_panels<W>(other.data + h * cp, other.pixel, c, panels + h * c * cp, c, nullptr,
+                         to + h * cp, pixel, to + h * cp, pixel, t.count);
+    write_heads(to, d, t);
+  }
+
+  void reduce() const {
+    for (int64_t n = 0; n < a.outer; n++) {
+      for (int64_t i = 0; i < C; i++) {
+        float sum = 0;
+        for (int64_t b = 0; b < a.B; b++) sum += a.dweights[(b * C + i) * Np + n];
+        a.dweight[n * C + i] = sum;
+      }
+      float sum = 0;
+      for (int64_t b = 0; b < a.B; b++)
+        sum += a.parts[b * a.num_parts * part_size(true) + C * Np + n];
+      a.dbias[n] = sum;
+    }
+    for (int64_t h = 0; h < a.heads; h++) {
+      double sum = 0;
+      for (int64_t b = 0; b < a.B; b++) sum += a.dtemperatures[b * a.heads + h];
+      a.dtemperature[h] = static_cast<float>(sum);
+    }
+  }
+};
+
+template <class F>
+auto dispatch(const ChannelAttention& a, F&& f) {
+  switch (a.type) {
+    case Type::kBFloat16: return f(Attention<MOCE_LANES, BFloat16>(a));
+    case Type::kHalf: return f(Attention<MOCE_LANES, Half>(a));
+    default: return f(Attention<MOCE_LANES, float>(a));
+  }
+}
+
+using A = ChannelAttention;
+extern const ChannelAttentionKernel channel_attention_kernel = {
+    [](const A& a) { return dispatch(a, [](auto k) { return k.blocks(); }); },
+    [](const A& a) { return dispatch(a, [](auto k) { return k.weight_size(); }); },
+    [](const A& a, bool backward) {
+      return dispatch(a, [=](auto k) { return k.part_size(backward); });
+    },
+    [](const A& a, bool backward) {
+      return dispatch(a, [=](auto k) { return k.matrices_size(backward); });
+    },
+    [](const A& a) { return dispatch(a, [](auto k) { return k.scratch(); }); },
+    [](const A& a) { dispatch(a, [](auto k) { k.transpose_weight(); }); },
+    [](const A& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [=](auto k) { k.collect(begin, end, scratch); });
+    },
+    [](const A& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [=](auto k) { k.mix(begin, end, scratch); });
+    },
+    [](const A& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [=](auto k) { k.apply(begin, end, scratch); });
+    },
+    [](const A& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [=](auto k) { k.backward_collect(begin, end, scratch); });
+    },
+    [](const A& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [=](auto k) { k.backward_mix(begin, end, scratch); });
+    },
+    [](const A& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [=](auto k) { k.backward_apply(begin, end, scratch); });
+    },
+    [](const A& a) { dispatch(a, [](auto k) { k.reduce(); }); },
+};
+
+}  // namespace MOCE_ISA
+}  // namespace moce

@@ -1,0 +1,50 @@
+// GELU x Phi(x), Phi the normal distribution function, and its derivative.
+#pragma once
+
+#include "linear.h"
+
+namespace moce {
+inline namespace MOCE_ISA {
+
+// Phi(-|x|) and exp(-x^2 / 2). With z = |x| / sqrt 2 and t = 1 / (1 + 0.38 z), erfc(z) is
+// t exp(-z^2) times a polynomial in t; fitted to a relative error of 2e-8, 3e-7 in float32.
+template <int W>
+MOCE_INLINE Vec<W> normal_tail(Vec<W> x, Vec<W>& bell) {
+  const Vec<W> magnitude = bit_cast<Vec<W>>(bit_cast<VecU32<W>>(x) & 0x7fffffffu);
+  bell = exp<W>(-0.5f * x * x);
+  const Vec<W> t = 1.f / (1.f + 0.268700577f * magnitude);
+  Vec<W> p = splat<W>(0.0589622632f);
+  p = p * t - 0.262257397f;
+  p = p * t + 0.36380893f;
+  p = p * t - 0.161394149f;
+  p = p * t + 0.229976028f;
+  p = p * t + 0.138672888f;
+  p = p * t + 0.203900233f;
+  p = p * t + 0.213920295f;
+  p = p * t + 0.214410901f;
+  return 0.5f * (p * t) * bell;
+}
+
+template <int W>
+MOCE_INLINE Vec<W> normal_distribution(Vec<W> x, Vec<W>& bell) {
+  const Vec<W> tail = normal_tail<W>(x, bell);
+  return select<W>(bit_cast<VecU32<W>>(x > 0.f), 1.f - tail, tail);
+}
+
+template <int W>
+MOCE_INLINE Vec<W> gelu(Vec<W> x) {
+  Vec<W> bell;
+  return x * normal_distribution<W>(x, bell);
+}
+
+// GELU and its derivative Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi).
+template <int W>
+MOCE_INLINE Vec<W> gelu(Vec<W> x, Vec<W>& slope) {
+  Vec<W> bell;
+  const Vec<W> phi = normal_distribution<W>(x, bell);
+  slope = phi + x * bell * 0.398942280f;
+  return x * phi;
+}
+
+}  // namespace MOCE_ISA
+}  // namespace moce

@@ -1,0 +1,169 @@
+"""Attention over channels with its output projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.ops import _inputs, _library
+from moce_kernels.reference import channel_attention as reference
+
+OPERATOR = "channel_attention"
+
+
+def channel_attention(
+    query: Tensor,
+    key_value: Tensor | None,
+    temperature: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """``W softmax(q^ k^T * temperature) v + b + residual``, the softmax for each head.
+
+    The core of MDTA (Restormer, Zamir et al. 2022; eq. 3 of the paper) and of the cross attention
+    that fuses the experts. q^ and k^ are the rows (one channel, all pixels) scaled to unit L2 norm,
+    so that a head's matrix is c x c whatever the image's size, c = C / heads. The kernels take two
+    passes: one for q k^T and the lengths, one that multiplies v with W times the matrices.
+    Differentiable in all tensors.
+
+    Args:
+        query: (B, C, H, W); with ``key_value`` None, q, k and v beside each other, (B, 3C, H, W).
+            Any H and W, any strides; float32, bfloat16, float16, or float64 on the reference
+            backend. Under autocast it is cast to its dtype.
+        key_value: (B, 2C, H, W), k before v, in query's dtype.
+        temperature: (heads,), heads a divisor of C; of any floating dtype, as weight and bias.
+        weight: (N, C), the output projection.
+        bias: (N,).
+        residual: (B, N, H, W) in query's dtype.
+        backend: as in ``depthwise_conv``.
+
+    Returns:
+        (B, N, H, W) in query's dtype. From the kernels: channels-last in memory where query's
+        channels are adjacent, else contiguous.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    (query,) = _inputs.autocast(query.device, query)
+    _inputs.check_same(OPERATOR, query=query)
+    channels = query.shape[1]
+    if key_value is None:
+        if channels % 3:
+            raise ValueError(
+                f"{OPERATOR}: query must be (B, 3C, H, W) without key_value, not "
+                f"{tuple(query.shape)}"
+            )
+        channels //= 3
+    else:
+        (key_value,) = _inputs.autocast(query.device, key_value)
+        _inputs.check_beside(OPERATOR, query, 2 * channels, key_value=key_value)
+    if temperature.dim() != 1 or not temperature.numel() or channels % temperature.numel():
+        raise ValueError(
+            f"{OPERATOR}: temperature must be (heads,), heads a divisor of {channels} channels, "
+            f"not {tuple(temperature.shape)}"
+        )
+    if weight.dim() != 2 or weight.shape[0] == 0:
+        raise ValueError(f"{OPERATOR}: weight must be (N, C), not {tuple(weight.shape)}")
+    outer = weight.shape[0]
+    parameters = {"temperature": temperature, "weight": weight}
+    if bias is not None:
+        parameters["bias"] = bias
+    shapes = {
+        "temperature": tuple(temperature.shape),
+        "weight": (outer, channels),
+        "bias": (outer,),
+    }
+    _inputs.check_parameters(OPERATOR, query.device, shapes, **parameters)
+    if residual is not None:
+        (residual,) = _inputs.autocast(query.device, residual)
+        _inputs.check_beside(OPERATOR, query, outer, residual=residual)
+    runs = backends.choose(OPERATOR, backend, query.device, query.dtype)
+    if runs == "reference":
+        with torch.autocast(query.device.type, enabled=False):
+            return reference.channel_attention(
+                query, key_value, temperature, weight, bias, residual
+            )
+    out, _, _ = _library.kernels(runs).channel_attention(
+        query,
+        key_value,
+        temperature.float().contiguous(),
+        weight.float().contiguous(),
+        None if bias is None else bias.float().contiguous(),
+        residual,
+    )
+    return out
+
+
+def _fake(
+    query: Tensor, key_value: Tensor | None, temperature: Tensor, weight: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, (outer, channels), heads = query.shape[0], weight.shape, temperature.shape[0]
+    c = channels // heads
+    return (
+        _inputs.new_like(query, outer),
+        weight.new_empty((batch, heads, c, c)),
+        weight.new_empty((batch, 2, channels)),
+    )
+
+
+def _fake_backward(
+    grad: Tensor,
+    query: Tensor,
+    key_value: Tensor | None,
+    gram: Tensor,
+    squares: Tensor,
+    temperature: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        _inputs.new_like(query),
+        weight.new_empty((0,)) if key_value is None else _inputs.new_like(key_value),
+        torch.empty_like(temperature),
+        torch.empty_like(weight),
+        weight.new_empty((weight.shape[0],)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key_value, temperature, weight, _, _ = inputs
+    _, gram, squares = output
+    ctx.save_for_backward(query, key_value, gram, squares, temperature, weight)
+    ctx.mark_non_differentiable(gram, squares)
+
+
+def _backward(ops: Any, ctx: Any, grad: Tensor, *of_sums: None) -> tuple[Tensor | None, ...]:
+    _, key_value, *_ = ctx.saved_tensors
+    dquery, dkey_value, dtemperature, dweight, dbias = ops.channel_attention_backward(
+        grad, *ctx.saved_tensors
+    )
+    return (
+        dquery,
+        None if key_value is None else dkey_value,
+        dtemperature,
+        dweight,
+        dbias if ctx.needs_input_grad[4] else None,
+        grad if ctx.needs_input_grad[5] else None,
+    )
+
+
+# gram: q k^T, (B, heads, c, c); squares: the sums of q^2 and of k^2, (B, 2, C); both float32.
+_library.declare(
+    "channel_attention",
+    "(Tensor query, Tensor? key_value, Tensor temperature, Tensor weight, Tensor? bias,"
+    " Tensor? residual) -> (Tensor out, Tensor gram, Tensor squares)",
+    _fake,
+    _setup_context,
+    _backward,
+)
+_library.declare(
+    "channel_attention_backward",
+    "(Tensor grad, Tensor query, Tensor? key_value, Tensor gram, Tensor squares,"
+    " Tensor temperature, Tensor weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
+)

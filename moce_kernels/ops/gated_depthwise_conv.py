@@ -1,0 +1,89 @@
+"""Depthwise 3x3 convolution with a GELU gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.ops import _inputs, _library
+from moce_kernels.reference import gated_depthwise_conv as reference
+
+OPERATOR = "gated_depthwise_conv"
+
+
+def gated_depthwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str | None = None
+) -> Tensor:
+    """``GELU(a) * b`` with ``a, b = DW3x3(x)``, halves of the channels; stride 1, zero padding.
+
+    The middle of GDFN (Restormer, Zamir et al. 2022). Differentiable in all three tensors; the
+    backward convolves again and stores nothing.
+
+    Args:
+        x: (B, 2C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
+            reference backend. Under autocast it is cast to its dtype.
+        weight: (2C, 1, 3, 3), of any floating dtype.
+        bias: (2C,), of any floating dtype.
+        backend: as in ``depthwise_conv``.
+
+    Returns:
+        (B, C, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
+        adjacent, else contiguous.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    (x,) = _inputs.autocast(x.device, x)
+    _inputs.check_same(OPERATOR, x=x)
+    channels = x.shape[1]
+    if channels % 2:
+        raise ValueError(
+            f"{OPERATOR}: x must have an even number of channels, not {tuple(x.shape)}"
+        )
+    shapes = {"weight": (channels, 1, 3, 3), "bias": (channels,)}
+    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
+    if runs == "reference":
+        with torch.autocast(x.device.type, enabled=False):
+            return reference.gated_depthwise_conv(x, weight, bias)
+    return _library.kernels(runs).gated_depthwise_conv(
+        x, weight.float().contiguous(), None if bias is None else bias.float().contiguous()
+    )
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _inputs.new_like(x, x.shape[1] // 2)
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _inputs.new_like(x), torch.empty_like(weight), weight.new_empty((x.shape[1],))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dweight, dbias = ops.gated_depthwise_conv_backward(grad, *ctx.saved_tensors)
+    return dx, dweight, dbias if ctx.needs_input_grad[2] else None
+
+
+_library.declare(
+    "gated_depthwise_conv",
+    "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    _fake,
+    _setup_context,
+    _backward,
+)
+_library.declare(
+    "gated_depthwise_conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor? bias) -> (Tensor, Tensor, Tensor)",
+    _fake_backward,
+)

@@ -1,0 +1,149 @@
+"""1x1 convolution with a normalisation before it and a residual after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.ops import _inputs, _library
+from moce_kernels.reference import pointwise_conv as reference
+
+OPERATOR = "pointwise_conv"
+
+
+def pointwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm: tuple[Tensor, Tensor] | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    backend: str | None = None,
+) -> Tensor:
+    """``W LayerNorm_C(x) + b + residual``: a matrix product for each pixel, in one pass.
+
+    The projections of MDTA, GDFN and the experts, with the LayerNorm before and the sum after
+    them. Differentiable in all tensors; the backward normalises again and stores nothing.
+
+    Args:
+        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
+            reference backend. Under autocast it is cast to its dtype.
+        weight: (N, C), of any floating dtype.
+        bias: (N,), of any floating dtype.
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        residual: (B, N, H, W) in x's dtype.
+        eps: of the LayerNorm.
+        backend: as in ``depthwise_conv``.
+
+    Returns:
+        (B, N, H, W) in x's dtype; the kernels compute in float32 and keep the parameters as exact
+        as they are given. From the kernels: channels-last in memory where x's channels are
+        adjacent, else contiguous.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    (x,) = _inputs.autocast(x.device, x)
+    _inputs.check_eps(OPERATOR, eps)
+    _inputs.check_same(OPERATOR, x=x)
+    if weight.dim() != 2 or weight.shape[0] == 0:
+        raise ValueError(f"{OPERATOR}: weight must be (N, C), not {tuple(weight.shape)}")
+    inner, outer = x.shape[1], weight.shape[0]
+    parameters = {"weight": weight}
+    if bias is not None:
+        parameters["bias"] = bias
+    if norm is not None:
+        parameters["norm[0]"], parameters["norm[1]"] = norm
+    shapes = {
+        "weight": (outer, inner),
+        "bias": (outer,),
+        "norm[0]": (inner,),
+        "norm[1]": (inner,),
+    }
+    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    if residual is not None:
+        (residual,) = _inputs.autocast(x.device, residual)
+        _inputs.check_beside(OPERATOR, x, outer, residual=residual)
+    runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
+    if runs == "reference":
+        with torch.autocast(x.device.type, enabled=False):
+            return reference.pointwise_conv(x, weight, bias, norm, residual, eps)
+    with torch.autocast(x.device.type, enabled=False):
+        weight = weight.float()
+        bias = None if bias is None else bias.float()
+        if norm is not None:
+            # LayerNorm's own scale and shift are those of the product.
+            scale, shift = (t.float() for t in norm)
+            bias = torch.mv(weight, shift) if bias is None else torch.addmv(bias, weight, shift)
+            weight = weight * scale
+    return _library.kernels(runs).pointwise_conv(
+        x,
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        residual,
+        norm is not None,
+        eps,
+    )
+
+
+def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return _inputs.new_like(x, weight.shape[0])
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    norm: bool,
+    eps: float,
+    needs_x: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = weight.shape[0] if needs_weight else 0
+    return (
+        _inputs.new_like(x) if needs_x else weight.new_empty((0,)),
+        weight.new_empty((rows, weight.shape[1])),
+        weight.new_empty((rows,)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _, _, ctx.norm, ctx.eps = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias, needs_residual, *_ = ctx.needs_input_grad
+    dx = dweight = dbias = None
+    if needs_x or needs_weight or needs_bias:
+        dx, dweight, dbias = ops.pointwise_conv_backward(
+            grad, x, weight, ctx.norm, ctx.eps, needs_x, needs_weight or needs_bias
+        )
+    return (
+        dx if needs_x else None,
+        dweight if needs_weight else None,
+        dbias if needs_bias else None,
+        grad if needs_residual else None,
+        None,
+        None,
+    )
+
+
+_library.declare(
+    "pointwise_conv",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool norm, float eps) -> Tensor",
+    _fake,
+    _setup_context,
+    _backward,
+)
+_library.declare(
+    "pointwise_conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, bool norm, float eps, bool needs_x, bool needs_weight)"
+    " -> (Tensor, Tensor, Tensor)",
+    _fake_backward,
+)

@@ -1,0 +1,549 @@
+"""Triton kernels of grouped_experts: the experts of a layer on the images routed to them.
+
+For the slot of image b and its j-th expert e, of rank r:
+
+    h = P0 x_b,  q = dw3x3(Wq h),  k, v = dw7x7(Wkv h),  a = LayerNorm(q (*) k) v,
+    z = (Wo a + bias) SiLU(P1 shared_b);    out_b = sum_j gate (P2 z + x_b)
+
+Each step is one launch over (slot, tile): a program reads its slot's expert, rank and window from the
+plan on the device, takes the slots in the order of their experts, so that neighbours use the same
+weights, and leaves at once where its channels lie beyond the rank. Nothing is gathered or read back,
+and the number of launches is the same for every batch. Between the steps the r channels (3 r for q, k
+and v) of each slot go through memory in the activations' dtype, the convolution in float32:
+about 3 C + 22 r elements for each pixel of a slot, bound by memory for 16-bit activations. Multiply-adds
+for each pixel: 3 r C + 4 r^2 + 107 r + 6 r TILE (see fft_attention).
+
+Epilogues: the modulation of the projection after the attention; gate, shortcut and the sum over an
+image's experts of the last projection, which is why no atomic sum is needed and the result is
+always the same.
+
+Backward recomputes every step. Gradients of weights are sums over the slots of an expert: programs
+share the tiles of each expert, and what they found is added up after, in a fixed order.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moce_kernels.expert_weights import ExpertWeights
+from moce_kernels.ops._inputs import new_like
+from moce_kernels.triton_kernels._common import (
+    Plan,
+    blocks,
+    expert_shape,
+    implement,
+    load,
+    pixel_block,
+    pixels,
+    product,
+    scratch,
+    slot_and_expert,
+    slot_at,
+    slots_of,
+    splits,
+    store,
+    strided,
+)
+from moce_kernels.triton_kernels.depthwise_conv import depthwise, depthwise_backward_weight
+from moce_kernels.triton_kernels.fft_attention import (
+    norm_gate,
+    norm_gate_backward,
+    window_conv,
+    window_correlate,
+)
+
+# Pixels, channels that come out and channels that go in of a program.
+PIXELS, CHANNELS, DEPTH = 64, 32, 16
+
+
+@triton.jit
+def _linear(
+    x, x_b, x_c, x_h, x_w,
+    out, out_b, out_c, out_h, out_w,
+    weight,
+    dim, size, width, top_k,
+    index, order,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    WIDE: tl.constexpr,  # dim to rank, of the slot's image; else between ranks, of the slot
+    TIMES: tl.constexpr,  # channels on the weight's side of rows for each of the rank
+    TRANSPOSED: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """out (+)= weight x, weight being (TIMES rank, dim or rank), or its transpose."""
+    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
+    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    if WIDE:
+        go_in, come_out = dim, r
+        weight += rows * dim
+        x += slot // top_k * x_b
+    else:
+        go_in, come_out = (TIMES * r, r) if TRANSPOSED else (r, TIMES * r)
+        weight += TIMES * squares
+        x += slot * x_b
+    columns = dim if WIDE else r
+    if tl.program_id(1) * CHANNELS < come_out:
+        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+        n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, go_in, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            inside = (p < size)[:, None] & (k < go_in)[None, :]
+            a = tl.load(pixels(x, x_c, x_h, x_w, p, k, width), mask=inside, other=0.0)
+            if TRANSPOSED:
+                at = k[:, None] * columns + n[None, :]
+            else:
+                at = n[None, :] * columns + k[:, None]
+            w = load(weight + at, (k < go_in)[:, None] & (n < come_out)[None, :])
+            total += product(a, w)
+        mask = (p < size)[:, None] & (n < come_out)[None, :]
+        to = pixels(out + slot * out_b, out_c, out_h, out_w, p, n, width)
+        if ACCUMULATE:
+            total += load(to, mask)
+        store(to, total, mask)
+
+
+@triton.jit
+def _modulate(
+    a, a_b, a_c, a_h, a_w,
+    shared, shared_b, shared_c, shared_h, shared_w,
+    z, z_b, z_c, z_h, z_w,
+    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
+    d_attention, d_attention_b, d_attention_c, d_attention_h, d_attention_w,
+    d_modulation, d_modulation_b, d_modulation_c, d_modulation_h, d_modulation_w,
+    attn_out, attn_out_bias, mod_proj, gate,
+    dim, size, width, top_k,
+    index, order,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """z = (attn_out a + bias) * SiLU(mod_proj shared); backward, the gradients of both factors'
+    projections where that of z is gate * upstream."""
+    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
+    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    if tl.program_id(1) * CHANNELS < r:
+        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+        n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        attention = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, r, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, k, width)
+            given = tl.load(at, mask=(p < size)[:, None] & (k < r)[None, :], other=0.0)
+            at = attn_out + squares + n[None, :] * r + k[:, None]
+            attention += product(given, load(at, (k < r)[:, None] & (n < r)[None, :]))
+        attention += load(attn_out_bias + rows + n, n < r)[None, :]
+        modulation = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, dim, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            image = shared + slot // top_k * shared_b
+            at = pixels(image, shared_c, shared_h, shared_w, p, k, width)
+            given = tl.load(at, mask=(p < size)[:, None] & (k < dim)[None, :], other=0.0)
+            at = mod_proj + (rows + n)[None, :] * dim + k[:, None]
+            modulation += product(given, load(at, (k < dim)[:, None] & (n < r)[None, :]))
+        sigmoid = tl.sigmoid(modulation)
+        silu = modulation * sigmoid
+        mask = (p < size)[:, None] & (n < r)[None, :]
+        store(pixels(z + slot * z_b, z_c, z_h, z_w, p, n, width), attention * silu, mask)
+        if BACKWARD:
+            at = upstream + slot * upstream_b
+            at = pixels(at, upstream_c, upstream_h, upstream_w, p, n, width)
+            d = load(at, mask) * tl.load(gate + slot)
+            to = d_attention + slot * d_attention_b
+            to = pixels(to, d_attention_c, d_attention_h, d_attention_w, p, n, width)
+            store(to, d * silu, mask)
+            to = d_modulation + slot * d_modulation_b
+            to = pixels(to, d_modulation_c, d_modulation_h, d_modulation_w, p, n, width)
+            slope = sigmoid * (1.0 + modulation * (1.0 - sigmoid))
+            store(to, d * attention * slope, mask)
+
+
+@triton.jit
+def _project_out(
+    a, a_b, a_c, a_h, a_w,
+    x, x_b, x_c, x_h, x_w,
+    out, out_b, out_c, out_h, out_w,
+    weight, gate,
+    dim, size, width, top_k,
+    index,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    GATED: tl.constexpr,
+    SHORTCUT: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """out = sum over an image's experts of weight^T a, times the gate if GATED, weight being
+    (rank, dim); plus the gates times x if there is a SHORTCUT."""
+    image = tl.program_id(2).to(tl.int64)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    gates = 0.0
+    for j in range(top_k):
+        slot = image * top_k + j
+        r, rows, _, _ = expert_shape(tl.load(index + slot).to(tl.int32), RANKS, WINDOWS, 0)
+        found = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, r, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, k, width)
+            given = tl.load(at, mask=(p < size)[:, None] & (k < r)[None, :], other=0.0)
+            at = weight + (rows + k)[:, None] * dim + n[None, :]
+            found += product(given, load(at, (k < r)[:, None] & (n < dim)[None, :]))
+        value = tl.load(gate + slot)
+        gates += value
+        total += found * value if GATED else found
+    mask = (p < size)[:, None] & (n < dim)[None, :]
+    if SHORTCUT:
+        total += gates * load(pixels(x + image * x_b, x_c, x_h, x_w, p, n, width), mask)
+    store(pixels(out + image * out_b, out_c, out_h, out_w, p, n, width), total, mask)
+
+
+@triton.jit
+def _weight_gradient(
+    a, a_b, a_c, a_h, a_w,
+    b, b_b, b_c, b_h, b_w,
+    sums, bias_sums, gate,
+    dim, size, width, top_k, total, bias_total, column_blocks,
+    order, offsets,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    WIDE: tl.constexpr,  # b is of the slot's image and has dim channels, else of the slot
+    TIMES: tl.constexpr,
+    GATED: tl.constexpr,
+    BIAS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """sums (splits, total) of a b^T over the pixels of each expert; bias_sums of a."""
+    e = tl.program_id(2)
+    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    height, breadth = TIMES * r, dim if WIDE else r
+    row_block, column_block = tl.program_id(1) // column_blocks, tl.program_id(1) % column_blocks
+    if (row_block * ROWS < height) & (column_block * COLUMNS < breadth):
+        first, count = slots_of(e, offsets, 0, RANKS)
+        n = row_block * ROWS + tl.arange(0, ROWS)
+        k = column_block * COLUMNS + tl.arange(0, COLUMNS)
+        found = tl.zeros((ROWS, COLUMNS), tl.float32)
+        bias_found = tl.zeros((ROWS,), tl.float32)
+        parts = tl.cdiv(size, PIXELS)
+        for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
+            slot = slot_at(first + i // parts, order, RANKS)
+            p = i % parts * PIXELS + tl.arange(0, PIXELS)
+            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, n, width)
+            left = tl.load(at, mask=(p < size)[:, None] & (n < height)[None, :], other=0.0)
+            at = b + (slot // top_k if WIDE else slot) * b_b
+            at = pixels(at, b_c, b_h, b_w, p, k, width)
+            right = tl.load(at, mask=(p < size)[:, None] & (k < breadth)[None, :], other=0.0)
+            here = product(tl.trans(left), right)
+            found += here * tl.load(gate + slot) if GATED else here
+            if BIAS:
+                bias_found += tl.sum(left.to(tl.float32), axis=0)
+        to = rows * dim if WIDE else TIMES * squares
+        to = sums + tl.program_id(0).to(tl.int64) * total + to
+        mask = (n < height)[:, None] & (k < breadth)[None, :]
+        tl.store(to + n[:, None] * breadth + k[None, :], found, mask=mask)
+        if BIAS:
+            if column_block == 0:
+                to = bias_sums + tl.program_id(0).to(tl.int64) * bias_total + TIMES * rows + n
+                tl.store(to, bias_found, mask=n < height)
+
+
+@triton.jit
+def _gate_gradient(
+    grad, grad_b, grad_c, grad_h, grad_w,
+    x, x_b, x_c, x_h, x_w,
+    z, z_b, z_c, z_h, z_w,
+    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
+    sums,
+    dim, size, width, top_k,
+    index, order,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """sums (slots, splits) of grad * x over the channels of the image and of upstream * z over
+    those of the slot, upstream being out_proj grad."""
+    slot, e = slot_and_expert(tl.program_id(1), index, order, RANKS)
+    r, _, _, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    image = slot // top_k
+    found = tl.zeros((PIXELS,), tl.float32)
+    for start in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
+        p = start + tl.arange(0, PIXELS)
+        for block in range(0, dim, CHANNELS):
+            c = block + tl.arange(0, CHANNELS)
+            mask = (p < size)[:, None] & (c < dim)[None, :]
+            g = load(pixels(grad + image * grad_b, grad_c, grad_h, grad_w, p, c, width), mask)
+            value = load(pixels(x + image * x_b, x_c, x_h, x_w, p, c, width), mask)
+            found += tl.sum(g * value, axis=1)
+        for block in range(0, r, CHANNELS):
+            c = block + tl.arange(0, CHANNELS)
+            mask = (p < size)[:, None] & (c < r)[None, :]
+            at = upstream + slot * upstream_b
+            g = load(pixels(at, upstream_c, upstream_h, upstream_w, p, c, width), mask)
+            value = load(pixels(z + slot * z_b, z_c, z_h, z_w, p, c, width), mask)
+            found += tl.sum(g * value, axis=1)
+    tl.store(sums + slot * tl.num_programs(0) + tl.program_id(0), tl.sum(found, axis=0))
+
+
+# --- launches ------------------------------------------------------------------------------------
+
+
+class _Layer:
+    """A layer on a batch: what all launches share, and the steps of the forward pass."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        shared: Tensor,
+        gate: Tensor,
+        plan: Plan,
+        weights: ExpertWeights,
+        eps: float,
+    ) -> None:
+        assert plan.ranks is not None
+        self.x, self.shared, self.plan, self.weights, self.eps = x, shared, plan, weights, eps
+        self.gate = gate.contiguous()
+        batch, self.dim, self.height, self.width = x.shape
+        self.size, self.top_k = self.height * self.width, gate.shape[1]
+        self.slots, self.rank = batch * self.top_k, max(plan.ranks)
+        self.pixels = pixel_block(PIXELS, self.size)
+
+    def scratch(self, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+        return scratch(self.x, (self.slots, channels, self.height, self.width), dtype)
+
+    def linear(
+        self, x: Tensor, weight: Tensor, out: Tensor, wide: bool = False, times: int = 1,
+        transposed: bool = False, accumulate: bool = False,
+    ) -> Tensor:  # fmt: skip
+        grid = blocks(self.size, self.pixels), blocks(out.shape[1], CHANNELS), self.slots
+        _linear[grid](
+            *strided(x), *strided(out),
+            weight,
+            self.dim, self.size, self.width, self.top_k,
+            self.plan.index, self.plan.order, self.plan.ranks, self.plan.windows,
+            WIDE=wide, TIMES=times, TRANSPOSED=transposed, ACCUMULATE=accumulate,
+            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
+        )  # fmt: skip
+        return out
+
+    def project_in(self) -> Tensor:
+        return self.linear(self.x, self.weights.in_proj, self.scratch(self.rank), wide=True)
+
+    def queries_keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Before their depthwise convolutions; keys and values of a slot side by side."""
+        q = self.linear(h, self.weights.query, self.scratch(self.rank))
+        kv = self.linear(h, self.weights.key_value, self.scratch(2 * self.rank), times=2)
+        return q, kv
+
+    def convolved(self, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        w, rank, plan = self.weights, self.rank, self.plan
+        out_q, out_kv = torch.empty_like(q), torch.empty_like(kv)
+        depthwise(q, w.query_dw, w.query_dw_bias, rank, plan, out_q, 3)
+        depthwise(kv, w.key_value_dw, w.key_value_dw_bias, rank, plan, out_kv, 7, times=2)
+        return out_q, out_kv
+
+    def mixed(self, q: Tensor, kv: Tensor) -> Tensor:
+        out = self.scratch(self.rank, torch.float32)
+        window_conv(q, kv, self.rank, self.plan, out)
+        return out
+
+    def attention(self, mixed: Tensor, kv: Tensor) -> Tensor:
+        w, out = self.weights, self.scratch(self.rank)
+        norm_gate(mixed, kv, w.norm, w.norm_bias, self.eps, self.rank, self.plan, out)
+        return out
+
+    def modulated(
+        self, attention: Tensor, upstream: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """z; with z's gradient but for the gate, also those of its two factors."""
+        w, z = self.weights, self.scratch(self.rank)
+        backward = upstream is not None
+        d_attention, d_modulation = (torch.empty_like(z) if backward else z for _ in range(2))
+        grid = blocks(self.size, self.pixels), blocks(self.rank, CHANNELS), self.slots
+        _modulate[grid](
+            *strided(attention), *strided(self.shared), *strided(z),
+            *strided(z if upstream is None else upstream),
+            *strided(d_attention), *strided(d_modulation),
+            w.attn_out, w.attn_out_bias, w.mod_proj, self.gate,
+            self.dim, self.size, self.width, self.top_k,
+            self.plan.index, self.plan.order, self.plan.ranks, self.plan.windows,
+            BACKWARD=backward,
+            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
+        )  # fmt: skip
+        return z, d_attention, d_modulation
+
+    def project_out(
+        self, a: Tensor, weight: Tensor, out: Tensor, x: Tensor | None, gated: bool
+    ) -> Tensor:
+        """The sum over each image's experts; x, if given, is added times the gates."""
+        grid = blocks(self.size, self.pixels), blocks(self.dim, CHANNELS), out.shape[0]
+        _project_out[grid](
+            *strided(a), *strided(out if x is None else x), *strided(out),
+            weight, self.gate,
+            self.dim, self.size, self.width, self.top_k,
+            self.plan.index, self.plan.ranks, self.plan.windows,
+            GATED=gated, SHORTCUT=x is not None,
+            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
+        )  # fmt: skip
+        return out
+
+    def weight_gradient(
+        self, a: Tensor, b: Tensor, like: Tensor, wide: bool = False, times: int = 1,
+        gated: bool = False, bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Of a weight like ``like`` that b went into and a is the gradient of what came out, and of
+        a bias like ``bias``."""
+        parts = splits(self.slots * blocks(self.size, self.pixels), 64)
+        column_blocks = blocks(self.dim if wide else self.rank, CHANNELS)
+        new = {"dtype": torch.float32, "device": self.x.device}
+        sums = torch.empty((parts, like.numel()), **new)
+        bias_sums = torch.empty((parts, 0 if bias is None else bias.numel()), **new)
+        grid = parts, blocks(times * self.rank, CHANNELS) * column_blocks, self.plan.experts
+        _weight_gradient[grid](
+            *strided(a), *strided(b),
+            sums, bias_sums, self.gate,
+            self.dim, self.size, self.width, self.top_k, *sums.shape[1:], *bias_sums.shape[1:],
+            column_blocks,
+            self.plan.order, self.plan.offsets, self.plan.ranks, self.plan.windows,
+            WIDE=wide, TIMES=times, GATED=gated, BIAS=bias is not None,
+            PIXELS=min(self.pixels, 32) if self.pixels == PIXELS else self.pixels,
+            ROWS=CHANNELS, COLUMNS=CHANNELS, num_warps=4,
+        )  # fmt: skip
+        return sums.sum(dim=0).view(like.shape), bias_sums.sum(dim=0)
+
+    def gate_gradient(self, grad: Tensor, z: Tensor, upstream: Tensor) -> Tensor:
+        parts = splits(blocks(self.size, self.pixels), 32)
+        sums = torch.empty((self.slots, parts), dtype=torch.float32, device=self.x.device)
+        _gate_gradient[parts, self.slots](
+            *strided(grad), *strided(self.x), *strided(z), *strided(upstream),
+            sums,
+            self.dim, self.size, self.width, self.top_k,
+            self.plan.index, self.plan.order, self.plan.ranks, self.plan.windows,
+            PIXELS=self.pixels, CHANNELS=CHANNELS, num_warps=4,
+        )  # fmt: skip
+        return sums.sum(dim=1).view(self.gate.shape)
+
+
+# --- the operator --------------------------------------------------------------------------------
+
+
+def _plan(
+    index: Tensor, order: Tensor, offsets: Tensor, ranks: list[int], windows: list[int]
+) -> Plan:
+    contiguous = (t.contiguous() for t in (index, order, offsets))
+    return Plan(*contiguous, tuple(ranks), tuple(windows))
+
+
+@implement("grouped_experts")
+def _forward(
+    x: Tensor,
+    shared: Tensor,
+    index: Tensor,
+    gate: Tensor,
+    order: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    ranks: list[int],
+    windows: list[int],
+    eps: float,
+) -> Tensor:
+    out = new_like(x)
+    if out.numel() == 0:
+        return out
+    plan = _plan(index, order, offsets, ranks, windows)
+    layer = _Layer(x, shared, gate, plan, ExpertWeights(*weights), eps)
+    q, kv = layer.convolved(*layer.queries_keys_values(layer.project_in()))
+    z, _, _ = layer.modulated(layer.attention(layer.mixed(q, kv), kv))
+    return layer.project_out(z, layer.weights.out_proj, out, x, gated=True)
+
+
+@implement("grouped_experts_backward")
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    shared: Tensor,
+    index: Tensor,
+    gate: Tensor,
+    order: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    ranks: list[int],
+    windows: list[int],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    dx, dshared = new_like(x), new_like(shared)
+    if x.numel() == 0:
+        return dx, dshared, torch.zeros_like(gate), [torch.zeros_like(w) for w in weights]
+    w = ExpertWeights(*weights)
+    plan = _plan(index, order, offsets, ranks, windows)
+    layer = _Layer(x, shared, gate, plan, w, eps)
+    rank = layer.rank
+
+    h = layer.project_in()
+    before_q, before_kv = layer.queries_keys_values(h)
+    q, kv = layer.convolved(before_q, before_kv)
+    mixed = layer.mixed(q, kv)
+    attention = layer.attention(mixed, kv)
+
+    # From out to the attention. `upstream` is the gradient of z but for the gate.
+    upstream = layer.linear(grad, w.out_proj, layer.scratch(rank), wide=True)
+    z, d_attention, d_modulation = layer.modulated(attention, upstream)
+    dgate = layer.gate_gradient(grad, z, upstream)
+    d_out_proj, _ = layer.weight_gradient(z, grad, w.out_proj, wide=True, gated=True)
+    d_mod_proj, _ = layer.weight_gradient(d_modulation, shared, w.mod_proj, wide=True)
+    layer.project_out(d_modulation, w.mod_proj, dshared, None, gated=False)
+    d_attn_out, d_attn_out_bias = layer.weight_gradient(
+        d_attention, attention, w.attn_out, bias=w.attn_out_bias
+    )
+
+    # Through the attention, then the depthwise convolutions.
+    d = layer.linear(d_attention, w.attn_out, attention, transposed=True)
+    dq, dkv = torch.empty_like(q), torch.empty_like(kv)
+    d_norm, d_norm_bias = norm_gate_backward(
+        d, mixed, kv, w.norm, w.norm_bias, eps, rank, plan, dkv
+    )
+    window_correlate(mixed, q, kv, rank, plan, dq, dkv)
+    d_query_dw, d_query_dw_bias = depthwise_backward_weight(dq, before_q, rank, plan, 3)
+    d_key_value_dw, d_key_value_dw_bias = depthwise_backward_weight(
+        dkv, before_kv, rank, plan, 7, times=2
+    )
+    depthwise(dq, w.query_dw, None, rank, plan, before_q, 3, flip=True)
+    depthwise(dkv, w.key_value_dw, None, rank, plan, before_kv, 7, times=2, flip=True)
+
+    # From there to x.
+    d_query, _ = layer.weight_gradient(before_q, h, w.query)
+    d_key_value, _ = layer.weight_gradient(before_kv, h, w.key_value, times=2)
+    dh = layer.linear(before_q, w.query, d, transposed=True)
+    layer.linear(before_kv, w.key_value, dh, times=2, transposed=True, accumulate=True)
+    d_in_proj, _ = layer.weight_gradient(dh, x, w.in_proj, wide=True)
+    layer.project_out(dh, w.in_proj, dx, grad, gated=False)
+
+    dweights = ExpertWeights(
+        in_proj=d_in_proj,
+        mod_proj=d_mod_proj,
+        out_proj=d_out_proj,
+        query=d_query,
+        query_dw=d_query_dw,
+        query_dw_bias=d_query_dw_bias,
+        key_value=d_key_value,
+        key_value_dw=d_key_value_dw,
+        key_value_dw_bias=d_key_value_dw_bias,
+        norm=d_norm,
+        norm_bias=d_norm_bias,
+        attn_out=d_attn_out,
+        attn_out_bias=d_attn_out_bias,
+    )
+    return dx, dshared, dgate, list(dweights)

@@ -1,0 +1,172 @@
+"""What a network costs: parameters and multiply-accumulates, by route.
+
+Counted are convolutions, linear layers and the two matrix products of each channel attention, as
+the field's "FLOPs" are (they are multiply-accumulates: one multiplication and one addition).
+Activations, softmax and gates are not. LayerNorms and the experts' Fourier transforms, which some
+counters count and some do not, are counted apart, as ``extras``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from moceir.config import MoCEIRConfig
+from moceir.restore import Restorer
+
+NORM_OPERATIONS = 5
+"""Of a LayerNorm with weight and bias, for each value; the number that fvcore has."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one image.
+
+    Args:
+        fixed: of all that runs whatever the route.
+        experts: of each decoder block, in the order in which they run, those of each expert.
+        top_k: experts of an image at a block.
+    """
+
+    fixed: int
+    experts: tuple[tuple[int, ...], ...]
+    top_k: int = 1
+
+    @property
+    def cheapest(self) -> int:
+        """Of the route through the cheapest experts."""
+        return self.fixed + sum(sum(sorted(block)[: self.top_k]) for block in self.experts)
+
+    @property
+    def dearest(self) -> int:
+        """Of the route through the dearest experts."""
+        return self.fixed + sum(sum(sorted(block)[-self.top_k :]) for block in self.experts)
+
+    def route(self, experts: Sequence[Sequence[int]]) -> int:
+        """Of a route: for each decoder block the experts taken, 0 the cheapest."""
+        taken = zip(self.experts, experts, strict=True)
+        return self.fixed + sum(block[e] for block, chosen in taken for e in chosen)
+
+    def of_counts(self, counts: Tensor) -> int:
+        """Of many images: (D, n) how often each expert was taken at each decoder block."""
+        images = int(counts[0].sum()) // self.top_k
+        taken = zip(self.experts, counts.tolist(), strict=True)
+        return self.fixed * images + sum(
+            each * count for block, row in taken for each, count in zip(block, row, strict=True)
+        )
+
+
+def cost(config: MoCEIRConfig, height: int, width: int) -> Cost:
+    """The cost of an image of H x W, padded as the network pads it."""
+    height, width = _padded(config, height, width)
+    *levels, deepest = range(len(config.dims))
+
+    def pixels(level: int) -> int:
+        return (height >> level) * (width >> level)
+
+    def feed_forward(c: int) -> int:
+        hidden = int(c * config.ffn_expansion)
+        return 2 * hidden * c + 9 * 2 * hidden + hidden * c
+
+    def shared(c: int, heads: int) -> int:  # MDTA; c^2 / heads for each of its two products
+        return 3 * c * c + 9 * 3 * c + 2 * c * c // heads + c * c
+
+    def cross(c: int, heads: int) -> int:
+        return c * c + 9 * c + 2 * c * c + 49 * 2 * c + 2 * c * c // heads + c * c
+
+    def block(level: int) -> int:
+        c, heads = config.dims[level], config.heads[level]
+        return pixels(level) * (shared(c, heads) + feed_forward(c))
+
+    def decoder_block(level: int) -> int:
+        c, heads = config.dims[level], config.heads[level]
+        body = 2 * c * c + shared(c, heads) + c * c + cross(c, heads) + feed_forward(c)
+        router = config.num_experts * (c + config.dims[-1])
+        return pixels(level) * body + router
+
+    def expert(level: int, r: int) -> int:
+        c = config.dims[level]
+        modulated = 2 * c * r + r * c
+        attention = r * r + 9 * r + 2 * r * r + 49 * 2 * r + r * r
+        return pixels(level) * (modulated + attention)
+
+    dims = config.dims
+    bottom = dims[-1]
+    fixed = pixels(0) * 9 * 3 * dims[0] * 2  # stem and output
+    for level in levels:
+        c = dims[level]
+        fixed += config.num_blocks[level] * block(level)
+        fixed += pixels(level) * 9 * c * (c // 2)  # down
+        fixed += pixels(level + 1) * 9 * (2 * c) * (4 * c)  # up
+        fixed += pixels(level) * 2 * c * c  # fusion with the skip connection
+        fixed += config.num_dec_blocks[level] * decoder_block(level)
+    fixed += config.num_blocks[deepest] * block(deepest)
+    fixed += pixels(deepest) * 9 * bottom + 2 * bottom * 2 * bottom  # frequency embedding
+    fixed += config.num_refinement_blocks * block(0)
+    return Cost(
+        fixed,
+        tuple(tuple(expert(level, r) for r in config.ranks(level)) for level in _order(config)),
+        config.top_k,
+    )
+
+
+def extras(config: MoCEIRConfig, height: int, width: int) -> Cost:
+    """LayerNorms and Fourier transforms of an image, which ``cost`` leaves out."""
+    height, width = _padded(config, height, width)
+    *levels, deepest = range(len(config.dims))
+
+    def norm(level: int, channels: int) -> int:
+        return NORM_OPERATIONS * (height >> level) * (width >> level) * channels
+
+    def expert(level: int, r: int, window: int) -> int:
+        windows = -(-(height >> level) // window) * -(-(width >> level) // window)
+        n = window * window
+        # Three real transforms of 2.5 n log2 n operations, half a multiply-accumulate each, and
+        # n / 2 complex products of four.
+        transforms = windows * r * int(3 * 1.25 * n * math.log2(n) + 4 * n / 2)
+        return transforms + norm(level, r)
+
+    blocks = [config.num_blocks[level] + config.num_dec_blocks[level] for level in levels] + [
+        config.num_blocks[deepest]
+    ]
+    blocks[0] += config.num_refinement_blocks
+    return Cost(
+        sum(2 * n * norm(level, config.dims[level]) for level, n in enumerate(blocks)),
+        tuple(
+            tuple(
+                expert(level, r, w)
+                for r, w in zip(config.ranks(level), config.windows, strict=True)
+            )
+            for level in _order(config)
+        ),
+        config.top_k,
+    )
+
+
+def seconds(restorer: Restorer, image: Tensor, runs: int = 3) -> float:
+    """Median time of the network on (3, H, W), transfers included, after one run to warm up."""
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        restorer(image[None], tile=0)
+        if restorer.device.type == "cuda":
+            torch.cuda.synchronize(restorer.device)
+        times.append(time.perf_counter() - start)
+    return median(times[1:])
+
+
+def _padded(config: MoCEIRConfig, height: int, width: int) -> tuple[int, int]:
+    cell = 2 ** (len(config.dims) - 1)
+    return height + -height % cell, width + -width % cell
+
+
+def _order(config: MoCEIRConfig) -> list[int]:
+    """The level of each decoder block, in the order in which they run."""
+    levels = range(len(config.dims) - 1)
+    return [level for level in reversed(levels) for _ in range(config.num_dec_blocks[level])]

@@ -1,0 +1,156 @@
+"""The protocols of the published tables: what is cropped, how noise is made, what is measured."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from moceir.data.datasets import BENCHMARKS, Pair, check_sizes, pair_folders, pairs_of
+from moceir.data.degradations import GaussianNoise, generator_for
+from moceir.data.pictures import open_rgb, to_tensor
+from moceir.errors import ConfigError, PictureError
+
+SIGMAS = (15, 25, 50)
+"""Noise levels of the denoising tables, on the 0..255 scale."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a table was measured: RGB, PSNR and SSIM of restored values clamped to [0, 1] and not
+    rounded to 8 bits.
+
+    Args:
+        name: ``published`` or ``promptir``.
+        ssim_window: see ``metrics.ssim``.
+        crop: pictures are cropped about their middle to multiples of this, but for CDD11.
+    """
+
+    name: str
+    ssim_window: str
+    crop: int = 16
+
+
+PROTOCOLS = {
+    "published": Protocol("published", "gaussian"),
+    "promptir": Protocol("promptir", "uniform"),
+}
+"""That of the published MoCE-IR, and that of AirNet and PromptIR, whose SSIM has another window."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Pictures to measure on, under one degradation.
+
+    Args:
+        name: such as ``rain100l``, ``cbsd68-25`` or ``cdd11-low_rain``.
+        title: as papers write it.
+        task: what is wrong with the pictures.
+        pairs: the pictures.
+        sigma: of the noise put on the clean pictures; None: there are degraded ones.
+        crops: False: these pictures are not cropped under any protocol.
+    """
+
+    name: str
+    title: str
+    task: str
+    pairs: tuple[Pair, ...]
+    sigma: int | None = None
+    crops: bool = True
+
+    def load(self, pair: Pair, protocol: Protocol, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """A degraded picture and the clean one, (3, H, W) float32 in [0, 1], cropped.
+
+        The noise is clipped and truncated to 8 bits, as in the published code. It is a function of
+        the file's name, the sigma and the seed, and of no other picture.
+
+        Raises:
+            PictureError: a file that cannot be read, or two of different sizes.
+        """
+        clean = open_rgb(pair.clean)
+        degraded = None
+        if pair.degraded is not None:
+            degraded = open_rgb(pair.degraded)
+            check_sizes(pair, degraded.size, clean.size)
+        multiple = protocol.crop if self.crops else 1
+        target = centre_crop(to_tensor(clean), multiple)
+        if 0 in target.shape:
+            raise PictureError(
+                f"{pair.clean} is {clean.width} x {clean.height} pixels: the protocol crops to "
+                f"multiples of {multiple}, which leaves nothing"
+            )
+        if degraded is not None:
+            return centre_crop(to_tensor(degraded), multiple), target
+        assert self.sigma is not None
+        # crc32 of the name: the same on every machine, and wherever the folder is.
+        generator = generator_for(seed * 1000 + self.sigma, zlib.crc32(pair.clean.stem.encode()))
+        return GaussianNoise(self.sigma)(target[None], generator)[0], target
+
+
+def centre_crop(image: Tensor, multiple: int) -> Tensor:
+    """The middle of (..., H, W) whose sides are multiples; an odd rest is left at the end."""
+    height, width = image.shape[-2:]
+    top, left = height % multiple // 2, width % multiple // 2
+    return image[
+        ..., top : top + height // multiple * multiple, left : left + width // multiple * multiple
+    ]
+
+
+def benchmarks(
+    names: Sequence[str],
+    data: Path | None,
+    sigmas: Sequence[int] = SIGMAS,
+    folders: Sequence[tuple[Path, Path]] = (),
+) -> list[Benchmark]:
+    """The benchmarks of these names, and of any pairs of folders.
+
+    Args:
+        names: of ``BENCHMARKS``; ``cdd11`` is all eleven; the denoising sets give one benchmark
+            for each sigma, or for one alone as ``cbsd68-25``.
+        data: the folder that holds the data sets.
+        sigmas: of the denoising sets.
+        folders: of degraded and of clean pictures with the same names.
+
+    Raises:
+        ConfigError: an unknown name, or ``data`` is missing.
+        PictureError: a folder is missing, empty or unpaired.
+    """
+    found: list[Benchmark] = []
+    for name in names:
+        base, _, suffix = name.partition("-")
+        if name == "cdd11":
+            found += benchmarks([n for n in BENCHMARKS if n.startswith("cdd11-")], data)
+            continue
+        noise = suffix.isdigit() and base in BENCHMARKS and BENCHMARKS[base].task == "noise"
+        key = base if noise else name
+        if key not in BENCHMARKS:
+            known = ", ".join([*(n for n in BENCHMARKS if not n.startswith("cdd11")), "cdd11"])
+            raise ConfigError(
+                f"unknown benchmark {name!r}: known are {known}, one of the folders of cdd11 as "
+                "cdd11-low_haze, and one noise level as cbsd68-25"
+            )
+        if data is None:
+            raise ConfigError(f"benchmark {name}: say with --data which folder holds the data sets")
+        spec = BENCHMARKS[key]
+        pairs = tuple(pairs_of(spec, data))
+        if spec.layouts[0].degraded is not None:
+            crops = not key.startswith("cdd11-")
+            found.append(Benchmark(key, spec.title, spec.task, pairs, crops=crops))
+            continue
+        for sigma in [int(suffix)] if noise else sigmas:
+            if not 0 < sigma <= 100:
+                raise ConfigError(f"sigma {sigma}: give 1 to 100, on the 0..255 scale")
+            title = f"{spec.title}, sigma {sigma}"
+            found.append(Benchmark(f"{key}-{sigma}", title, spec.task, pairs, sigma))
+    for degraded, clean in folders:
+        task = degraded.resolve().name
+        found.append(
+            Benchmark(str(degraded), str(degraded), task, tuple(pair_folders(degraded, clean)))
+        )
+    doubles = {b.name for b in found if sum(other.name == b.name for other in found) > 1}
+    if doubles:
+        raise ConfigError(f"benchmarks given twice: {', '.join(sorted(doubles))}")
+    return found

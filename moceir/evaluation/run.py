@@ -1,0 +1,239 @@
+"""Measuring a network on benchmarks, and what is written about it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moceir import __version__
+from moceir.evaluation.lpips import Lpips
+from moceir.evaluation.metrics import psnr, ssim
+from moceir.evaluation.paper import SETTINGS, Score, Setting
+from moceir.evaluation.protocol import Benchmark, Protocol
+from moceir.files import whole_file
+from moceir.restore import Restorer
+from moceir.tool import tiles
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One restored picture.
+
+    ``psnr_input`` and ``ssim_input`` are those of the degraded picture. ``seconds``: network,
+    transfers and tiles, without reading the files. ``experts``: of each decoder block, 1 the
+    cheapest.
+    """
+
+    benchmark: str
+    picture: str
+    width: int
+    height: int
+    psnr_input: float
+    ssim_input: float
+    psnr: float
+    ssim: float
+    lpips: float | None
+    seconds: float
+    tile: int
+    experts: tuple[int, ...]
+
+
+def measure(
+    restorer: Restorer,
+    benchmark: Benchmark,
+    protocol: Protocol,
+    *,
+    seed: int = 0,
+    tile: int | None = 0,
+    lpips: Lpips | None = None,
+) -> Iterator[tuple[Measurement, Tensor, Tensor, Tensor]]:
+    """Restore and measure every picture of a benchmark, in order.
+
+    Yields:
+        The measurement, and the degraded, restored and clean images, (3, H, W) in [0, 1].
+
+    Raises:
+        PictureError: a picture that cannot be used, or too little memory.
+    """
+    for pair in benchmark.pairs:
+        degraded, clean = benchmark.load(pair, protocol, seed)
+        pixels = degraded.permute(1, 2, 0).contiguous().numpy()
+        start = time.perf_counter()
+        result, run = restorer.restore_pixels(pixels, tile=tile, tile_overlap=tiles.OVERLAP)
+        seconds = time.perf_counter() - start
+        restored = torch.from_numpy(result).permute(2, 0, 1)
+        window = protocol.ssim_window
+        measurement = Measurement(
+            benchmark.name,
+            (pair.degraded or pair.clean).name,
+            clean.shape[2],
+            clean.shape[1],
+            psnr(degraded, clean),
+            ssim(degraded, clean, window),
+            psnr(restored, clean),
+            ssim(restored, clean, window),
+            lpips(restored, clean) if lpips else None,
+            seconds,
+            run.tile,
+            run.experts,
+        )
+        yield measurement, degraded, restored, clean
+
+
+def summary(rows: Sequence[Measurement]) -> dict[str, float | int | None]:
+    """Means over the pictures of one benchmark, the median time and the speed."""
+    measured = [row.lpips for row in rows if row.lpips is not None]
+    pixels = sum(row.width * row.height for row in rows)
+    return {
+        "pictures": len(rows),
+        "psnr_input": fmean(row.psnr_input for row in rows),
+        "ssim_input": fmean(row.ssim_input for row in rows),
+        "psnr": fmean(row.psnr for row in rows),
+        "ssim": fmean(row.ssim for row in rows),
+        "lpips": fmean(measured) if measured else None,
+        "median_seconds": median(row.seconds for row in rows),
+        "megapixels_per_second": pixels / 1e6 / sum(row.seconds for row in rows),
+    }
+
+
+def summaries(rows: Sequence[Measurement]) -> dict[str, dict[str, float | int | None]]:
+    """``summary`` of each benchmark, in the order in which they were measured."""
+    names = dict.fromkeys(row.benchmark for row in rows)
+    return {name: summary([row for row in rows if row.benchmark == name]) for name in names}
+
+
+def environment(restorer: Restorer) -> dict[str, Any]:
+    """What produced the numbers: versions, device, network."""
+    return {
+        "moceir": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": (
+            torch.cuda.get_device_name(restorer.device)
+            if restorer.device.type == "cuda"
+            else f"{restorer.device}, {torch.get_num_threads()} threads"
+        ),
+        "backend": restorer.backend,
+        "precision": restorer.precision,
+        "parameters": sum(p.numel() for p in restorer.model.parameters()),
+        "network": restorer.model.config.to_dict(),
+    }
+
+
+def as_csv(rows: Sequence[Measurement]) -> str:
+    """One line for each picture; numbers to six digits after the point."""
+    file = StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(Measurement.__dataclass_fields__)
+    for row in rows:
+        values = asdict(row)
+        values["experts"] = " ".join(map(str, row.experts))
+        writer.writerow(
+            [
+                f"{value:.6f}" if isinstance(value, float) else "" if value is None else value
+                for value in values.values()
+            ]
+        )
+    return file.getvalue()
+
+
+def as_json(rows: Sequence[Measurement], about: dict[str, Any]) -> str:
+    """The summaries and what produced them; an infinite PSNR is null."""
+    return json.dumps(_finite({**about, "benchmarks": summaries(rows)}), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def as_markdown(rows: Sequence[Measurement], about: dict[str, Any]) -> str:
+    """The summaries, then for each setting of the paper the published rows and ours."""
+    found = summaries(rows)
+    parts = [
+        f"# {about['model']}",
+        f"Protocol `{about['protocol']}`, noise seed {about['seed']}; {about['device']}, "
+        f"{about['precision']}, moceir {about['moceir']}, torch {about['torch']}. "
+        f"LPIPS: {about['lpips']}.",
+        _benchmark_table(found),
+    ]
+    ours = {name: (float(s["psnr"] or 0), float(s["ssim"] or 0)) for name, s in found.items()}
+    for setting in SETTINGS.values():
+        if any(column in ours for column in setting.columns):
+            parts += [f"## {setting.title}", setting_table(setting, ours, "this network")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _benchmark_table(found: dict[str, dict[str, float | int | None]]) -> str:
+    lines = [
+        "| benchmark | pictures | PSNR input | PSNR | SSIM input | SSIM | LPIPS "
+        "| seconds, median | megapixels/s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, s in found.items():
+        lpips = "-" if s["lpips"] is None else f"{s['lpips']:.3f}"
+        lines.append(
+            f"| {name} | {s['pictures']} | {s['psnr_input']:.2f} | {s['psnr']:.2f} | "
+            f"{s['ssim_input']:.3f} | {s['ssim']:.3f} | {lpips} | {s['median_seconds']:.3f} | "
+            f"{s['megapixels_per_second']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def setting_table(setting: Setting, ours: dict[str, tuple[float, float]], name: str) -> str:
+    """A setting's published rows (PSNR / SSIM) and ours; our average only if all was measured."""
+    lines = [
+        "| method | parameters | " + " | ".join(setting.columns.values()) + " | average |",
+        "| --- | ---: |" + " --- |" * (len(setting.columns) + 1),
+    ]
+    for method in setting.methods:
+        size = "-" if method.parameters is None else f"{method.parameters:g}M"
+        scores = " | ".join(map(_score, (*method.scores, method.average)))
+        lines.append(f"| {method.name} | {size} | {scores} |")
+    measured = [ours.get(column) for column in setting.columns]
+    complete = [score for score in measured if score is not None]
+    average = (
+        (fmean(p for p, _ in complete), fmean(s for _, s in complete))
+        if len(complete) == len(measured)
+        else None
+    )
+    lines.append(f"| **{name}** | | " + " | ".join(map(_score, (*measured, average))) + " |")
+    return "\n".join(lines)
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return "not measured"
+    value, similarity = score
+    return f"{value:.2f}" + ("" if similarity is None else f" / {similarity:.3f}")
+
+
+def write_results(rows: Sequence[Measurement], about: dict[str, Any], folder: Path) -> None:
+    """``pictures.csv``, ``results.json`` and ``results.md``, each whole or not at all.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("pictures.csv", as_csv(rows)),
+        ("results.json", as_json(rows, about)),
+        ("results.md", as_markdown(rows, about)),
+    ):
+        with whole_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

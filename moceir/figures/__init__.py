@@ -1,0 +1,1 @@
+"""The paper's figures from any weights, drawn by matplotlib: ``pip install 'moceir[figures]'``."""

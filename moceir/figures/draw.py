@@ -1,0 +1,52 @@
+"""What the figures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from moceir.errors import ConfigError
+from moceir.files import whole_file
+
+EXPERTS = ("#4c9f70", "#7fb3d5", "#e0a458", "#b23a48")
+"""Colours of the experts, the cheapest first."""
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def new(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def check_outputs(paths: Sequence[Path]) -> None:
+    """Refuse names that no figure can have.
+
+    Raises:
+        ConfigError: a suffix that is none of ``FORMATS``.
+    """
+    for path in paths:
+        if path.suffix.lower() not in FORMATS:
+            raise ConfigError(f"{path}: name it {', '.join(FORMATS)}")
+
+
+def save(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure to each path, in the format of its suffix, whole or not at all.
+
+    The same figure gives the same file.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = path.suffix.lower().removeprefix(".")
+        metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(
+            kind, {}
+        )
+        with whole_file(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "moceir"}):
+            figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)

@@ -1,0 +1,54 @@
+"""Pictures beside the maps of their errors (Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from moceir.evaluation.metrics import psnr
+from moceir.figures.draw import new
+
+
+class Example(NamedTuple):
+    """A degraded, a restored and a clean image, (3, H, W) in [0, 1]."""
+
+    name: str
+    degraded: Tensor
+    restored: Tensor
+    clean: Tensor
+
+
+def error_map(image: Tensor, clean: Tensor) -> Tensor:
+    """(H, W) mean absolute difference over the channels."""
+    return (image - clean).abs().mean(dim=0)
+
+
+def errors_figure(examples: Sequence[Example]) -> Figure:
+    """A row for each example: degraded, restored, clean, and the two errors on one scale."""
+    aspect = max(e.clean.shape[1] / e.clean.shape[2] for e in examples)
+    figure = new(11, 0.6 + 2.1 * aspect * len(examples))
+    panels = figure.subplots(len(examples), 5, squeeze=False)
+    for row, (name, degraded, restored, clean) in zip(panels, examples, strict=True):
+        titles = (
+            f"{name}, {psnr(degraded, clean):.2f} dB",
+            f"restored, {psnr(restored, clean):.2f} dB",
+            "clean",
+        )
+        for panel, title, image in zip(row, titles, (degraded, restored, clean), strict=False):
+            panel.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
+            panel.set_title(title, fontsize=8)
+        before, after = error_map(degraded, clean), error_map(restored, clean)
+        # One scale, so that what is left can be compared with what there was.
+        top = max(before.quantile(0.99).item(), 1 / 255) if before.numel() < 2**24 else before.max()
+        for panel, title, errors in zip(
+            row[3:], ("error before", "error after"), (before, after), strict=True
+        ):
+            shade = panel.imshow(errors.numpy(), vmin=0, vmax=float(top), cmap="magma")
+            panel.set_title(title, fontsize=8)
+        figure.colorbar(shade, ax=row[4], shrink=0.7)
+        for panel in row:
+            panel.set_axis_off()
+    return figure

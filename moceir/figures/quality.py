@@ -1,0 +1,111 @@
+"""Quality against parameters and against compute (Fig. 4)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.figure import Figure
+
+from moceir.config import MoCEIRConfig
+from moceir.errors import ConfigError
+from moceir.evaluation.cost import Cost, cost
+from moceir.evaluation.paper import SETTINGS, Setting
+from moceir.figures.draw import EXPERTS, new
+
+PAPER_GIGAMACS = {"MoCE-IR-S": 36.9, "MoCE-IR": 80.6}
+"""At 224 x 224, as the paper has them; those of other methods are not in its text."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``moceir evaluate`` wrote in ``results.json``."""
+
+    name: str
+    parameters: int
+    cost: Cost
+    """At 224 x 224."""
+    psnr: dict[str, float]
+    """Of each benchmark."""
+
+
+def read_result(path: Path, name: str | None = None) -> Result:
+    """A ``results.json``, under the name given or that of its folder.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {key: s["psnr"] for key, s in content["benchmarks"].items() if s["psnr"]}
+        config = MoCEIRConfig.from_dict(content["network"])
+        return Result(
+            name or path.resolve().parent.name,
+            content["parameters"],
+            cost(config, 224, 224),
+            found,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a results.json of moceir evaluate ({error})") from error
+
+
+def common_columns(setting: Setting, results: list[Result]) -> list[str]:
+    """The benchmarks of a setting that every result has.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    columns = [c for c in setting.columns if all(c in result.psnr for result in results)]
+    if not columns:
+        needed = ", ".join(setting.columns)
+        raise ConfigError(
+            f"the results have none of the benchmarks of {setting.title} in common ({needed}): "
+            "evaluate them, or choose another --setting"
+        )
+    return columns
+
+
+def quality_figure(results: list[Result], setting_name: str) -> Figure:
+    """Mean PSNR of the benchmarks in common, of the papers' methods and of ours.
+
+    The bar beside a point reaches from the cheapest to the dearest route.
+
+    Raises:
+        ConfigError: nothing in common with the setting.
+    """
+    setting = SETTINGS[setting_name]
+    columns = common_columns(setting, results)
+    where = [list(setting.columns).index(column) for column in columns]
+    figure = new(9, 3.6)
+    by_size, by_compute = figure.subplots(1, 2, sharey=True)
+
+    def point(panel: object, x: float, y: float, name: str, ours: bool) -> None:
+        colour = EXPERTS[3] if ours else "#555555"
+        panel.plot(x, y, "*" if ours else "o", color=colour, ms=10 if ours else 6)  # type: ignore[attr-defined]
+        panel.annotate(  # type: ignore[attr-defined]
+            name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour
+        )
+
+    for method in setting.methods:
+        quality = fmean(method.scores[i][0] for i in where)
+        if method.parameters is not None:
+            point(by_size, method.parameters, quality, method.name, ours=False)
+        if method.name in PAPER_GIGAMACS:
+            point(by_compute, PAPER_GIGAMACS[method.name], quality, method.name, ours=False)
+    for result in results:
+        quality = fmean(result.psnr[column] for column in columns)
+        point(by_size, result.parameters / 1e6, quality, result.name, ours=True)
+        low, high = result.cost.cheapest / 1e9, result.cost.dearest / 1e9
+        by_compute.plot([low, high], [quality, quality], color=EXPERTS[3], lw=2)
+        point(by_compute, (low + high) / 2, quality, result.name, ours=True)
+    shown = ", ".join(setting.columns[column] for column in columns)
+    by_size.set(xlabel="parameters, millions", ylabel="PSNR, dB", xlim=(0, None))
+    by_compute.set(xlabel="multiply-accumulates at 224 x 224, G", xlim=(0, None))
+    figure.suptitle(f"{setting.title}; mean of {shown}", fontsize=10)
+    for panel in (by_size, by_compute):
+        panel.grid(alpha=0.3)
+        panel.margins(y=0.15)
+    return figure

@@ -1,0 +1,131 @@
+"""``moceir evaluate`` from the command to its files."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from moceir.cli import main
+from moceir.config import MoCEIRConfig
+from moceir.evaluation.paper import SETTINGS
+from moceir.evaluation.protocol import PROTOCOLS, benchmarks
+from moceir.evaluation.run import measure
+from moceir.model import MoCEIR
+from moceir.restore import Restorer
+from moceir.weights import save_weights
+from tests.evaluation.trees import published
+
+TINY = MoCEIRConfig(
+    dim=8, num_blocks=(1, 1), num_dec_blocks=(1,), num_refinement_blocks=0, heads=(1, 1),
+    stage_depth=(1,),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published(tmp_path_factory.mktemp("published"))
+
+
+def identity() -> MoCEIR:
+    """A network that returns its input: its last convolution is zero."""
+    model = MoCEIR(TINY)
+    torch.nn.init.zeros_(model.output.weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "identity.safetensors"
+    save_weights(identity(), path)
+    return path
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *(str(word) for word in words)])
+
+
+def test_an_identity_gains_nothing(root: Path) -> None:
+    restorer = Restorer(identity(), device="cpu")
+    for benchmark in benchmarks(["rain100l", "cbsd68-25"], root):
+        for protocol in PROTOCOLS.values():
+            for row, degraded, restored, _ in measure(restorer, benchmark, protocol):
+                assert torch.equal(degraded, restored)
+                assert row.psnr == row.psnr_input
+                assert row.ssim == row.ssim_input
+                assert len(row.experts) == 1 and 1 <= row.experts[0] <= 4
+
+
+def test_the_command_writes_its_files(root: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    aio5 = ",".join(SETTINGS["aio5"].columns)
+    pair = [root / "llie/LOLv1/Test/input", root / "llie/LOLv1/Test/target"]
+    words = ["-m", weights, "--benchmarks", aio5, "--data", root, "--pair", *pair, "-o", out]
+    result = run(*words, "--save-pictures")
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in out.iterdir()}
+    assert names == {"pictures.csv", "results.json", "results.md", "report.html", "pictures"}
+    rows = list(csv.DictReader((out / "pictures.csv").open()))
+    assert [row["benchmark"] for row in rows[:4]] == ["sots", "rain100l", "rain100l", "cbsd68-25"]
+    assert all(math.isfinite(float(row["psnr"])) for row in rows if row["benchmark"] != "sots")
+    content = json.loads((out / "results.json").read_text())
+    assert content["protocol"] == "published" and "not measured" in content["lpips"]
+    mean = (float(rows[1]["psnr"]) + float(rows[2]["psnr"])) / 2
+    assert content["benchmarks"]["rain100l"]["psnr"] == pytest.approx(mean, abs=1e-5)
+    markdown = (out / "results.md").read_text()
+    assert "| MoCE-IR-S | 11M | 31.33 / 0.978 |" in markdown
+    assert "AIO-5" in markdown and "| **this network** |" in markdown
+    # Two columns of AIO-3 were not measured, so that it has no average of ours.
+    ours = markdown.partition("## AIO-3")[2].partition("| **this network** |")[2].splitlines()[0]
+    assert ours.count("not measured") == 3
+    page = (out / "report.html").read_text()
+    assert page.count('class="slider"') == 8  # one for each picture of six benchmarks
+    assert "http" not in page.replace("http-equiv", "")
+    assert (out / "pictures/rain100l/1.png").is_file()
+    again = run(*words)
+    assert again.exit_code == 1 and "results.json is already there" in again.output
+    assert run(*words, "--overwrite").exit_code == 0
+
+
+def test_a_full_disk_is_named(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    out = tmp_path / "out"
+    result = run("-m", weights, "--benchmarks", "lolv1", "--data", root, "-o", out)
+    assert result.exit_code == 1
+    assert f"{out / 'pictures.csv'}: No space left on device" in result.output
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name --benchmarks"),
+        (["--benchmarks", "rain100l", "--data", "none"], "none: no such folder"),
+        (["--benchmarks", "rain100l", "--data", "empty"], "Rain100L is not below empty"),
+        (["--benchmarks", "rain", "--data", "empty"], "unknown benchmark 'rain'"),
+        (["--benchmarks", "cbsd68", "--data", "empty", "--sigmas", "x"], "--sigmas x"),
+        (["--pair", "empty", "none"], "none: no such folder"),
+        (["--pair", "empty", "empty"], "empty: no pictures in it"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    result = run(*words, "-o", "out")
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "out").exists()

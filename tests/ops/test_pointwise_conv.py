@@ -1,0 +1,106 @@
+"""What is particular to pointwise_conv."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moce_kernels import pointwise_conv
+from tests.ops.spec import activations, skip_unless_it_runs
+
+
+def inputs(**changes: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    x, residual = torch.randn(2, 4, 5, 6), torch.randn(2, 3, 5, 6)
+    norm = (torch.rand(4) + 0.5, torch.randn(4))
+    given = {"x": x, "weight": torch.randn(3, 4), "bias": torch.randn(3)}
+    return {**given, "norm": norm, "residual": residual, **changes}
+
+
+def test_reference_by_hand() -> None:
+    x = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
+    norm = (torch.tensor([2.0, 1.0]), torch.tensor([0.0, 5.0]))  # to -2 and 6
+    out = pointwise_conv(
+        x,
+        torch.tensor([[1.0, 1.0], [10.0, 0.0]]),
+        torch.tensor([0.5, 0.0]),
+        norm,
+        torch.full((1, 2, 1, 1), 100.0),
+        eps=1e-12,
+        backend="reference",
+    )
+    torch.testing.assert_close(out.flatten(), torch.tensor([104.5, 80.0]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    inner=st.integers(1, 40),
+    outer=st.integers(1, 40),
+    height=st.integers(1, 9),
+    width=st.integers(1, 70),
+    norm=st.booleans(),
+    layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
+    grad_layout=st.sampled_from(["contiguous", "channels_last", "sliced_last", "expanded"]),
+)
+def test_any_shape(
+    inner: int, outer: int, height: int, width: int, norm: bool, layout: str, grad_layout: str
+) -> None:
+    skip_unless_it_runs("cpu", "pointwise_conv")
+    torch.manual_seed(inner * 100 + width)
+    (x,) = activations(1, (2, inner, height, width), layout)
+    (grad,) = activations(1, (2, outer, height, width), grad_layout)
+    leaves = [x, torch.randn(outer, inner), torch.rand(inner), torch.randn(inner)]
+    results = []
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        x, weight, *norm_parameters = (t.detach().to(dtype).requires_grad_() for t in leaves)
+        both = (norm_parameters[0], norm_parameters[1]) if norm else None
+        out = pointwise_conv(x, weight, norm=both, eps=1e-2, backend=backend)
+        results.append((out, *torch.autograd.grad(out, (x, weight), grad.to(dtype))))
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("needed", ["x", "weight", "bias", "residual"])
+def test_one_gradient_alone(needed: str) -> None:
+    skip_unless_it_runs("cpu", "pointwise_conv")
+    results = []
+    for backend in ("cpu", "reference"):
+        tensors = inputs()
+        tensors[needed].requires_grad_()
+        pointwise_conv(**tensors, backend=backend).square().sum().backward()
+        results.append(tensors[needed].grad)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for backend in (None, "reference"):
+            assert pointwise_conv(**inputs(), backend=backend).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.zeros(4, 5, 6)}, ValueError, r"x must be \(B, C, H, W\)"),
+        ({"x": torch.zeros(1, 4, 5, 6).int()}, TypeError, "x must be float32"),
+        ({"weight": torch.zeros(3, 4, 1, 1)}, ValueError, r"weight must be \(N, C\), not"),
+        ({"weight": torch.zeros(3, 5)}, ValueError, r"weight must have shape \(3, 4\), not"),
+        ({"bias": torch.zeros(4)}, ValueError, r"bias must have shape \(3,\)"),
+        (
+            {"norm": (torch.ones(3), torch.ones(4))},
+            ValueError,
+            r"norm\[0\] must have shape \(4,\)",
+        ),
+        ({"residual": torch.zeros(2, 3, 5, 7)}, ValueError, r"residual must have shape"),
+        ({"residual": torch.zeros(2, 3, 5, 6).double()}, ValueError, "residual must have dtype"),
+        ({"eps": 0.0}, ValueError, "eps must be positive"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"pointwise_conv: {message}"):
+        pointwise_conv(**inputs(**change))
