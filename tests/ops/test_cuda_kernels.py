@@ -39,7 +39,7 @@ def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> No
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "tests.other_libraries"),
             *("tests/ops/test_all_ops.py", "-k"),
-            f"cpu and (depthwise_conv or fft_attention or routing_plan) and ({tests})",
+            f"cpu and (depthwise_conv or fft_attention or routing_plan) and not gated and ({tests})",
         ],
         cwd=ROOT,
         env={
