@@ -51,7 +51,8 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
     python = sys.executable
     pytest = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     device = "cpu" if dry else "cuda"
-    on_gpu = "tests/ops/test_on_gpu.py"
+    table = "tests/ops/test_all_ops.py"
+    on_device = "routing_plan-cpu and float32" if dry else "triton or cuda"
     sanitizer = shutil.which("compute-sanitizer")
     benchmarks = out / f"{stem}_benchmarks.json"
     few = ["--quick", "--threads", "1"] if dry else ["--dtypes", "float32,bfloat16"]
@@ -70,9 +71,8 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
         Step("info", (python, "-m", "moce_kernels.info"), 60),
         Step(
             "tests on the device",
-            (*pytest, on_gpu, *(["-k", "routing_plan and float32"] if dry else [])),
+            (*pytest, table, "-k", on_device),
             240,
-            {"MOCE_TEST_DEVICE": device},
         ),
         Step(
             "no host synchronisation",
@@ -106,10 +106,10 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
             "compute-sanitizer",
             (
                 *(sanitizer or "compute-sanitizer", "--error-exitcode", "9"),
-                *(*pytest, on_gpu, "-k", "compiles_whole and cuda"),
+                *(*pytest, table, "-k", "compiles_whole and aot_eager and cuda"),
             ),
             90,
-            {"MOCE_TEST_DEVICE": device, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             "there is no compute-sanitizer" if sanitizer is None or dry else None,
         ),
     ]

@@ -172,7 +172,7 @@ def depthwise_backward_weight(
 
 
 @implement("depthwise_conv")
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = new_like(x)
     if out.numel():
         channels, kernel = x.shape[1], weight.shape[-1]
@@ -181,7 +181,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @implement("depthwise_conv_backward_weight")
-def _backward_weight(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
     channels = x.shape[1]
     if x.numel() == 0:
         new = x.new_zeros((channels, 1, kernel, kernel), dtype=torch.float32)

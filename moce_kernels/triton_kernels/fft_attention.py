@@ -182,8 +182,8 @@ def _norm_gate_backward(
         dscale += tl.sum(d * normed, axis=0)
         dshift += tl.sum(d, axis=0)
         d *= scale[None, :]
-        along = tl.sum(d * normed, axis=1)[:, None] / r
-        d = (d - tl.sum(d, axis=1)[:, None] / r - normed * along) * deviation
+        d -= tl.sum(d, axis=1)[:, None] / r  # first: with few channels little remains
+        d = (d - normed * (tl.sum(d * normed, axis=1)[:, None] / r)) * deviation
         tl.store(place, d, mask=mask)
     to = sums + tl.program_id(0).to(tl.int64) * 2 * total + rows + c
     tl.store(to, dscale, mask=c < r)
@@ -330,7 +330,7 @@ def window_correlate(
 
 
 @implement("fft_attention")
-def _fft_attention(
+def forward(
     q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, window: int, eps: float
 ) -> Tensor:
     out = new_like(q)
@@ -343,7 +343,7 @@ def _fft_attention(
 
 
 @implement("fft_attention_backward")
-def _fft_attention_backward(
+def backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,

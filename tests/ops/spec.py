@@ -23,10 +23,17 @@ from moce_kernels import (
     routing_plan,
 )
 from moce_kernels.backends import why_not
+from moce_kernels.triton_kernels import interpreted
+
+
+def device_of(backend: str) -> torch.device:
+    """Where a backend is tested: Triton and CUDA on a GPU where there is one."""
+    on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def skip_unless_it_runs(backend: str, operator: str) -> None:
-    reason = why_not(backend, operator, torch.device("cpu"))
+    reason = why_not(backend, operator, device_of(backend))
     if reason:
         pytest.skip(f"{backend}: {reason}")
 
@@ -45,11 +52,14 @@ class Sample:
     # Tensors that keep float32 when the activations are of a smaller dtype.
     master: frozenset[str] = frozenset()
 
-    def cast(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+    def cast(
+        self, dtype: torch.dtype, device: torch.device = torch.device("cpu")
+    ) -> dict[str, Tensor]:
         """Leaves of this dtype with the layout kept, rounded there and back where it is wider."""
-        wide = dtype == torch.float64
         return {
-            name: _relayout(t, dtype if wide or name not in self.master else None, device)
+            name: _relayout(
+                t, dtype if dtype == torch.float64 or name not in self.master else None, device
+            )
             for name, t in self.tensors.items()
         }
 
@@ -62,8 +72,10 @@ class Sample:
         return Sample(self.name, tensors, self.call, self.raw, self.master)
 
 
-def _relayout(t: Tensor, dtype: torch.dtype | None, device: str = "cpu") -> Tensor:
-    """``t`` in another dtype or place, with its strides, in a buffer of NaN wherever t is not."""
+def _relayout(
+    t: Tensor, dtype: torch.dtype | None, device: torch.device = torch.device("cpu")
+) -> Tensor:
+    """``t`` in another dtype, with the same strides, in a buffer with NaN wherever t is not."""
     dtype = dtype or t.dtype
     extent = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
     buffer = torch.full((max(extent, 0) + 64,), float("nan"), dtype=dtype, device=device)
@@ -85,7 +97,17 @@ class OpSpec:
         default_factory=lambda: {torch.float32: 3e-7, torch.bfloat16: 2e-4, torch.float16: 3e-5}
     )
     # Backends with kernels, beside the reference.
-    kernels: tuple[str, ...] = ("cpu",)
+    kernels: tuple[str, ...] = ("cpu", "triton", "cuda")
+
+    def samples_for(self, backend: str) -> Iterator[Sample]:
+        """Triton's interpreter is slow: it gets the small ones."""
+        slow = backend == "triton" and interpreted()
+        for sample in self.samples():
+            if not slow or next(iter(sample.tensors.values())).numel() <= INTERPRETED_ELEMENTS:
+                yield sample
+
+
+INTERPRETED_ELEMENTS = 5000
 
 
 def activations(count: int, shape: tuple[int, int, int, int], layout: str) -> list[Tensor]:
@@ -234,12 +256,13 @@ def experts_sample(
         weights[role] = torch.randn(weight_shape) / fan_in.get(role, max(ranks)) ** 0.5
 
     def call(backend: str | None, x: Tensor, shared: Tensor, gate: Tensor, **w: Tensor) -> Tensor:
-        at = x.device
-        plan = RoutingPlan(slots.to(at), gate, order.to(at), offsets.to(at))
+        on_device = [t.to(x.device) for t in (slots, order, offsets)]
+        plan = RoutingPlan(on_device[0], gate, *on_device[1:])
         return grouped_experts(x, shared, plan, ExpertWeights(**w), ranks, windows, backend=backend)
 
     def raw(x: Tensor, shared: Tensor, gate: Tensor, **w: Tensor) -> tuple[Any, ...]:
-        plan = (slots, gate, order, offsets)
+        on_device = [t.to(x.device) for t in (slots, order, offsets)]
+        plan = (on_device[0], gate, *on_device[1:])
         return (x, shared, *plan, list(w.values()), list(ranks), list(windows), 1e-5)
 
     return Sample(
