@@ -24,7 +24,7 @@ OPERATORS = (
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
-    "cuda": ("fft_attention", "routing_plan"),
+    "cuda": ("depthwise_conv", "fft_attention", "routing_plan"),
     "triton": triton_kernels.OPERATORS,
     "cpu": OPERATORS,
 }
