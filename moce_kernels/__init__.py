@@ -5,6 +5,7 @@ from moce_kernels.ops.depthwise_conv import depthwise_conv
 from moce_kernels.ops.fft_attention import fft_attention
 from moce_kernels.ops.grouped_experts import grouped_experts
 from moce_kernels.ops.routing_plan import RoutingPlan, routing_plan
+from moce_kernels.ops.window_fft_conv import window_fft_conv
 
 __all__ = [
     "ExpertWeights",
@@ -14,4 +15,5 @@ __all__ = [
     "fft_attention",
     "grouped_experts",
     "routing_plan",
+    "window_fft_conv",
 ]

@@ -12,7 +12,13 @@ VARIABLE = "MOCE_KERNELS_BACKEND"
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # fastest first
 
-OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
+OPERATORS = (
+    "depthwise_conv",
+    "fft_attention",
+    "grouped_experts",
+    "routing_plan",
+    "window_fft_conv",
+)
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
