@@ -196,7 +196,7 @@ def attention_samples() -> Iterator[Sample]:
             ((2, 4, 9, 31), "sliced_last"),
             ((1, 33, 33, 40), "contiguous"),
             ((2, 16, 20, 35), "sliced"),
-            ((2, 3, 34, 5), "expanded"),
+            ((2, 11, 34, 5), "expanded"),
             ((1, 1, 1, 1), "contiguous"),
             ((0, 8, 16, 16), "channels_last"),
         ):
