@@ -21,6 +21,7 @@ from moce_kernels import (
     grouped_experts,
     pointwise_conv,
     routing_plan,
+    window_fft_conv,
 )
 from moce_kernels.backends import why_not
 from moce_kernels.triton_kernels import interpreted
@@ -197,7 +198,7 @@ def attention_samples() -> Iterator[Sample]:
             ((2, 4, 9, 31), "sliced_last"),
             ((1, 33, 33, 40), "contiguous"),
             ((2, 16, 20, 35), "sliced"),
-            ((2, 3, 34, 5), "expanded"),
+            ((2, 11, 34, 5), "expanded"),
             ((1, 1, 1, 1), "contiguous"),
             ((0, 8, 16, 16), "channels_last"),
         ):
@@ -208,6 +209,38 @@ def attention_tiny() -> Iterator[Sample]:
     torch.manual_seed(0)
     yield attention_sample((1, 3, 5, 6), "contiguous", 4)
     yield attention_sample((2, 2, 3, 9), "channels_last", 8)
+
+
+# --- window_fft_conv -----------------------------------------------------------------------------
+
+
+def window_sample(shape: tuple[int, int, int, int], layout: str, window: int) -> Sample:
+    q, k = activations(2, shape, layout)
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-window{window}",
+        {"q": q, "k": k},
+        lambda backend, **t: window_fft_conv(**t, window=window, backend=backend),
+        lambda **t: (*t.values(), window),
+    )
+
+
+def window_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    for window in (4, 8, 16, 32):
+        for shape, layout in (
+            ((2, 6, 37, 45), "channels_last"),
+            ((2, 4, 9, 31), "sliced_last"),
+            ((1, 5, 33, 20), "contiguous"),
+            ((2, 3, 34, 5), "expanded"),
+            ((0, 8, 16, 16), "channels_last"),
+        ):
+            yield window_sample(shape, layout, window)
+
+
+def window_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield window_sample((1, 3, 5, 6), "contiguous", 4)
+    yield window_sample((2, 2, 3, 9), "channels_last", 8)
 
 
 # --- routing_plan --------------------------------------------------------------------------------
@@ -452,4 +485,5 @@ SPECS = (
     OpSpec("grouped_experts", experts_samples, experts_tiny),
     OpSpec("pointwise_conv", pointwise_samples, pointwise_tiny),
     OpSpec("routing_plan", plan_samples, plan_tiny),
+    OpSpec("window_fft_conv", window_samples, window_tiny, kernels=("triton",)),
 )
