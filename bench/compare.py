@@ -5,8 +5,9 @@
 Every contender has the same random weights and runs in a process of its own. For each task the
 processes of all contenders live at once and take turns, one call each round, so that they see the
 same machine; reported are medians. Memory is the growth of a process's resident memory during its
-first call of the task's size (inputs and weights excluded). Outputs are compared with those of this project's
-reference backend. Writes OUTPUT.json, OUTPUT.md and, where matplotlib is installed, OUTPUT.png.
+first call of the task's size (inputs and weights excluded). Outputs are compared with those of this
+project's reference backend. Writes OUTPUT.json, OUTPUT.md and, where matplotlib is installed,
+OUTPUT.png.
 
 The published code is imported from the folder that --published names and is not part of this
 project. It needs einops; where fvcore, which it imports and does not use here, is missing, a stub
