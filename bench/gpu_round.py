@@ -51,11 +51,15 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
     python = sys.executable
     pytest = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     device = "cpu" if dry else "cuda"
-    on_gpu = "tests/ops/test_on_gpu.py"
+    table = "tests/ops/test_all_ops.py"
+    on_device = "routing_plan-cpu and float32" if dry else "triton or cuda"
     sanitizer = shutil.which("compute-sanitizer")
     benchmarks = out / f"{stem}_benchmarks.json"
     few = ["--quick", "--threads", "1"] if dry else ["--dtypes", "float32,bfloat16"]
-    some = ["-k", "routing_plan or (fft_attention and 8-forward and not compiled)"] if dry else []
+    # torch.compile takes its time: for the forward pass alone.
+    some = "not (compiled and backward)"
+    if dry:
+        some = "routing_plan or (fft_attention and 8-forward and not compiled)"
     return [
         Step(
             "build",
@@ -67,9 +71,8 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
         Step("info", (python, "-m", "moce_kernels.info"), 60),
         Step(
             "tests on the device",
-            (*pytest, on_gpu, *(["-k", "routing_plan and float32"] if dry else [])),
-            180,
-            {"MOCE_TEST_DEVICE": device},
+            (*pytest, table, "-k", on_device),
+            240,
         ),
         Step(
             "no host synchronisation",
@@ -82,20 +85,10 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
             60,
         ),
         Step(
-            "compute-sanitizer",
-            (
-                *(sanitizer or "compute-sanitizer", "--error-exitcode", "9"),
-                *(*pytest, on_gpu, "-k", "compiles_whole and cuda"),
-            ),
-            90,
-            {"MOCE_TEST_DEVICE": device, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            "there is no compute-sanitizer" if sanitizer is None or dry else None,
-        ),
-        Step(
             "microbenchmarks",
             (
                 *(*pytest, "bench", "--device", device, f"--benchmark-json={benchmarks}"),
-                *("--benchmark-max-time=0.3", "--benchmark-warmup=off", *few, *some),
+                *("--benchmark-max-time=0.3", "--benchmark-warmup=off", "-k", some, *few),
                 *(["--published", published] if published else []),
             ),
             240,
@@ -108,6 +101,16 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
                 *("--plot", str(out / f"{stem}_roofline.png")),
             ),
             60,
+        ),
+        Step(
+            "compute-sanitizer",
+            (
+                *(sanitizer or "compute-sanitizer", "--error-exitcode", "9"),
+                *(*pytest, table, "-k", "compiles_whole and aot_eager and cuda"),
+            ),
+            90,
+            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+            "there is no compute-sanitizer" if sanitizer is None or dry else None,
         ),
     ]
 

@@ -45,6 +45,12 @@ class Device {
   cudaStream_t stream_;
 };
 
+// Pieces of work are counted in 32 bits, for the sake of divisions on the device.
+inline unsigned narrow(int64_t n) {
+  STD_TORCH_CHECK(n < int64_t{1} << 30, "the tensors are too large: ", n, " pieces of work");
+  return static_cast<unsigned>(n);
+}
+
 // Blocks of a grid over so many items, each of which takes every blocks-th item in turn.
 inline unsigned blocks_for(int64_t items, int64_t most = 1 << 20) {
   return static_cast<unsigned>(std::min(items, most));
@@ -64,6 +70,21 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, si
 #endif
   check_cuda(cudaGetLastError(), "kernel launch");
 }
+
+// The table of kernels for a tensor's element type, of those that are compiled for each.
+template <class Table>
+const Table& for_type_of(const Tensor& t, const Table& of_float, const Table& of_bfloat16,
+                         const Table& of_half) {
+  switch (type_of(t)) {
+    case Type::kBFloat16: return of_bfloat16;
+    case Type::kHalf: return of_half;
+    default: return of_float;
+  }
+}
+// The name of such a table: name_float, name_bfloat16 or name_half.
+#define MOCE_JOIN_NAMES(name, scalar) name##_##scalar
+#define MOCE_JOIN(name, scalar) MOCE_JOIN_NAMES(name, scalar)
+#define MOCE_FOR_SCALAR(name) MOCE_JOIN(name, MOCE_SCALAR_NAME)
 
 #if defined(__CUDACC__) || defined(MOCE_EMULATED)
 // A block's dynamic shared memory.

@@ -4,15 +4,19 @@
 #include <tuple>
 
 #include "fft_attention_kernel.h"
+#include "sum_rows.h"
 
 namespace moce {
 
 static const FftAttentionKernel& kernel_of(const Tensor& t) {
-  switch (type_of(t)) {
-    case Type::kBFloat16: return fft_attention_bfloat16;
-    case Type::kHalf: return fft_attention_half;
-    default: return fft_attention_float;
-  }
+  return for_type_of(t, fft_attention_float, fft_attention_bfloat16, fft_attention_half);
+}
+
+// Offsets within a window are 32 bits on the device.
+static Strided strided_windows(const Tensor& t) {
+  const Strided s = strided(t);
+  STD_TORCH_CHECK(32 * (s.h + s.w) < int64_t{1} << 31, "the strides are too large: ", s.h, ", ", s.w);
+  return s;
 }
 
 static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
@@ -28,10 +32,11 @@ static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
   a.H = q.size(2);
   a.W = q.size(3);
   a.eps = static_cast<float>(eps);
+  STD_TORCH_CHECK(32 * a.W * a.C < int64_t{1} << 31, "the rows are too long: ", a.W, " x ", a.C);
   a.channels_last = q.stride(1) == 1;
-  a.q = strided(q);
-  a.k = strided(k);
-  a.v = strided(v);
+  a.q = strided_windows(q);
+  a.k = strided_windows(k);
+  a.v = strided_windows(v);
   a.weight = float_vector(weight, a.C, "weight");
   a.bias = float_vector(bias, a.C, "bias");
   return a;
@@ -45,7 +50,7 @@ static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, c
   const Device device(q);
   Tensor out = new_like(q);
   if (out.numel() == 0) return out;
-  a.out = strided(out);
+  a.out = strided_windows(out);
   const Tiling t = tiling(a, static_cast<int>(window), false, device);
   Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
   a.mixed = floats(mixed);
@@ -53,27 +58,6 @@ static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, c
   kernel.convolve(a, static_cast<int>(window), t, device.stream());
   if (!t.fused) kernel.normalise(a, t, device.stream());
   return out;
-}
-
-// dweight and dbias out of the blocks' sums, (blocks, 2 C): 32 of the 2 C for each block here.
-constexpr int kRows = 8;
-__global__ void __launch_bounds__(32 * kRows)
-    sum_blocks(const float* sums, int64_t blocks, int64_t C, float* dweight, float* dbias) {
-  float* of_row = shared_memory();
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32;
-  for (int64_t first = blockIdx.x * int64_t{32}; first < 2 * C; first += gridDim.x * int64_t{32}) {
-    const int64_t i = first + lane;
-    float sum = 0;
-    if (i < 2 * C)
-      for (int64_t b = row; b < blocks; b += kRows) sum += sums[b * 2 * C + i];
-    of_row[threadIdx.x] = sum;
-    __syncthreads();
-    if (row == 0 && i < 2 * C) {
-      for (int r = 1; r < kRows; r++) sum += of_row[r * 32 + lane];
-      (i < C ? dweight[i] : dbias[i - C]) = sum;
-    }
-    __syncthreads();
-  }
 }
 
 static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward(
@@ -88,11 +72,11 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward
   const Tiling t = nothing ? Tiling{} : tiling(a, static_cast<int>(window), true, device);
   const int64_t blocks = nothing ? 0 : blocks_for(t.fused ? t.tiles : pixel_tiles(a), kMaxSums);
   Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
-  Tensor sums = empty_floats({blocks, 2, a.C}, q);
-  a.grad = strided(grad);
-  a.dq = strided(dq);
-  a.dk = strided(dk);
-  a.dv = strided(dv);
+  Tensor sums = empty_floats({blocks, 2 * a.C}, q);
+  a.grad = strided_windows(grad);
+  a.dq = strided_windows(dq);
+  a.dk = strided_windows(dk);
+  a.dv = strided_windows(dv);
   a.mixed = floats(mixed);
   a.sums = floats(sums);
   if (!nothing) {
@@ -103,8 +87,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward
     }
     kernel.correlate(a, static_cast<int>(window), t, device.stream());
   }
-  launch(sum_blocks, blocks_for((2 * a.C + 31) / 32), 32 * kRows, 32 * kRows * sizeof(float),
-         device.stream(), floats(sums), blocks, a.C, floats(dweight), floats(dbias));
+  sum_rows(sums, floats(dweight), a.C, floats(dbias), device.stream());
   return {dq, dk, dv, dweight, dbias};
 }
 

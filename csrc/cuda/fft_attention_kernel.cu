@@ -53,21 +53,22 @@ __device__ Tile tile_at(const FftAttention& a, const Tiling& t, unsigned i) {
 // x column + c]; in shared memory or in the buffer.
 struct Mixed {
   float* data;
-  int64_t window, row, column;
+  int window, row, column;
 };
 
 template <int P>
 __device__ Mixed mixed_of(const FftAttention& a, const Tiling& t, const Tile& tile, float* shared) {
-  if (t.fused) return {shared, P * P * (a.C | 1), P * (a.C | 1), a.C | 1};
-  return {a.mixed + ((tile.b * a.H + tile.y) * a.W + tile.x) * a.C + tile.c, P * a.C, a.W * a.C,
-          a.C};
+  const int C = static_cast<int>(a.C), W = static_cast<int>(a.W), pitch = C | 1;
+  if (t.fused) return {shared, P * P * pitch, P * pitch, pitch};
+  return {a.mixed + ((tile.b * a.H + tile.y) * a.W + tile.x) * a.C + tile.c, P * C, W * C, C};
 }
 
-// One channel of one window: its elements, and how many rows and columns are within the image.
+// One channel of one window: its elements, and how many rows and columns are within the image. The
+// host has seen to it that 32 bits are enough within a window: 64 would cost registers.
 template <class E>
 struct Window {
   E* data;
-  int64_t row, column;
+  int row, column;
   int rows, columns;
 
   __device__ bool has(int y, int x) const { return y < rows && x < columns; }
@@ -80,19 +81,27 @@ struct Window {
   }
 };
 
+// Else the compiler would compute all multiples of all strides ahead, and keep them in registers.
+__device__ inline int not_ahead(int64_t stride) {
+  int value = static_cast<int>(stride);
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 template <int P>
 __device__ Window<T> window_of(const FftAttention& a, const Strided& s, const Tile& tile, int w,
                                int64_t c) {
   const int64_t x = tile.x + w * P;
   T* data = static_cast<T*>(s.data) + tile.b * s.b + (tile.c + c) * s.c + tile.y * s.h + x * s.w;
-  return {data, s.h, s.w, static_cast<int>(min(int64_t{P}, a.H - tile.y)),
+  return {data, not_ahead(s.h), not_ahead(s.w),
+          static_cast<int>(min(int64_t{P}, a.H - tile.y)),
           static_cast<int>(min(int64_t{P}, a.W - x))};
 }
 
 template <int P>
 __device__ Window<float> window_of(const FftAttention& a, const Mixed& m, const Tile& tile, int w,
                                    int64_t c) {
-  return {m.data + w * m.window + c, m.row, m.column,
+  return {m.data + w * m.window + c, not_ahead(m.row), not_ahead(m.column),
           static_cast<int>(min(int64_t{P}, a.H - tile.y)),
           static_cast<int>(min(int64_t{P}, a.W - tile.x - w * P))};
 }
@@ -123,33 +132,51 @@ __device__ void for_items(const FftAttention& a, const Tile& tile, F&& f) {
     a.channels_last ? f(i / channels, i % channels) : f(i % tile.windows, i / tile.windows);
 }
 
+// A thread has one spectrum in registers and another in shared memory, its values in a column there:
+// two and their temporaries would be too much for registers.
 template <int P>
 struct InRegisters {
+  float* mine;
+
+  __device__ explicit InRegisters(float* shared) : mine(shared + threadIdx.x) {}
+
+  __device__ void keep(const float (&x)[P][P]) const {
+    unroll<P * P>([&](auto i) { mine[i.value * kThreads] = x[i.value / P][i.value % P]; });
+  }
+  template <bool Conjugate>
+  __device__ void inverse_with_kept(float (&x)[P][P]) const {
+    inverse_window_fft<P, Conjugate>(
+        [&](auto y, auto x) { return mine[(y.value * P + x.value) * kThreads]; }, x);
+  }
+
   static __device__ void convolve(const FftAttention& a, const Tile& tile, const Mixed& mixed,
-                                  float*) {
+                                  float* shared) {
+    const InRegisters spectrum(shared);
     for_items(a, tile, [&](int w, int c) {
-      float q[P][P], k[P][P];
-      read<P>(window_of<P>(a, a.q, tile, w, c), q);
-      read<P>(window_of<P>(a, a.k, tile, w, c), k);
-      window_fft<P>(q);
-      window_fft<P>(k);
-      inverse_window_fft<P, false>(q, k, q);
-      write<P>(window_of<P>(a, mixed, tile, w, c), q);
+      float x[P][P];
+      read<P>(window_of<P>(a, a.q, tile, w, c), x);
+      window_fft<P>(x);
+      spectrum.keep(x);
+      read<P>(window_of<P>(a, a.k, tile, w, c), x);
+      window_fft<P>(x);
+      spectrum.template inverse_with_kept<false>(x);
+      write<P>(window_of<P>(a, mixed, tile, w, c), x);
     });
   }
 
   static __device__ void correlate(const FftAttention& a, const Tile& tile, const Mixed& mixed,
-                                   float*) {
+                                   float* shared) {
+    const InRegisters spectrum(shared);
     for_items(a, tile, [&](int w, int c) {
-      float d[P][P];
-      read<P>(window_of<P>(a, mixed, tile, w, c), d);
-      window_fft<P>(d);
+      float x[P][P];
+      read<P>(window_of<P>(a, mixed, tile, w, c), x);
+      window_fft<P>(x);
+      spectrum.keep(x);
 #pragma unroll 1
-      for (int side = 0; side < 2; side++) {  // one after the other, for the sake of registers
-        float x[P][P];
+      for (int side = 0; side < 2; side++) {
         read<P>(window_of<P>(a, side ? a.q : a.k, tile, w, c), x);
         window_fft<P>(x);
-        inverse_window_fft<P, true>(d, x, x);
+        spectrum.template inverse_with_kept<true>(x);
         write<P>(window_of<P>(a, side ? a.dk : a.dq, tile, w, c), x);
       }
     });
@@ -400,20 +427,18 @@ __device__ void differentiate(const FftAttention& a, int count, int lanes, const
   });
 }
 
-// Blocks on a multiprocessor that the registers are shared out for: without spills.
-template <int P>
-constexpr int kBlocks = P == 4 ? 4 : P == 8 ? 2 : 3;
-
 // --- kernels -------------------------------------------------------------------------------------
 
+// The second launch bound, blocks on a multiprocessor, is as high as it may be without spills.
+
 template <int P>
-__global__ void __launch_bounds__(kThreads, kBlocks<P>)
+__global__ void __launch_bounds__(kThreads, P == 4 ? 4 : 3)
     convolve_kernel(FftAttention a, Tiling t) {
-  float *matrix = shared_memory(), *shared = matrix + matrix_bytes(P) / sizeof(float);
+  float *scratch = shared_memory(), *shared = scratch + scratch_bytes(P) / sizeof(float);
   for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x) {
     const Tile tile = tile_at<P>(a, t, i);
     const Mixed mixed = mixed_of<P>(a, t, tile, shared);
-    Way<P>::convolve(a, tile, mixed, matrix);
+    Way<P>::convolve(a, tile, mixed, scratch);
     if (!t.fused) continue;
     __syncthreads();
     normalise(a, tile.windows * P * P, t.lanes,
@@ -423,22 +448,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks<P>)
 }
 
 template <int P>
-__global__ void __launch_bounds__(kThreads, kBlocks<P>)
+__global__ void __launch_bounds__(kThreads, P == 4 ? 4 : P == 8 ? 2 : 3)
     correlate_kernel(FftAttention a, Tiling t) {
-  float *matrix = shared_memory(), *shared = matrix + matrix_bytes(P) / sizeof(float);
+  float *scratch = shared_memory(), *shared = scratch + scratch_bytes(P) / sizeof(float);
   const Sums sums(a, shared + t.windows * P * P * (a.C | 1));
   if (t.fused) sums.clear();
   for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x) {
     const Tile tile = tile_at<P>(a, t, i);
     const Mixed mixed = mixed_of<P>(a, t, tile, shared);
     if (t.fused) {
-      Way<P>::convolve(a, tile, mixed, matrix);
+      Way<P>::convolve(a, tile, mixed, scratch);
       __syncthreads();
       differentiate(a, tile.windows * P * P, t.lanes, sums,
                     [&](int pixel) { return pixel_of<P>(a, tile, mixed, pixel); });
       __syncthreads();
     }
-    Way<P>::correlate(a, tile, mixed, matrix);
+    Way<P>::correlate(a, tile, mixed, scratch);
     if (t.fused) __syncthreads();
   }
   if (t.fused) sums.write(a.sums);
@@ -504,9 +529,7 @@ void differentiate(const FftAttention& a, const Tiling& t, cudaStream_t stream) 
 
 }  // namespace
 
-#define MOCE_TABLE_OF(scalar) fft_attention_##scalar
-#define MOCE_TABLE(scalar) MOCE_TABLE_OF(scalar)
-const FftAttentionKernel MOCE_TABLE(MOCE_SCALAR_NAME) = {convolve, normalise, differentiate,
-                                                        correlate};
+const FftAttentionKernel MOCE_FOR_SCALAR(fft_attention) = {convolve, normalise, differentiate,
+                                                          correlate};
 
 }  // namespace moce

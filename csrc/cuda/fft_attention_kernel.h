@@ -27,19 +27,14 @@ constexpr int64_t kMaxSums = 2048;
 constexpr int kThreads = 128;
 constexpr int kPixels = 64;  // of a row, in a tile of the passes over pixels
 
-// Windows of 4 and 8: a thread holds a window of one channel. Of 16 and 32: P/2 threads work on one
-// channel, on so many channels together, with two matrices of P x P floats for each in shared
-// memory.
+// Windows of 4 and 8: a thread holds a window of one channel in registers, and another in shared
+// memory. Of 16 and 32: P/2 threads work on one channel, on so many channels together, with two
+// matrices of P x P floats for each in shared memory.
 constexpr int channels_together(int window) { return window == 16 ? 16 : 8; }
 constexpr int row_floats(int window) { return (window + 1) * channels_together(window); }
-constexpr size_t matrix_bytes(int window) {
-  return window <= 8 ? 0 : sizeof(float) * 2 * window * row_floats(window);
-}
-
-// Tiles are counted in 32 bits, for the sake of divisions on the device.
-inline unsigned narrow(int64_t n) {
-  STD_TORCH_CHECK(n < int64_t{1} << 30, "the tensors are too large: ", n, " tiles");
-  return static_cast<unsigned>(n);
+constexpr size_t scratch_bytes(int window) {
+  return sizeof(float) *
+         (window <= 8 ? window * window * kThreads : 2 * window * row_floats(window));
 }
 
 // A tile is `windows` windows side by side, of `channels` channels.
@@ -65,13 +60,17 @@ inline Tiling tiling(const FftAttention& a, int P, bool backward, const Device& 
   if (a.channels_last)
     for (int lanes = 2; lanes <= 32; lanes *= 2)
       if (tiles_of(a.C, lanes) * lanes <= tiles_of(a.C, t.lanes) * t.lanes + a.C / 4) t.lanes = lanes;
-  const size_t tile = sizeof(float) * t.windows * P * P * (a.C | 1);
-  const size_t sums = backward ? sizeof(float) * kThreads / 32 * 2 * a.C : 0;
-  t.shared = matrix_bytes(P) + tile + sums;
   // Two blocks at least on a multiprocessor: one loads while the other computes. Each has a
   // kilobyte taken from it.
   const int64_t most = std::min(device.shared_for_block(), device.shared_for_all() / 2 - 1024);
-  t.fused = static_cast<int64_t>(t.shared) <= most;
+  const auto fits = [&] {
+    const size_t tile = sizeof(float) * t.windows * P * P * (a.C | 1);
+    const size_t sums = backward ? sizeof(float) * kThreads / 32 * 2 * a.C : 0;
+    t.shared = scratch_bytes(P) + tile + sums;
+    return static_cast<int64_t>(t.shared) <= most;
+  };
+  while (!fits() && t.windows > 1) t.windows--;
+  t.fused = fits();
   t.channels = t.fused ? a.C : in_registers ? kThreads : channels_together(P);
   t.channels = std::min(t.channels, a.C);
   t.threads = kThreads;
@@ -79,7 +78,7 @@ inline Tiling tiling(const FftAttention& a, int P, bool backward, const Device& 
     const int64_t items = t.windows * t.channels, rounds = tiles_of(items, kThreads);
     t.threads = static_cast<int>(tiles_of(tiles_of(items, rounds), 32) * 32);
   }
-  if (!t.fused) t.shared = matrix_bytes(P);
+  if (!t.fused) t.shared = scratch_bytes(P);
   t.across = narrow(tiles_of(across, t.windows));
   t.down = narrow(tiles_of(a.H, P));
   t.groups = narrow(tiles_of(a.C, t.channels));

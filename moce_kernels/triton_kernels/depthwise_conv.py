@@ -108,7 +108,7 @@ def _depthwise_conv_backward_weight(
             g = load(pixels(grad + slot * grad_b, grad_c, grad_h, grad_w, p, c, width), inside)
             here = (p // width + dy >= 0) & (p // width + dy < height)
             part = tl.where(column == KERNEL, tl.sum(g, axis=0)[:, None], 0.0)
-            for kx in range(KERNEL):
+            for kx in tl.static_range(KERNEL):
                 dx = kx - KERNEL // 2
                 there = here & (p % width + dx >= 0) & (p % width + dx < width)
                 at = pixels(x + slot * x_b, x_c, x_h, x_w, p + dy * width + dx, c, width)
@@ -172,7 +172,7 @@ def depthwise_backward_weight(
 
 
 @implement("depthwise_conv")
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = new_like(x)
     if out.numel():
         channels, kernel = x.shape[1], weight.shape[-1]
@@ -181,7 +181,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @implement("depthwise_conv_backward_weight")
-def _backward_weight(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
     channels = x.shape[1]
     if x.numel() == 0:
         new = x.new_zeros((channels, 1, kernel, kernel), dtype=torch.float32)

@@ -88,8 +88,8 @@ def _window_conv(
         cas = cas_matrix(window, TILE)
         a = load(_tile(q + slot * q_b, q_c, q_h, q_w, y, x, c), mask)
         b = load(_tile(k + slot * k_b, k_c, k_h, k_w, y, x, c), mask)
-        a, b = transform(a, cas, TILE, CHANNELS), transform(b, cas, TILE, CHANNELS)
-        m = transform(multiply(a, b, window, False, TILE, CHANNELS), cas, TILE, CHANNELS)
+        a, b = transform(a, cas, window, TILE, CHANNELS), transform(b, cas, window, TILE, CHANNELS)
+        m = transform(multiply(a, b, window, False, TILE, CHANNELS), cas, window, TILE, CHANNELS)
         if NORM:
             inside = (c < r)[None, None, :]
             mean = tl.sum(tl.where(inside, m, 0.0), axis=2)[:, :, None] / r
@@ -182,8 +182,8 @@ def _norm_gate_backward(
         dscale += tl.sum(d * normed, axis=0)
         dshift += tl.sum(d, axis=0)
         d *= scale[None, :]
-        along = tl.sum(d * normed, axis=1)[:, None] / r
-        d = (d - tl.sum(d, axis=1)[:, None] / r - normed * along) * deviation
+        d -= tl.sum(d, axis=1)[:, None] / r  # first: with few channels little remains
+        d = (d - normed * (tl.sum(d * normed, axis=1)[:, None] / r)) * deviation
         tl.store(place, d, mask=mask)
     to = sums + tl.program_id(0).to(tl.int64) * 2 * total + rows + c
     tl.store(to, dscale, mask=c < r)
@@ -216,14 +216,14 @@ def _window_correlate(
 
         cas = cas_matrix(window, TILE)
         a = load(_tile(d + slot * d_b, d_c, d_h, d_w, y, x, c), mask)
-        a = transform(a, cas, TILE, CHANNELS)
+        a = transform(a, cas, window, TILE, CHANNELS)
         b = load(_tile(k + slot * k_b, k_c, k_h, k_w, y, x, c), mask)
-        b = multiply(a, transform(b, cas, TILE, CHANNELS), window, True, TILE, CHANNELS)
-        b = transform(b, cas, TILE, CHANNELS)
+        b = multiply(a, transform(b, cas, window, TILE, CHANNELS), window, True, TILE, CHANNELS)
+        b = transform(b, cas, window, TILE, CHANNELS)
         store(_tile(dq + slot * dq_b, dq_c, dq_h, dq_w, y, x, c), b, mask)
         b = load(_tile(q + slot * q_b, q_c, q_h, q_w, y, x, c), mask)
-        b = multiply(a, transform(b, cas, TILE, CHANNELS), window, True, TILE, CHANNELS)
-        b = transform(b, cas, TILE, CHANNELS)
+        b = multiply(a, transform(b, cas, window, TILE, CHANNELS), window, True, TILE, CHANNELS)
+        b = transform(b, cas, window, TILE, CHANNELS)
         store(_tile(dk + slot * dk_b, dk_c, dk_h, dk_w, y, x, c), b, mask)
 
 
@@ -330,7 +330,7 @@ def window_correlate(
 
 
 @implement("fft_attention")
-def _fft_attention(
+def forward(
     q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, window: int, eps: float
 ) -> Tensor:
     out = new_like(q)
@@ -343,7 +343,7 @@ def _fft_attention(
 
 
 @implement("fft_attention_backward")
-def _fft_attention_backward(
+def backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,

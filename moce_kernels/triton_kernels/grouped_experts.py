@@ -256,8 +256,8 @@ def _weight_gradient(
         tl.store(to + n[:, None] * breadth + k[None, :], found, mask=mask)
         if BIAS:
             if column_block == 0:
-                to = bias_sums + tl.program_id(0).to(tl.int64) * bias_total + TIMES * rows + n
-                tl.store(to, bias_found, mask=n < height)
+                part = bias_sums + tl.program_id(0).to(tl.int64) * bias_total
+                tl.store(part + TIMES * rows + n, bias_found, mask=n < height)
 
 
 @triton.jit
@@ -448,7 +448,7 @@ def _plan(
 
 
 @implement("grouped_experts")
-def _forward(
+def forward(
     x: Tensor,
     shared: Tensor,
     index: Tensor,
@@ -471,7 +471,7 @@ def _forward(
 
 
 @implement("grouped_experts_backward")
-def _backward(
+def backward(
     grad: Tensor,
     x: Tensor,
     shared: Tensor,

@@ -78,7 +78,7 @@ def _routing_plan(
 
 
 @implement("routing_plan")
-def routing_plan(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, experts = logits.shape
     index = torch.empty((batch, top_k), dtype=torch.int64, device=logits.device)
     gate = logits.new_empty((batch, top_k))

@@ -8,20 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.spec import DTYPES, SPECS, OpSpec, Sample, skip_unless_it_runs
+from moce_kernels.ops import _library
+from tests.ops.spec import CPU, DTYPES, SPECS, OpSpec, Sample, device_of, skip_unless_it_runs
 
 KERNELS = [pytest.param(s, k, id=f"{s.name}-{k}") for s in SPECS for k in s.kernels]
 EACH = [pytest.param(s, id=s.name) for s in SPECS]
 
 
 def run(
-    sample: Sample, backend: str | None, dtype: torch.dtype, device: str = "cpu"
+    sample: Sample,
+    backend: str | None,
+    dtype: torch.dtype,
+    device: torch.device = CPU,
 ) -> dict[str, Tensor]:
     """The output and all gradients, under the same upstream gradient for every dtype."""
     leaves = {name: t.detach().requires_grad_() for name, t in sample.cast(dtype, device).items()}
     out = sample.call(backend, **leaves)
     torch.manual_seed(1)
-    grad = torch.randn(out.shape).to(sample_dtype(sample)).to(out.device, out.dtype)
+    grad = torch.randn(out.shape).to(sample_dtype(sample)).to(out)
     if out.dim() == 4 and next(iter(leaves.values())).stride(1) == 1:
         grad = grad.contiguous(memory_format=torch.channels_last)
     if out.numel() == 0 and not out.requires_grad:  # the reference ran no expert at all
@@ -38,8 +42,8 @@ def sample_dtype(sample: Sample) -> torch.dtype:
 
 def error(a: Tensor, b: Tensor) -> float:
     """Of a against b, relative, in the L2 norm."""
-    scale = b.norm()
-    return float((a.double() - b).norm() / scale) if scale > 0 else float(a.double().norm())
+    a, scale = a.double().cpu(), b.norm()
+    return float((a - b).norm() / scale) if scale > 0 else float(a.norm())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -47,14 +51,8 @@ def error(a: Tensor, b: Tensor) -> float:
 def test_no_worse_than_twice_plain_pytorch(spec: OpSpec, kernel: str, dtype: torch.dtype) -> None:
     """Values and gradients against float64, beside the reference's in the same precision."""
     skip_unless_it_runs(kernel, spec.name)
-    check_against_float64(spec, kernel, dtype)
-
-
-def check_against_float64(
-    spec: OpSpec, kernel: str, dtype: torch.dtype, device: str = "cpu"
-) -> None:
-    for wide in spec.samples():
-        sample = wide.rounded(dtype)
+    for wide in spec.samples_for(kernel):
+        sample, device = wide.rounded(dtype), device_of(kernel)
         exact = run(sample, "reference", torch.float64)
         plain = run(sample, "reference", dtype, device)
         ours = run(sample, kernel, dtype, device)
@@ -69,13 +67,13 @@ def check_against_float64(
 def test_deterministic(spec: OpSpec, kernel: str) -> None:
     """Bit for bit the same again, and with another number of threads."""
     skip_unless_it_runs(kernel, spec.name)
-    sample = next(spec.samples())
-    first = run(sample, kernel, torch.float32)
+    sample, device = next(spec.samples_for(kernel)), device_of(kernel)
+    first = run(sample, kernel, torch.float32, device)
     threads = torch.get_num_threads()
     try:
         for count in (threads, 1, 3):
             torch.set_num_threads(count)
-            again = run(sample, kernel, torch.float32)
+            again = run(sample, kernel, torch.float32, device)
             assert all(torch.equal(first[name], again[name]) for name in first)
     finally:
         torch.set_num_threads(threads)
@@ -99,9 +97,10 @@ def test_gradcheck(spec: OpSpec) -> None:
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
 def test_opcheck(spec: OpSpec, kernel: str) -> None:
     skip_unless_it_runs(kernel, spec.name)
-    operator = getattr(torch.ops.moce_kernels, spec.name)
+    operator, device = getattr(_library.kernels(kernel), spec.name), device_of(kernel)
     for sample in spec.tiny():
-        leaves = {name: t.requires_grad_() for name, t in sample.cast(torch.float32).items()}
+        cast = sample.cast(torch.float32, device)
+        leaves = {name: t.requires_grad_() for name, t in cast.items()}
         torch.library.opcheck(operator.default, sample.raw(**leaves))
 
 
@@ -115,12 +114,13 @@ def test_compiles_whole(spec: OpSpec, kernel: str, compiler: str) -> None:
     sample = next(spec.tiny())
 
     def call(leaves: dict[str, Tensor]) -> Any:
-        return sample.call(None, **leaves) * 2
+        return sample.call(kernel, **leaves) * 2
 
     compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=compiler)
     results = []
     for function in (call, compiled):
-        leaves = {name: t.requires_grad_() for name, t in sample.cast(torch.float32).items()}
+        cast = sample.cast(torch.float32, device_of(kernel))
+        leaves = {name: t.requires_grad_() for name, t in cast.items()}
         out = function(leaves)
         grads = torch.autograd.grad(out.square().sum(), list(leaves.values()))
         results.append((out, *grads))

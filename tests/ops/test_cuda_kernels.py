@@ -13,6 +13,8 @@ import pytest
 
 from tests.cuda_emulation.build import ROOT, build
 
+OPERATORS = "(depthwise_conv and not gated) or fft_attention or routing_plan"
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,7 +41,7 @@ def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> No
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "tests.other_libraries"),
             *("tests/ops/test_all_ops.py", "-k"),
-            f"cpu and (fft_attention or routing_plan) and ({tests})",
+            f"cpu and ({OPERATORS}) and ({tests})",
         ],
         cwd=ROOT,
         env={

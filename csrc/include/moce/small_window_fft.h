@@ -95,20 +95,23 @@ MOCE_INLINE void window_fft(float (&x)[P][P]) {
   });
 }
 
-// Back from x * y, or x * conj(y), of two transformed windows; unnormalised. out may be x or y.
-template <int P, bool Conjugate>
-MOCE_INLINE void inverse_window_fft(const float (&x)[P][P], const float (&y)[P][P],
-                                    float (&out)[P][P]) {
+// x = the window of the product of two spectra, a x or a conj(x), unnormalised; a(Int<row>,
+// Int<column>) gives a's values.
+template <int P, bool Conjugate, class A>
+MOCE_INLINE void inverse_window_fft(A&& a, float (&x)[P][P]) {
   unroll<P / 2>([&](auto j) MOCE_INLINE_LAMBDA {
-    Complex<float> a[P], b[P];
-    get_column<P, decltype(j)::value>(x, a);
-    get_column<P, decltype(j)::value>(y, b);
-    multiply_column<P, Conjugate>(a, b, a, decltype(j)::value == 0);
-    inverse_column_fft<P>(a);
-    put_column<P, decltype(j)::value>(a, out);
+    constexpr int J = decltype(j)::value;
+    Complex<float> y[P], z[P];
+    unroll<P>([&](auto i) MOCE_INLINE_LAMBDA {
+      y[decltype(i)::value] = {a(i, Int<2 * J>{}), a(i, Int<2 * J + 1>{})};
+    });
+    get_column<P, J>(x, z);
+    multiply_column<P, Conjugate>(y, z, z, J == 0);
+    inverse_column_fft<P>(z);
+    put_column<P, J>(z, x);
   });
   unroll<P>([&](auto i) MOCE_INLINE_LAMBDA {
-    auto& row = out[decltype(i)::value];
+    auto& row = x[decltype(i)::value];
     inverse_real_fft<P, float>(
         [&](auto k) MOCE_INLINE_LAMBDA { return row[decltype(k)::value]; },
         [&](auto n, float v) MOCE_INLINE_LAMBDA { row[decltype(n)::value] = v; });

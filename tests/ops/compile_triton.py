@@ -1,0 +1,113 @@
+"""Compile what the Triton kernels launch for a GPU that need not be there.
+
+``python tests/ops/compile_triton.py 90`` prints one JSON object for each kernel: the operator, the
+kernel, and its use of registers, stack and memory as cuobjdump has it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from moce_kernels import triton_kernels
+from tests.ops.spec import (
+    Sample,
+    attention_sample,
+    depthwise_sample,
+    experts_sample,
+    plan_sample,
+    window_sample,
+)
+
+CUOBJDUMP = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class AbsentGPU:
+    """What Triton asks its driver for until a kernel is launched."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def usage(cubin: bytes) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [CUOBJDUMP, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    words = (
+        word.split(":") for line in text.splitlines() if "REG:" in line for word in line.split()
+    )
+    return {name: int(value) for name, value in words if name in ("REG", "STACK", "LOCAL")}
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """One of each way to be launched; shapes of whole vectors, as in the network."""
+    yield "routing_plan", plan_sample(32, 4, 1)
+    for kernel in (3, 7):
+        yield "depthwise_conv", depthwise_sample((1, 48, 32, 32), "channels_last", kernel)
+    yield "fft_attention", attention_sample((1, 48, 32, 32), "channels_last", 8)
+    yield "fft_attention", attention_sample((1, 16, 32, 32), "channels_last", 8)
+    yield "window_fft_conv", window_sample((1, 48, 32, 32), "channels_last", 32)
+    ranks, windows = (8, 16, 32, 64), (4, 8, 16, 32)
+    layer = experts_sample((2, 64, 32, 32), "channels_last", ranks, windows, [[0], [3]])
+    yield "grouped_experts", layer
+
+
+def implementations(operator: str) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    module = importlib.import_module(f"moce_kernels.triton_kernels.{operator}")
+    return module.forward, getattr(module, "backward", None)
+
+
+def main(capability: int) -> None:
+    torch.manual_seed(0)
+    driver.set_active(AbsentGPU(capability))
+    triton_kernels.load()
+    run, seen = JITFunction.run, set()
+    operator = ""
+
+    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        if kernel.hash not in seen:
+            seen.add(kernel.hash)
+            found = {"operator": operator, "kernel": self.__name__, **usage(kernel.asm["cubin"])}
+            print(json.dumps(found), flush=True)
+
+    JITFunction.run = compile_only
+    for operator, sample in samples():  # noqa: B007
+        forward, backward = implementations(operator)
+        for dtype in DTYPES if operator != "routing_plan" else DTYPES[:1]:
+            raw = sample.raw(**sample.cast(dtype))
+            forward(*raw)
+            if operator == "depthwise_conv":
+                backward(raw[0], raw[0], raw[1].shape[-1])
+            elif backward is not None:
+                backward(raw[0], *raw)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,59 @@
+"""The Triton kernels on a machine without a GPU: interpreted, and compiled but not run.
+
+On one with a GPU the tests of the table (test_all_ops.py) run them as they are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moce_kernels import triton_kernels
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+
+def python(*arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("operator", triton_kernels.OPERATORS)
+@pytest.mark.parametrize("test", ["twice_plain_pytorch", "opcheck", "compiles_whole"])
+def test_interpreted(test: str, operator: str) -> None:
+    """The table's tests in a process of its own: the variable acts when Triton is imported."""
+    selection = f"{test} and {operator}-triton"
+    if test == "compiles_whole":
+        selection += " and aot_eager"
+    arguments = ("-m", "pytest", "-q", "tests/ops/test_all_ops.py", "-k", selection)
+    tests = python(*arguments, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    assert " passed" in tests, tests
+    assert " skipped" not in tests, tests
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_compiles_without_spills(capability: int) -> None:
+    """Every kernel of every operator, as it is launched, for these GPUs."""
+    lines = python("tests/ops/compile_triton.py", str(capability)).splitlines()
+    kernels = [json.loads(line) for line in lines]
+    assert {k["operator"] for k in kernels} == set(triton_kernels.OPERATORS)
+    spilling = [k for k in kernels if k["STACK"] or k["LOCAL"]]
+    assert not spilling
