@@ -574,7 +574,7 @@ def routes(
     outputs: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
-    """Draw which experts each degradation takes at each decoder block (the paper's Fig. 5).
+    """Draw which experts each degradation takes at each decoder block, as the paper's figure 5.
 
     PICTURES are clean ones, or folders of them, which are degraded in every way of --kinds.
     """
@@ -624,7 +624,7 @@ def routes(
 
 @main.group()
 def figures() -> None:
-    """Draw the paper's figures of errors (Fig. 3) and of quality against cost (Fig. 4)."""
+    """Draw maps of errors, and quality against cost, as the paper's figures 3 and 4."""
 
 
 @figures.command()

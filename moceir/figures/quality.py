@@ -102,10 +102,11 @@ def quality_figure(results: list[Result], setting_name: str) -> Figure:
         by_compute.plot([low, high], [quality, quality], color=EXPERTS[3], lw=2)
         point(by_compute, (low + high) / 2, quality, result.name, ours=True)
     shown = ", ".join(setting.columns[column] for column in columns)
-    by_size.set(xlabel="parameters, millions", ylabel="PSNR, dB", xlim=(0, None))
-    by_compute.set(xlabel="multiply-accumulates at 224 x 224, G", xlim=(0, None))
+    by_size.set(xlabel="parameters, millions", ylabel="PSNR, dB")
+    by_compute.set(xlabel="multiply-accumulates at 224 x 224, G")
     figure.suptitle(f"{setting.title}; mean of {shown}", fontsize=10)
     for panel in (by_size, by_compute):
         panel.grid(alpha=0.3)
+        panel.set_xlim(0, 1.25 * panel.get_xlim()[1])  # room for the name of the last point
         panel.margins(y=0.15)
     return figure
