@@ -8,6 +8,7 @@ from moce_kernels.ops.gated_depthwise_conv import gated_depthwise_conv
 from moce_kernels.ops.grouped_experts import grouped_experts
 from moce_kernels.ops.pointwise_conv import pointwise_conv
 from moce_kernels.ops.routing_plan import RoutingPlan, routing_plan
+from moce_kernels.ops.window_fft_conv import window_fft_conv
 
 __all__ = [
     "ExpertWeights",
@@ -20,4 +21,5 @@ __all__ = [
     "grouped_experts",
     "pointwise_conv",
     "routing_plan",
+    "window_fft_conv",
 ]

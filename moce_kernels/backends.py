@@ -20,13 +20,14 @@ OPERATORS = (
     "grouped_experts",
     "pointwise_conv",
     "routing_plan",
+    "window_fft_conv",
 )
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda": ("depthwise_conv", "fft_attention", "routing_plan"),
     "triton": triton_kernels.OPERATORS,
-    "cpu": OPERATORS,
+    "cpu": tuple(o for o in OPERATORS if o != "window_fft_conv"),
 }
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

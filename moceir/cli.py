@@ -366,6 +366,32 @@ def convert(source: Path, target: Path, preset: str | None, overwrite: bool) -> 
     click.echo(f"{target}: {parameters:,} parameters")
 
 
+@main.command()
+@click.argument("target", type=PATH)
+@click.option("-m", "--model", help="Weights, as for restore. Default: the bundled ones.")
+@click.option("--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option("--height", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--width", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace the target if it is already there.")
+def export(
+    target: Path, model: str | None, kind: str, height: int, width: int, overwrite: bool
+) -> None:
+    """Write the network as an ONNX file for pictures of one size.
+
+    Input "image" and output "restored" are (1, 3, height, width) float32, RGB, the input in [0, 1].
+    """
+    if target.exists() and not overwrite:
+        raise click.ClickException(
+            f"{target} is already there: choose another target or add --overwrite"
+        )
+    from moceir.export import export_onnx
+    from moceir.weights.bundled import BUNDLED
+    from moceir.weights.load import load_model
+
+    export_onnx(load_model(model or BUNDLED[0]), target, height, width)
+    click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, pictures of {width} x {height}")
+
+
 @main.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},

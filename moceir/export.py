@@ -19,6 +19,7 @@ from moce_kernels.reference.grouped_experts import expert
 from moceir.errors import ConfigError
 from moceir.files import whole_file
 from moceir.model import MoCEIR
+from moceir.model.blocks import DecoderBlock
 from moceir.model.experts import ExpertLayer
 
 
@@ -43,13 +44,15 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
             "the ONNX exporter is not installed: pip install 'moceir[export]'"
         ) from None
     model = copy.deepcopy(model).cpu().float().eval()
-    for block in (block for level in model.decoder for block in level.blocks):
-        block.experts = _EveryExpert(block.experts)
+    for block in model.modules():
+        if isinstance(block, DecoderBlock):
+            block.experts = _EveryExpert(block.experts)  # type: ignore[assignment]
     image = torch.zeros(1, 3, height, width)
     with _reference_backend(), torch.no_grad(), whole_file(path) as temporary:
         program = torch.onnx.export(
             model, (image,), dynamo=True, input_names=["image"], output_names=["restored"]
         )
+        assert program is not None  # dynamo=True returns one
         program.save(temporary, external_data=False)
 
 

@@ -453,9 +453,9 @@ struct Expert {
       add_outer<W>(b.ds, rp, r, shared.data, shared.pixel, Cp, t.w, sum.mod);
       add_outer<W>(b.t, rp, r, attended, rp, rp, t.w, sum.attn);
       for (int64_t c = 0; c < rp; c += W) {
-        V bias = load<W>(sum.attn_bias + c);
+        V bias{};  // of the row first: a long sum loses more
         for (int p = 0; p < t.w; p++) bias += load<W>(b.t + p * rp + c);
-        store<W>(sum.attn_bias + c, bias);
+        store<W>(sum.attn_bias + c, load<W>(sum.attn_bias + c) + bias);
       }
       multiply_pixels<W>(b.t, rp, r, w.attn_t, rp, nullptr, d_attended, rp, t.w);
       multiply_pixels<W>(b.ds, rp, r, w.mod_t, Cp, nullptr, b.y, Cp, t.w);

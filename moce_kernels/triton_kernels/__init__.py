@@ -10,7 +10,13 @@ import functools
 import importlib
 import os
 
-OPERATORS = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
+OPERATORS = (
+    "depthwise_conv",
+    "fft_attention",
+    "grouped_experts",
+    "routing_plan",
+    "window_fft_conv",
+)
 
 
 def interpreted() -> bool:

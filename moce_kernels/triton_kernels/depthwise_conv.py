@@ -108,7 +108,7 @@ def _depthwise_conv_backward_weight(
             g = load(pixels(grad + slot * grad_b, grad_c, grad_h, grad_w, p, c, width), inside)
             here = (p // width + dy >= 0) & (p // width + dy < height)
             part = tl.where(column == KERNEL, tl.sum(g, axis=0)[:, None], 0.0)
-            for kx in range(KERNEL):
+            for kx in tl.static_range(KERNEL):
                 dx = kx - KERNEL // 2
                 there = here & (p % width + dx >= 0) & (p % width + dx < width)
                 at = pixels(x + slot * x_b, x_c, x_h, x_w, p + dy * width + dx, c, width)

@@ -88,8 +88,8 @@ def _window_conv(
         cas = cas_matrix(window, TILE)
         a = load(_tile(q + slot * q_b, q_c, q_h, q_w, y, x, c), mask)
         b = load(_tile(k + slot * k_b, k_c, k_h, k_w, y, x, c), mask)
-        a, b = transform(a, cas, TILE, CHANNELS), transform(b, cas, TILE, CHANNELS)
-        m = transform(multiply(a, b, window, False, TILE, CHANNELS), cas, TILE, CHANNELS)
+        a, b = transform(a, cas, window, TILE, CHANNELS), transform(b, cas, window, TILE, CHANNELS)
+        m = transform(multiply(a, b, window, False, TILE, CHANNELS), cas, window, TILE, CHANNELS)
         if NORM:
             inside = (c < r)[None, None, :]
             mean = tl.sum(tl.where(inside, m, 0.0), axis=2)[:, :, None] / r
@@ -216,14 +216,14 @@ def _window_correlate(
 
         cas = cas_matrix(window, TILE)
         a = load(_tile(d + slot * d_b, d_c, d_h, d_w, y, x, c), mask)
-        a = transform(a, cas, TILE, CHANNELS)
+        a = transform(a, cas, window, TILE, CHANNELS)
         b = load(_tile(k + slot * k_b, k_c, k_h, k_w, y, x, c), mask)
-        b = multiply(a, transform(b, cas, TILE, CHANNELS), window, True, TILE, CHANNELS)
-        b = transform(b, cas, TILE, CHANNELS)
+        b = multiply(a, transform(b, cas, window, TILE, CHANNELS), window, True, TILE, CHANNELS)
+        b = transform(b, cas, window, TILE, CHANNELS)
         store(_tile(dq + slot * dq_b, dq_c, dq_h, dq_w, y, x, c), b, mask)
         b = load(_tile(q + slot * q_b, q_c, q_h, q_w, y, x, c), mask)
-        b = multiply(a, transform(b, cas, TILE, CHANNELS), window, True, TILE, CHANNELS)
-        b = transform(b, cas, TILE, CHANNELS)
+        b = multiply(a, transform(b, cas, window, TILE, CHANNELS), window, True, TILE, CHANNELS)
+        b = transform(b, cas, window, TILE, CHANNELS)
         store(_tile(dk + slot * dk_b, dk_c, dk_h, dk_w, y, x, c), b, mask)
 
 

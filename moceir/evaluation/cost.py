@@ -1,9 +1,10 @@
 """What a network costs: parameters and multiply-accumulates, by route.
 
 Counted are convolutions, linear layers and the two matrix products of each channel attention, as
-the field's "FLOPs" are (they are multiply-accumulates: one multiplication and one addition).
-Activations, softmax and gates are not. LayerNorms and the experts' Fourier transforms, which some
-counters count and some do not, are counted apart, as ``extras``.
+the field's "FLOPs" are (they are multiply-accumulates: one multiplication and one addition). The
+network is counted as the paper defines it: an implementation that joins two 1x1 convolutions into
+one matrix has less to do. Activations, softmax and gates are not counted. LayerNorms and the
+experts' Fourier transforms, which some counters count and some do not, are apart, as ``extras``.
 """
 
 from __future__ import annotations

@@ -26,15 +26,20 @@ _OWN_STATUS = Path("/proc/self/status")
 def network_bytes(config: MoCEIRConfig, height: int, width: int, batch: int = 1) -> int:
     """Bytes that the activations of a batch take at their peak, an upper estimate.
 
-    The peak lies in a decoder block at full resolution: there live the block's input, its
-    normalised, shared and routed features, the queries, keys and values of an expert, and the
-    hidden features of the feed-forward network. The factors are fitted to what was measured on
-    CPUs (docs/restore.md); bfloat16 and float16 save little there, so the estimate ignores them.
+    The peak lies in a decoder block at full resolution: there live the block's input, its shared
+    and routed features, the result, and the queries, keys and values of an expert (or of one of the
+    attentions); on GPUs also in the hidden features of the feed-forward network, of which a CPU
+    holds a band of rows. Beside these the C library's heap keeps about two fifths again of what
+    comes in blocks of less than 32 MiB. The factors are fitted to what was measured on CPUs
+    (docs/restore.md); bfloat16 and float16 save little there, so the estimate ignores them.
     """
-    channels = config.dims[0] * (14 + 6 * config.ffn_expansion) + 10 * max(config.ranks(0))
+    channels = config.dims[0]
+    experts = 5.5 * channels + 3 * max(config.ranks(0))
+    floats = max(experts, (2.5 + 3 * config.ffn_expansion) * channels)
     cell = 2 ** (len(config.dims) - 1)
     padded = (height + -height % cell) * (width + -width % cell)
-    return int(4 * channels * padded) * batch + 32 * 2**20
+    activations = int(4 * floats * padded) * batch
+    return activations + min(activations * 2 // 5, 4 * 32 * 2**20) + 32 * 2**20
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -1,4 +1,4 @@
-"""The accounting of multiply-accumulates against a count of what really runs."""
+"""The accounting of multiply-accumulates against the weights of networks and against fvcore."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from torch import Tensor, nn
+from torch import nn
 
 from moceir.cli import main
 from moceir.config import MoCEIRConfig, preset
 from moceir.evaluation.cost import cost, extras
 from moceir.model import MoCEIR
-from moceir.model.attention import channel_attention
 from moceir.model.experts import ExpertBank
 from tests.evaluation.trees import picture
 
@@ -24,51 +23,46 @@ SMALL = MoCEIRConfig(
 )  # fmt: skip
 
 
-def counted(model: MoCEIR, image: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list]:
-    """Multiply-accumulates by hooks on every layer, and the route taken."""
+def counted(model: MoCEIR, height: int, width: int, route: list[int]) -> int:
+    """Every weight that acts on pixels is used once at each pixel of its level: from the weights
+    of the network, not from its configuration."""
+    levels = len(model.config.dims)
     total = 0
 
-    def layer(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        nonlocal total
+    def pixels(level: int) -> int:
+        return (height >> level) * (width >> level)
+
+    experts = iter(route)
+    for name, module in model.named_modules():
+        part, _, rest = name.partition(".")
+        if part in ("encoder", "decoder") and not rest:
+            continue
+        if part == "encoder":
+            level = int(rest.split(".")[0])
+        elif part == "decoder":
+            level = levels - 2 - int(rest.split(".")[0])
+        else:
+            level = levels - 1 if part in ("bottleneck", "frequency_embedding") else 0
         if isinstance(module, nn.Conv2d):
-            total += output.numel() * module.weight[0].numel()
+            total += module.weight.numel() * pixels(level + name.endswith(".upsample"))
         elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-        nonlocal total
-        _, c, h, w = q.shape
-        total += 2 * h * w * c * c // temperature.shape[0]
-        return channel_attention(q, k, v, temperature)
-
-    def bank(module: ExpertBank, inputs: tuple, output: Tensor) -> None:
-        nonlocal total
-        x, _, routing = inputs
-        pixels = x.shape[2] * x.shape[3]
-        weights = module.weights().split(module.ranks)[int(routing.plan.expert[0, 0])]
-        # Every weight of an expert but its biases and its norm is used once at every pixel.
-        for role, tensor in zip(weights._fields, weights, strict=True):
-            if not role.endswith("bias") and role != "norm":
-                total += pixels * tensor.numel()
-
-    monkeypatch.setattr("moceir.model.attention.channel_attention", attention)
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(layer)
+            total += module.weight.numel()
+        elif hasattr(module, "temperature"):
+            dim, heads = module.project_out.out_channels, len(module.temperature)
+            total += 2 * heads * (dim // heads) ** 2 * pixels(level)
         elif isinstance(module, ExpertBank):
-            module.register_forward_hook(bank)
-    with torch.inference_mode():
-        _, routing = model(image, return_routing=True)
-    return total, routing.expert[:, 0].tolist()
+            weights = module.weights().split(module.ranks)[next(experts)]
+            for role, tensor in zip(weights._fields, weights, strict=True):
+                if not role.endswith("bias") and role != "norm":
+                    total += tensor.numel() * pixels(level)
+    return total
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 50)])
-def test_the_account_is_what_runs(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    model = MoCEIR(SMALL).eval()
-    total, route = counted(model, torch.rand(1, 3, *size), monkeypatch)
-    account = cost(SMALL, *size)
-    assert account.route(route) == total
+@pytest.mark.parametrize("route", [[0, 0, 0], [3, 1, 2], [3, 3, 3]])
+def test_every_weight_is_used_once_at_each_pixel(route: list[int]) -> None:
+    account = cost(SMALL, 33, 50)  # padded to 36 x 52
+    total = counted(MoCEIR(SMALL), 36, 52, route)
+    assert account.route([[expert] for expert in route]) == total
     assert account.cheapest <= total <= account.dearest
 
 

@@ -24,7 +24,14 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from moce_kernels import triton_kernels
-from tests.ops.spec import Sample, attention_sample, depthwise_sample, experts_sample, plan_sample
+from tests.ops.spec import (
+    Sample,
+    attention_sample,
+    depthwise_sample,
+    experts_sample,
+    plan_sample,
+    window_sample,
+)
 
 CUOBJDUMP = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -65,6 +72,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
         yield "depthwise_conv", depthwise_sample((1, 48, 32, 32), "channels_last", kernel)
     yield "fft_attention", attention_sample((1, 48, 32, 32), "channels_last", 8)
     yield "fft_attention", attention_sample((1, 16, 32, 32), "channels_last", 8)
+    yield "window_fft_conv", window_sample((1, 48, 32, 32), "channels_last", 32)
     ranks, windows = (8, 16, 32, 64), (4, 8, 16, 32)
     layer = experts_sample((2, 64, 32, 32), "channels_last", ranks, windows, [[0], [3]])
     yield "grouped_experts", layer

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moce_kernels import fft_attention
-from moce_kernels.reference.fft_attention import window_fft_conv
+from moce_kernels.reference.window_fft_conv import window_fft_conv
 from tests.ops.spec import activations, skip_unless_it_runs
 from tests.published_weights import filled, golden
 
