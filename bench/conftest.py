@@ -83,6 +83,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
+    machine_info.pop("node", None)  # the machine's name is nobody's business
     machine_info["moce"] = {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {threads} threads",
         "torch": torch.__version__,

@@ -115,9 +115,14 @@ def steps(out: Path, stem: str, dry: bool, published: str | None) -> list[Step]:
     ]
 
 
+def portable(text: str) -> str:
+    """Without this machine's places, for results are kept in the repository."""
+    return text.replace(sys.executable, "python").replace(f"{ROOT}{os.sep}", "")
+
+
 def run(step: Step, left: float) -> dict[str, Any]:
     """The step's outcome: passed, failed, timed out or skipped, and the end of what it printed."""
-    record: dict[str, Any] = {"step": step.name, "command": " ".join(map(str, step.command))}
+    record: dict[str, Any] = {"step": step.name, "command": portable(" ".join(step.command))}
     if step.skip or left < 1:
         return {**record, "outcome": "skipped", "reason": step.skip or "no time was left"}
     start = time.monotonic()
@@ -140,7 +145,7 @@ def run(step: Step, left: float) -> dict[str, Any]:
         log.seek(0)
         output = log.read()
     seconds = round(time.monotonic() - start, 1)
-    return {**record, "outcome": outcome, "seconds": seconds, "output": output[-6000:]}
+    return {**record, "outcome": outcome, "seconds": seconds, "output": portable(output)[-6000:]}
 
 
 def machine(dry: bool) -> dict[str, Any]:
