@@ -76,9 +76,7 @@ def _reverse(x, window, AXIS: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.con
 
 
 @triton.jit
-def multiply(
-    a, b, window, CORRELATE: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr
-):
+def multiply(a, b, window, CORRELATE: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr):
     """The spectrum, scaled for the way back, of a (*) b; or of a correlated with b, which is the
     convolution with b reversed."""
     a = a * (0.25 / (window * window))

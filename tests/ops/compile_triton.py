@@ -59,7 +59,9 @@ def usage(cubin: bytes) -> dict[str, int]:
         file.flush()
         command = [CUOBJDUMP, "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    words = (word.split(":") for line in text.splitlines() if "REG:" in line for word in line.split())
+    words = (
+        word.split(":") for line in text.splitlines() if "REG:" in line for word in line.split()
+    )
     return {name: int(value) for name, value in words if name in ("REG", "STACK", "LOCAL")}
 
 
@@ -96,7 +98,7 @@ def main(capability: int) -> None:
             print(json.dumps(found), flush=True)
 
     JITFunction.run = compile_only
-    for operator, sample in samples():  # noqa: B007
+    for operator, sample in samples():
         forward, backward = implementations(operator)
         for dtype in DTYPES if operator != "routing_plan" else DTYPES[:1]:
             raw = sample.raw(**sample.cast(dtype))

@@ -36,6 +36,7 @@ def skip_unless_it_runs(backend: str, operator: str) -> None:
         pytest.skip(f"{backend}: {reason}")
 
 
+CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -50,9 +51,7 @@ class Sample:
     # Tensors that keep float32 when the activations are of a smaller dtype.
     master: frozenset[str] = frozenset()
 
-    def cast(
-        self, dtype: torch.dtype, device: torch.device = torch.device("cpu")
-    ) -> dict[str, Tensor]:
+    def cast(self, dtype: torch.dtype, device: torch.device = CPU) -> dict[str, Tensor]:
         """Leaves of this dtype with the layout kept, rounded there and back where it is wider."""
         return {
             name: _relayout(
@@ -70,9 +69,7 @@ class Sample:
         return Sample(self.name, tensors, self.call, self.raw, self.master)
 
 
-def _relayout(
-    t: Tensor, dtype: torch.dtype | None, device: torch.device = torch.device("cpu")
-) -> Tensor:
+def _relayout(t: Tensor, dtype: torch.dtype | None, device: torch.device = CPU) -> Tensor:
     """``t`` in another dtype, with the same strides, in a buffer with NaN wherever t is not."""
     dtype = dtype or t.dtype
     extent = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))

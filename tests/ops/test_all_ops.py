@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moce_kernels.ops import _library
-from tests.ops.spec import DTYPES, SPECS, OpSpec, Sample, device_of, skip_unless_it_runs
+from tests.ops.spec import CPU, DTYPES, SPECS, OpSpec, Sample, device_of, skip_unless_it_runs
 
 KERNELS = [pytest.param(s, k, id=f"{s.name}-{k}") for s in SPECS for k in s.kernels]
 EACH = [pytest.param(s, id=s.name) for s in SPECS]
@@ -19,7 +19,7 @@ def run(
     sample: Sample,
     backend: str | None,
     dtype: torch.dtype,
-    device: torch.device = torch.device("cpu"),
+    device: torch.device = CPU,
 ) -> dict[str, Tensor]:
     """The output and all gradients, under the same upstream gradient for every dtype."""
     leaves = {name: t.detach().requires_grad_() for name, t in sample.cast(dtype, device).items()}
