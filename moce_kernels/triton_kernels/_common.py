@@ -25,12 +25,17 @@ INTERPRETED = tl.constexpr(interpreted())
 def implement(name: str) -> Callable[[Function], Function]:
     """Decorate a function as Triton's implementation of a raw operator.
 
-    On CPU tensors, too, where kernels are interpreted.
+    On CPU tensors, too, where kernels are interpreted. Triton launches on the current device, so
+    that is made the first tensor's.
     """
 
     def register(function: Function) -> Function:
+        def on_its_device(first: Tensor, *rest: Any) -> Any:
+            with torch.cuda.device_of(first):
+                return function(first, *rest)
+
         devices = ("cuda", "cpu") if interpreted() else ("cuda",)
-        torch.library.impl(f"{_library.TRITON}::{name}", devices)(function)
+        torch.library.impl(f"{_library.TRITON}::{name}", devices)(on_its_device)
         return function
 
     return register

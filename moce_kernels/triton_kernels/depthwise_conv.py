@@ -1,13 +1,13 @@
 """Triton kernels of depthwise_conv: out = x * weight + bias, K x K, and its gradients.
 
 A program computes a run of pixels, numbered row by row, of a block of channels: K K loads of
-shifted pixels, of which all but the first few find their data in the cache. x is read and the result
-written once in memory, 2 elements for each element, and 2 K K float operations; 3 x 3 is bound by
-memory, 7 x 7 by the loads from the cache.
+shifted pixels, of which all but the first few find their data in the cache. x is read and the
+result written once in memory, 2 elements for each element, and 2 K K float operations; 3 x 3 is
+bound by memory, 7 x 7 by the loads from the cache.
 
-The gradient of x is the convolution of out's gradient with flipped weights. Those of weight and bias
-are sums over all pixels: each program takes one row of the kernel, a block of channels and every
-n-th run of pixels, in float32 and in a fixed order; what the programs found is added up after.
+The gradient of x is the convolution of out's gradient with flipped weights. Those of weight and
+bias are sums over all pixels: each program takes one row of the kernel, a block of channels and
+every n-th run of pixels, in float32 and in a fixed order; what they found is added up after.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Triton kernels of fft_attention: out = LayerNorm_C(q (*) k) * v, and its gradients.
 
 ``(*)`` is the circular convolution of each window, computed tile by tile (see _hartley.py). Where
-all channels of a tile fit one program, normalisation and product with v follow there: q, k and v are
-read once and the result is written once, 4 elements for each of its elements. Else the convolution
-goes to float32 scratch and a second kernel, over all channels of a few pixels, reads it again: 8
-bytes more for each element.
+all channels of a tile fit one program, normalisation and product with v follow there: q, k and v
+are read once and the result is written once, 4 elements for each of its elements. Else the
+convolution goes to float32 scratch and a second kernel, over all channels of a few pixels, reads it
+again: 8 bytes more for each element.
 
 Backward recomputes the convolution, then one kernel takes the gradient through the product and the
 LayerNorm (in place in that scratch; sums for weight and bias in float32, in a fixed order) and

@@ -5,12 +5,12 @@ For the slot of image b and its j-th expert e, of rank r:
     h = P0 x_b,  q = dw3x3(Wq h),  k, v = dw7x7(Wkv h),  a = LayerNorm(q (*) k) v,
     z = (Wo a + bias) SiLU(P1 shared_b);    out_b = sum_j gate (P2 z + x_b)
 
-Each step is one launch over (slot, tile): a program reads its slot's expert, rank and window from the
-plan on the device, takes the slots in the order of their experts, so that neighbours use the same
-weights, and leaves at once where its channels lie beyond the rank. Nothing is gathered or read back,
-and the number of launches is the same for every batch. Between the steps the r channels (3 r for q, k
-and v) of each slot go through memory in the activations' dtype, the convolution in float32:
-about 3 C + 22 r elements for each pixel of a slot, bound by memory for 16-bit activations. Multiply-adds
+Each step is a launch over (slot, tile), or two: a program reads its slot's expert from the plan on
+the device, takes the slots in the order of their experts, so that neighbours use the same weights,
+and leaves at once where its channels lie beyond the rank. Nothing is gathered or read back, and the
+number of launches is the same for every batch. Between the steps the r channels (3 r for q, k and
+v) of each slot go through memory in the activations' dtype, the convolution in float32: about
+3 C + 22 r elements for each pixel of a slot, bound by memory for 16-bit activations. Multiply-adds
 for each pixel: 3 r C + 4 r^2 + 107 r + 6 r TILE (see fft_attention).
 
 Epilogues: the modulation of the projection after the attention; gate, shortcut and the sum over an
@@ -254,7 +254,8 @@ def _weight_gradient(
         to = sums + tl.program_id(0).to(tl.int64) * total + to
         mask = (n < height)[:, None] & (k < breadth)[None, :]
         tl.store(to + n[:, None] * breadth + k[None, :], found, mask=mask)
-        if BIAS:
+        # One is a constant, the other a tensor.
+        if BIAS:  # noqa: SIM102
             if column_block == 0:
                 part = bias_sums + tl.program_id(0).to(tl.int64) * bias_total
                 tl.store(part + TIMES * rows + n, bias_found, mask=n < height)

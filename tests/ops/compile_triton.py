@@ -98,7 +98,7 @@ def main(capability: int) -> None:
             print(json.dumps(found), flush=True)
 
     JITFunction.run = compile_only
-    for operator, sample in samples():  # noqa: B007
+    for operator, sample in samples():
         forward, backward = implementations(operator)
         for dtype in DTYPES if operator != "routing_plan" else DTYPES[:1]:
             raw = sample.raw(**sample.cast(dtype))

@@ -42,6 +42,7 @@ def skip_unless_it_runs(backend: str, operator: str) -> None:
         pytest.skip(f"{backend}: {reason}")
 
 
+CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -314,8 +315,8 @@ def experts_samples() -> Iterator[Sample]:
     yield experts_sample((2, 32, 16, 64), "channels_last", (16, 32), (8, 16), [[1], [0]])
     yield experts_sample((2, 7, 9, 10), "sliced", (5, 7), (4, 8), [[1], [1]])
     yield experts_sample((1, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]])
-    # Over two channels a LayerNorm's gradient is nothing but rounding: three at least.
-    yield experts_sample((1, 4, 1, 1), "contiguous", (3, 4), (4, 8), [[0]])
+    # Not to the expert of rank 2: on one pixel its LayerNorm has next to no gradient but rounding.
+    yield experts_sample((1, 4, 1, 1), "contiguous", (2, 4), (4, 8), [[1]])
     yield experts_sample((0, 8, 16, 16), "channels_last", (2, 8), (4, 8), [])
 
 
