@@ -44,7 +44,7 @@ def implement(name: str) -> Callable[[Function], Function]:
 class Plan(NamedTuple):
     """A routing plan as the kernels take it; ``NO_PLAN`` where slots are images."""
 
-    index: Tensor | None
+    expert: Tensor | None
     order: Tensor | None
     offsets: Tensor | None
     ranks: tuple[int, ...] | None

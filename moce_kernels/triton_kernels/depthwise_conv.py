@@ -140,7 +140,7 @@ def depthwise(
         *strided(x), *strided(out),
         weight, bias,
         rank, height, width,
-        plan.index, plan.order, plan.ranks, plan.windows,
+        plan.expert, plan.order, plan.ranks, plan.windows,
         TIMES=times, KERNEL=kernel, FLIP=flip, PIXELS=block, CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 

@@ -249,7 +249,7 @@ def window_conv(q: Tensor, k: Tensor, rank: int, plan: Plan, out: Tensor) -> Non
         *strided(q), *strided(k), *strided(q), *strided(out),
         None, None, 0.0,
         rank, *q.shape[2:],
-        plan.index, plan.order, plan.ranks, plan.windows,
+        plan.expert, plan.order, plan.ranks, plan.windows,
         NORM=False, TILE=tile, CHANNELS=channels, num_warps=WARPS,
     )  # fmt: skip
 
@@ -267,7 +267,7 @@ def window_attention(
         *strided(q), *strided(k), *strided(v), *strided(out),
         weight, bias, eps,
         *q.shape[1:],
-        plan.index, plan.order, plan.ranks, plan.windows,
+        plan.expert, plan.order, plan.ranks, plan.windows,
         NORM=True, TILE=tile, CHANNELS=channels, num_warps=WARPS,
     )  # fmt: skip
     return True
@@ -285,7 +285,7 @@ def norm_gate(
         *strided(mixed), *strided(v), *strided(out),
         weight, bias, eps,
         rank, size, width,
-        plan.index, plan.order, plan.ranks, plan.windows,
+        plan.expert, plan.order, plan.ranks, plan.windows,
         PIXELS=block, CHANNELS=channels, num_warps=4,
     )  # fmt: skip
 
@@ -321,7 +321,7 @@ def window_correlate(
     _window_correlate[_tiles(q, rank, tile, channels)](
         *strided(d), *strided(q), *strided(k), *strided(dq), *strided(dk),
         rank, *q.shape[2:],
-        plan.index, plan.order, plan.ranks, plan.windows,
+        plan.expert, plan.order, plan.ranks, plan.windows,
         TILE=tile, CHANNELS=channels, num_warps=WARPS,
     )  # fmt: skip
 

@@ -334,7 +334,7 @@ class _Layer:
             *strided(x), *strided(out),
             weight,
             self.dim, self.size, self.width, self.top_k,
-            self.plan.index, self.plan.order, self.plan.ranks, self.plan.windows,
+            self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
             WIDE=wide, TIMES=times, TRANSPOSED=transposed, ACCUMULATE=accumulate,
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
         )  # fmt: skip
@@ -380,7 +380,7 @@ class _Layer:
             *strided(d_attention), *strided(d_modulation),
             w.attn_out, w.attn_out_bias, w.mod_proj, self.gate,
             self.dim, self.size, self.width, self.top_k,
-            self.plan.index, self.plan.order, self.plan.ranks, self.plan.windows,
+            self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
             BACKWARD=backward,
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
         )  # fmt: skip
@@ -395,7 +395,7 @@ class _Layer:
             *strided(a), *strided(out if x is None else x), *strided(out),
             weight, self.gate,
             self.dim, self.size, self.width, self.top_k,
-            self.plan.index, self.plan.ranks, self.plan.windows,
+            self.plan.expert, self.plan.ranks, self.plan.windows,
             GATED=gated, SHORTCUT=x is not None,
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
         )  # fmt: skip
@@ -409,9 +409,9 @@ class _Layer:
         a bias like ``bias``."""
         parts = splits(self.slots * blocks(self.size, self.pixels), 64)
         column_blocks = blocks(self.dim if wide else self.rank, CHANNELS)
-        new = {"dtype": torch.float32, "device": self.x.device}
-        sums = torch.empty((parts, like.numel()), **new)
-        bias_sums = torch.empty((parts, 0 if bias is None else bias.numel()), **new)
+        sums = self.x.new_empty((parts, like.numel()), dtype=torch.float32)
+        bias_size = 0 if bias is None else bias.numel()
+        bias_sums = self.x.new_empty((parts, bias_size), dtype=torch.float32)
         grid = parts, blocks(times * self.rank, CHANNELS) * column_blocks, self.plan.experts
         _weight_gradient[grid](
             *strided(a), *strided(b),
@@ -432,7 +432,7 @@ class _Layer:
             *strided(grad), *strided(self.x), *strided(z), *strided(upstream),
             sums,
             self.dim, self.size, self.width, self.top_k,
-            self.plan.index, self.plan.order, self.plan.ranks, self.plan.windows,
+            self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
             PIXELS=self.pixels, CHANNELS=CHANNELS, num_warps=4,
         )  # fmt: skip
         return sums.sum(dim=1).view(self.gate.shape)
@@ -444,8 +444,9 @@ class _Layer:
 def _plan(
     index: Tensor, order: Tensor, offsets: Tensor, ranks: list[int], windows: list[int]
 ) -> Plan:
-    contiguous = (t.contiguous() for t in (index, order, offsets))
-    return Plan(*contiguous, tuple(ranks), tuple(windows))
+    return Plan(
+        index.contiguous(), order.contiguous(), offsets.contiguous(), tuple(ranks), tuple(windows)
+    )
 
 
 @implement("grouped_experts")

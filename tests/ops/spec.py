@@ -26,7 +26,6 @@ from moce_kernels import (
 from moce_kernels.backends import why_not
 from moce_kernels.triton_kernels import interpreted
 
-
 CPU = torch.device("cpu")
 
 
