@@ -330,7 +330,11 @@ def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
 
     monkeypatch.setattr(Restorer, "restore_batch", interrupted)
     words = (tmp_path / "in", "-o", tmp_path / "out")
-    result = restore(*words)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    try:
+        result = restore(*words)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert "stopped: 5 of 8 pictures left; the same command with --skip-existing goes on" in (
         result.output
