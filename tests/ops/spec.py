@@ -314,8 +314,10 @@ def experts_samples() -> Iterator[Sample]:
     yield experts_sample((2, 32, 16, 64), "channels_last", (16, 32), (8, 16), [[1], [0]])
     yield experts_sample((2, 7, 9, 10), "sliced", (5, 7), (4, 8), [[1], [1]])
     yield experts_sample((1, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]])
-    # Not to the expert of rank 2: on one pixel its LayerNorm has next to no gradient but rounding.
-    yield experts_sample((1, 4, 1, 1), "contiguous", (2, 4), (4, 8), [[1]])
+    # One pixel; many of them, so that errors are compared and not single roundings, and three
+    # channels at least: over two a LayerNorm's gradient is rounding alone.
+    turns = [[image % 2] for image in range(8)]
+    yield experts_sample((8, 4, 1, 1), "contiguous", (3, 4), (4, 8), turns)
     yield experts_sample((0, 8, 16, 16), "channels_last", (2, 8), (4, 8), [])
 
 
