@@ -43,6 +43,7 @@ def compile_library(compiler: str, folder: Path) -> None:
     subprocess.run([*link, "-o", str(folder / "_moce_cpu.so")], check=True)
 
 
+@pytest.mark.slow
 def test_table_of_operators(tmp_path: Path) -> None:
     compiler = shutil.which("g++")
     if compiler is None:

@@ -17,6 +17,7 @@ import pytest
 from moce_kernels import triton_kernels
 
 ROOT = Path(__file__).parents[2]
+SLOW = pytest.mark.slow
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -37,7 +38,10 @@ def python(*arguments: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("operator", triton_kernels.OPERATORS)
-@pytest.mark.parametrize("test", ["twice_plain_pytorch", "opcheck", "compiles_whole"])
+@pytest.mark.parametrize(
+    "test",
+    ["twice_plain_pytorch", *(pytest.param(t, marks=SLOW) for t in ("opcheck", "compiles_whole"))],
+)
 def test_interpreted(test: str, operator: str) -> None:
     """The table's tests in a process of its own: the variable acts when Triton is imported."""
     selection = f"{test} and {operator}-triton"
@@ -49,7 +53,9 @@ def test_interpreted(test: str, operator: str) -> None:
     assert " skipped" not in tests, tests
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(
+    "capability", [90, pytest.param(80, marks=SLOW), pytest.param(100, marks=SLOW)]
+)
 def test_compiles_without_spills(capability: int) -> None:
     """Every kernel of every operator, as it is launched, for these GPUs."""
     lines = python("tests/ops/compile_triton.py", str(capability)).splitlines()
