@@ -432,7 +432,7 @@ __device__ void differentiate(const FftAttention& a, int count, int lanes, const
 // The second launch bound, blocks on a multiprocessor, is as high as it may be without spills.
 
 template <int P>
-__global__ void __launch_bounds__(kThreads, P == 4 ? 4 : 3)
+__global__ void __launch_bounds__(kThreads, P == 4 ? 4 : P == 8 ? 2 : 3)
     convolve_kernel(FftAttention a, Tiling t) {
   float *scratch = shared_memory(), *shared = scratch + scratch_bytes(P) / sizeof(float);
   for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x) {
