@@ -56,9 +56,6 @@ def test_interpreted(test: str, operator: str) -> None:
     assert " skipped" not in tests, tests
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_window_correlate keeps 144 to 336 bytes of registers in memory on sm_90"
-)
 @pytest.mark.parametrize(
     "capability", [90, pytest.param(80, marks=SLOW), pytest.param(100, marks=SLOW)]
 )
