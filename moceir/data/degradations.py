@@ -182,29 +182,46 @@ class RainStreaks(_Single):
 class Haze(_Single):
     """Atmospheric scattering, I = J t + A (1 - t) with transmission t = exp(-beta d).
 
-    The depth d in [0, 1] is a smooth random field over a vertical gradient, far at the top.
+    The depth d in [0, 1] of the scene is a smooth random field over a vertical gradient, far at the
+    top.
 
     Args:
         beta: optical thickness at the greatest depth, dimensionless; valid 0..1000, training
             0.6..3.
         airlight: A, the encoded grey level of the haze itself; valid 0..1, training 0.7..1.
+        view: share of the scene's height and width that the image shows, somewhere within the
+            scene; valid 0..1, training 0.2..1, so that crops are as hazy as parts of pictures.
     """
 
     kind: ClassVar[str] = "haze"
     beta: float = _parameter(1.4, valid=(0, 1000), training=(0.6, 3.0))
     airlight: float = _parameter(0.88, valid=(0, 1), training=(0.7, 1.0))
+    view: float = _parameter(1.0, valid=(0, 1), training=(0.2, 1.0))
 
     def _apply(self, images: Tensor, generator: torch.Generator) -> Tensor:
         batch, _, height, width = images.shape
         device = generator.device
         ends = torch.rand((2, batch, 1, 1, 1), generator=generator, device=device)
         grid = torch.rand((batch, 1, 5, 5), generator=generator, device=device)
-        top, bottom = (0.65 + 0.35 * ends[0]).to(images.device), (0.4 * ends[1]).to(images.device)
-        relief = F.interpolate(
-            grid.to(images.device), (height, width), mode="bicubic", align_corners=True
+        corner = torch.rand((2, batch, 1), generator=generator, device=device) * (1 - self.view)
+        ends, grid, corner = (field.to(images.device) for field in (ends, grid, corner))
+        # Where in the scene, (B, H) and (B, W): 0 and 1 are its first and its last pixels.
+        row, column = (
+            start + self.view * torch.linspace(0, 1, size, device=images.device)
+            for start, size in zip(corner, (height, width), strict=True)
         )
+        place = torch.stack(
+            (
+                column[:, None, :].expand(-1, height, -1),
+                row[:, :, None].expand(-1, -1, width),
+            ),
+            dim=3,
+        )
+        relief = F.grid_sample(grid, 2 * place - 1, "bicubic", "border", align_corners=True)
+        top, bottom = 0.65 + 0.35 * ends[0], 0.4 * ends[1]
         descent = (torch.arange(height, device=images.device) + 0.5) / height
-        gradient = top + (bottom - top) * descent[:, None]
+        descent = corner[0] + self.view * descent
+        gradient = top + (bottom - top) * descent[:, None, :, None]
         # Never quite zero: there is air in front of the nearest object too.
         depth = (gradient + 0.5 * (relief - 0.5)).clamp(0.02, 1)
         transmission = torch.exp(-self.beta * depth)
