@@ -17,8 +17,10 @@ OPERATORS = (
     "depthwise_conv",
     "fft_attention",
     "gated_depthwise_conv",
+    "gated_feedforward",
     "grouped_experts",
     "pointwise_conv",
+    "projected_depthwise_conv",
     "routing_plan",
     "window_fft_conv",
 )

@@ -35,7 +35,7 @@ template <int W, int M, int N>
 MOCE_INLINE void multiply_tile(const float* in, int64_t in_pixel, int64_t inner,
                                const float* weight, int64_t weight_row, const float* bias,
                                const float* start, int64_t start_pixel, float* out,
-                               int64_t out_pixel) {
+                               int64_t out_pixel, int64_t out_vector) {
   Vec<W> sum[M][N];
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) sum[m][n] = bias ? load<W>(bias + n * W) : Vec<W>{};
@@ -49,17 +49,19 @@ MOCE_INLINE void multiply_tile(const float* in, int64_t in_pixel, int64_t inner,
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) sum[m][n] += load<W>(start + m * start_pixel + n * W);
   for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) store<W>(out + m * out_pixel + n * W, sum[m][n]);
+    for (int n = 0; n < N; n++) store<W>(out + m * out_pixel + n * out_vector, sum[m][n]);
 }
 
 template <int W, int N>
 void multiply_columns(const float* in, int64_t in_pixel, int64_t inner, const float* weight,
                       int64_t weight_row, const float* bias, const float* start,
-                      int64_t start_pixel, float* out, int64_t out_pixel, int count) {
+                      int64_t start_pixel, float* out, int64_t out_pixel, int64_t out_vector,
+                      int count) {
   for_tiles(count, [&](int64_t p, auto M) MOCE_INLINE_LAMBDA {
     multiply_tile<W, decltype(M)::value, N>(in + p * in_pixel, in_pixel, inner, weight, weight_row,
                                             bias, start ? start + p * start_pixel : nullptr,
-                                            start_pixel, out + p * out_pixel, out_pixel);
+                                            start_pixel, out + p * out_pixel, out_pixel,
+                                            out_vector);
   });
 }
 
@@ -83,7 +85,7 @@ MOCE_NOINLINE void multiply_pixels(const float* in, int64_t in_pixel, int64_t in
     multiply_columns<W, decltype(N)::value>(in, in_pixel, inner, weight + n * W, channels,
                                             bias ? bias + n * W : nullptr,
                                             Add ? out + n * W : nullptr, out_pixel, out + n * W,
-                                            out_pixel, count);
+                                            out_pixel, W, count);
   });
 }
 
@@ -108,16 +110,17 @@ MOCE_NOINLINE void pack_panels(const float* from, int64_t inner, int64_t channel
 }
 
 // out[p][:] = in[p][:] panels (+ bias) (+ start[p][:]). bias has whole vectors; start may be out.
+// The vectors of a pixel's outputs are out_vector floats apart.
 template <int W>
 MOCE_NOINLINE void multiply_panels(const float* in, int64_t in_pixel, int64_t inner,
                                    const float* panels, int64_t channels, const float* bias,
                                    const float* start, int64_t start_pixel, float* out,
-                                   int64_t out_pixel, int count) {
+                                   int64_t out_pixel, int count, int64_t out_vector = W) {
   for_vector_tiles(whole<W>(channels) / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
     constexpr int width = decltype(N)::value;
     multiply_columns<W, width>(in, in_pixel, inner, panels + n * W * inner, width * W,
                                bias ? bias + n * W : nullptr, start ? start + n * W : nullptr,
-                               start_pixel, out + n * W, out_pixel, count);
+                               start_pixel, out + n * out_vector, out_pixel, out_vector, count);
   });
 }
 

@@ -83,6 +83,11 @@ def check_beside(operator: str, like: Tensor, channels: int, **tensors: Tensor) 
                 raise ValueError(f"{operator}: {name} must have {what} {b}, not {a}")
 
 
+def float_parameters(*parameters: Tensor | None) -> tuple[Tensor | None, ...]:
+    """As the kernels take them: contiguous float32."""
+    return tuple(None if p is None else p.float().contiguous() for p in parameters)
+
+
 def new_like(t: Tensor, channels: int | None = None) -> Tensor:
     """What the kernels return for t: dense, channels-last where t's channels are adjacent; with
     another number of channels if one is given."""

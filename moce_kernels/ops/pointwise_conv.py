@@ -73,21 +73,22 @@ def pointwise_conv(
         with torch.autocast(x.device.type, enabled=False):
             return reference.pointwise_conv(x, weight, bias, norm, residual, eps)
     with torch.autocast(x.device.type, enabled=False):
-        weight = weight.float()
-        bias = None if bias is None else bias.float()
-        if norm is not None:
-            # LayerNorm's own scale and shift are those of the product.
-            scale, shift = (t.float() for t in norm)
-            bias = torch.mv(weight, shift) if bias is None else torch.addmv(bias, weight, shift)
-            weight = weight * scale
-    return _library.kernels(runs).pointwise_conv(
-        x,
-        weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-        residual,
-        norm is not None,
-        eps,
-    )
+        weight, bias = fold_norm(weight, bias, norm)
+    return _library.kernels(runs).pointwise_conv(x, weight, bias, residual, norm is not None, eps)
+
+
+def fold_norm(
+    weight: Tensor, bias: Tensor | None, norm: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor | None]:
+    """The float32 weight (N, C) and bias (N,) of the product that takes what is normalised:
+    LayerNorm's own scale and shift are those of the product."""
+    weight = weight.float()
+    bias = None if bias is None else bias.float()
+    if norm is not None:
+        scale, shift = (t.float() for t in norm)
+        bias = torch.mv(weight, shift) if bias is None else torch.addmv(bias, weight, shift)
+        weight = weight * scale
+    return weight.contiguous(), None if bias is None else bias.contiguous()
 
 
 def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:

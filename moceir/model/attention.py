@@ -27,7 +27,7 @@ class TransposedAttention(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """``MDTA(first(norm(x))) + residual``, on (B, C, H, W)."""
-        qkv = self.qkv_depthwise(self.qkv(x, norm, first=first))
+        qkv = self.qkv_depthwise.of_projection(x, self.qkv, norm, first)
         out = self.project_out
         return channel_attention(
             qkv, None, self.temperature.flatten(), out.weight.flatten(1), out.bias, residual
@@ -50,8 +50,7 @@ class CrossAttention(nn.Module):
         self, routed: Tensor, shared: Tensor, first: PointwiseConv, residual: Tensor
     ) -> Tensor:
         """The query is from ``first(routed)``."""
-        # Keys and values first: they take the most memory on the way.
-        kv = self.key_value_depthwise(self.key_value(shared))
-        q = self.query_depthwise(self.query(routed, first=first))
+        q = self.query_depthwise.of_projection(routed, self.query, first=first)
+        kv = self.key_value_depthwise.of_projection(shared, self.key_value)
         weight = self.project_out.weight.flatten(1)
         return channel_attention(q, kv, self.temperature.flatten(), weight, residual=residual)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from moce_kernels import gated_depthwise_conv
+from moce_kernels import gated_feedforward
 from moceir.model.layers import ChannelNorm, DepthwiseConv, PointwiseConv
-
-BAND = 2**21
-"""Bytes of hidden features that inference on a CPU takes at a time, in bands of rows: they stay in
-cache from one operator to the next, and are never there for the whole picture."""
 
 
 class GatedFeedForward(nn.Module):
@@ -25,21 +20,14 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
         """``x + GDFN(norm(x))``."""
-        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu"
-        row = x.shape[0] * x.shape[3] * self.project_in.out_channels * x.element_size()
-        rows = x.shape[2] if whole else max(8, BAND // max(1, row))
-        if rows >= x.shape[2]:
-            return self.project_out(self._gated(x, norm), residual=x)
-        out = torch.empty_like(x)
-        for top in range(0, x.shape[2], rows):
-            bottom = min(top + rows, x.shape[2])
-            # A neighbouring row on either side for the convolution, where there is one.
-            first, last = max(top - 1, 0), min(bottom + 1, x.shape[2])
-            gated = self._gated(x[:, :, first:last], norm)[:, :, top - first : bottom - first]
-            out[:, :, top:bottom] = self.project_out(gated, residual=x[:, :, top:bottom])
-        return out
-
-    def _gated(self, x: Tensor, norm: ChannelNorm) -> Tensor:
-        convolution = self.depthwise
-        hidden = self.project_in(x, norm)
-        return gated_depthwise_conv(hidden, convolution.weight, convolution.bias)
+        project_in, depthwise, project_out = self.project_in, self.depthwise, self.project_out
+        return gated_feedforward(
+            x,
+            project_in.weight.flatten(1),
+            depthwise.weight,
+            project_out.weight.flatten(1),
+            project_in.bias,
+            depthwise.bias,
+            project_out.bias,
+            norm=(norm.weight, norm.bias),
+        )

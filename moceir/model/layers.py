@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moce_kernels import depthwise_conv, pointwise_conv
+from moce_kernels import pointwise_conv, projected_depthwise_conv
 
 
 class ChannelNorm(nn.Module):
@@ -27,24 +27,23 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(dim_in, dim_out, 1, bias=bias)
 
     def forward(
-        self,
-        x: Tensor,
-        norm: ChannelNorm | None = None,
-        residual: Tensor | None = None,
-        first: PointwiseConv | None = None,
+        self, x: Tensor, norm: ChannelNorm | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """``self(first(norm(x))) + residual``: two convolutions take one product of their
-        matrices."""
+        """``self(norm(x)) + residual``."""
+        scale_shift = None if norm is None else (norm.weight, norm.bias)
+        return pointwise_conv(x, self.weight.flatten(1), self.bias, scale_shift, residual)
+
+    def after(self, first: PointwiseConv | None) -> tuple[Tensor, Tensor | None]:
+        """Weight (N, C) and bias of ``x -> self(first(x))``: one product of the two matrices."""
         weight, bias = self.weight.flatten(1), self.bias
         if first is not None:
             # Parameters, not activations: in full precision.
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast(weight.device.type, enabled=False):
                 if first.bias is not None:
                     shift = weight @ first.bias
                     bias = shift if bias is None else bias + shift
                 weight = weight @ first.weight.flatten(1)
-        scale_shift = None if norm is None else (norm.weight, norm.bias)
-        return pointwise_conv(x, weight, bias, scale_shift, residual)
+        return weight, bias
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -53,5 +52,14 @@ class DepthwiseConv(nn.Conv2d):
     def __init__(self, dim: int, kernel_size: int, bias: bool) -> None:
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv(x, self.weight, self.bias)
+    def of_projection(
+        self,
+        x: Tensor,
+        projection: PointwiseConv,
+        norm: ChannelNorm | None = None,
+        first: PointwiseConv | None = None,
+    ) -> Tensor:
+        """``self(projection(first(norm(x))))`` in one pass."""
+        weight, bias = projection.after(first)
+        scale_shift = None if norm is None else (norm.weight, norm.bias)
+        return projected_depthwise_conv(x, weight, self.weight, bias, self.bias, norm=scale_shift)

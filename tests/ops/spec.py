@@ -18,8 +18,10 @@ from moce_kernels import (
     expert_weight_shapes,
     fft_attention,
     gated_depthwise_conv,
+    gated_feedforward,
     grouped_experts,
     pointwise_conv,
+    projected_depthwise_conv,
     routing_plan,
     window_fft_conv,
 )
@@ -479,13 +481,124 @@ def channel_tiny() -> Iterator[Sample]:
     yield channel_sample((1, 2, 3, 4), "channels_last", 1, 2, "cross")
 
 
+# --- gated_feedforward ---------------------------------------------------------------------------
+
+
+def with_norm(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The operator with the norm's weight and bias as tensors ``scale`` and ``shift``."""
+
+    def call(backend: str | None, scale: Any = None, shift: Any = None, **t: Tensor) -> Tensor:
+        norm = None if scale is None else (scale, shift)
+        return operator(**t, norm=norm, backend=backend)
+
+    return call
+
+
+def feedforward_sample(
+    shape: tuple[int, int, int, int], layout: str, hidden: int, *parts: str
+) -> Sample:
+    """``parts``: which of bias (all three) and norm there are."""
+    channels = shape[1]
+    (x,) = activations(1, shape, layout)
+    tensors = {
+        "x": x,
+        "project_in": torch.randn(2 * hidden, channels) / channels**0.5,
+        "depthwise": torch.randn(2 * hidden, 1, 3, 3) / 3,
+        "project_out": torch.randn(channels, hidden) / hidden**0.5,
+    }
+    if "bias" in parts:
+        for name, size in (("in", 2 * hidden), ("depthwise", 2 * hidden), ("out", channels)):
+            tensors[f"{name}_bias"] = torch.randn(size)
+    if "norm" in parts:
+        tensors["scale"] = 1 + 0.1 * torch.randn(channels)
+        tensors["shift"] = 0.1 * torch.randn(channels)
+    order = ("x", "project_in", "in_bias", "depthwise", "depthwise_bias", "project_out", "out_bias")
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-hidden{hidden}-{'-'.join(parts)}",
+        tensors,
+        with_norm(gated_feedforward),
+        lambda **t: (*map(t.get, order), "norm" in parts, 1e-5),
+        frozenset(tensors) - {"x"},
+    )
+
+
+def feedforward_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield feedforward_sample((2, 24, 21, 110), "channels_last", 48, "norm", "bias")  # two strips
+    yield feedforward_sample((1, 13, 9, 31), "sliced_last", 5, "norm", "bias")
+    yield feedforward_sample((1, 32, 5, 40), "contiguous", 9, "norm")
+    yield feedforward_sample((2, 5, 12, 20), "sliced", 16, "bias")
+    yield feedforward_sample((2, 12, 5, 3), "expanded", 9)
+    # One pixel; many of them, so that errors are compared and not single roundings.
+    yield feedforward_sample((32, 24, 1, 1), "contiguous", 20, "norm", "bias")
+    yield feedforward_sample((0, 8, 16, 16), "channels_last", 8, "norm", "bias")
+
+
+def feedforward_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield feedforward_sample((1, 3, 5, 6), "contiguous", 4, "norm", "bias")
+    yield feedforward_sample((2, 4, 3, 2), "channels_last", 2)
+
+
+# --- projected_depthwise_conv --------------------------------------------------------------------
+
+
+def projected_sample(
+    shape: tuple[int, int, int, int], layout: str, outer: int, kernel: int, *parts: str
+) -> Sample:
+    """``parts``: which of bias (both) and norm there are."""
+    channels = shape[1]
+    (x,) = activations(1, shape, layout)
+    tensors = {
+        "x": x,
+        "weight": torch.randn(outer, channels) / channels**0.5,
+        "depthwise": torch.randn(outer, 1, kernel, kernel) / kernel,
+    }
+    if "bias" in parts:
+        tensors["bias"], tensors["depthwise_bias"] = torch.randn(outer), torch.randn(outer)
+    if "norm" in parts:
+        tensors["scale"] = 1 + 0.1 * torch.randn(channels)
+        tensors["shift"] = 0.1 * torch.randn(channels)
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-to{outer}-kernel{kernel}-{'-'.join(parts)}",
+        tensors,
+        with_norm(projected_depthwise_conv),
+        lambda **t: (
+            *map(t.get, ("x", "weight", "bias", "depthwise", "depthwise_bias")),
+            "norm" in parts,
+            1e-5,
+        ),
+        frozenset(tensors) - {"x"},
+    )
+
+
+def projected_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    for kernel in (3, 7):
+        yield projected_sample((2, 16, 21, 110), "channels_last", 48, kernel, "norm", "bias")
+        yield projected_sample((1, 13, 9, 31), "sliced_last", 21, kernel, "norm", "bias")
+        yield projected_sample((1, 37, 5, 40), "contiguous", 7, kernel, "norm")
+        yield projected_sample((2, 5, 12, 20), "sliced", 16, kernel, "bias")
+        yield projected_sample((2, 12, 5, 3), "expanded", 9, kernel)
+        yield projected_sample((32, 24, 1, 1), "contiguous", 20, kernel, "norm", "bias")
+        yield projected_sample((0, 8, 16, 16), "channels_last", 8, kernel, "norm", "bias")
+
+
+def projected_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield projected_sample((1, 3, 5, 6), "contiguous", 4, 3, "norm", "bias")
+    yield projected_sample((2, 4, 3, 2), "channels_last", 3, 7)
+
+
 SPECS = (
     OpSpec("channel_attention", channel_samples, channel_tiny),
     OpSpec("depthwise_conv", depthwise_samples, depthwise_tiny),
     OpSpec("fft_attention", attention_samples, attention_tiny),
     OpSpec("gated_depthwise_conv", gated_samples, gated_tiny),
+    OpSpec("gated_feedforward", feedforward_samples, feedforward_tiny, kernels=("cpu",)),
     OpSpec("grouped_experts", experts_samples, experts_tiny),
     OpSpec("pointwise_conv", pointwise_samples, pointwise_tiny),
+    OpSpec("projected_depthwise_conv", projected_samples, projected_tiny, kernels=("cpu",)),
     OpSpec("routing_plan", plan_samples, plan_tiny),
     OpSpec("window_fft_conv", window_samples, window_tiny, kernels=("triton",)),
 )

@@ -1,0 +1,57 @@
+// The operator moce_kernels::projected_depthwise_conv on CPUs: checks, output, threads. The
+// arithmetic is in projected_depthwise_conv_kernel.cpp.
+
+#include "projected_depthwise_conv_kernel.h"
+
+#include <optional>
+
+#include "capability.h"
+#include "tensor.h"
+
+MOCE_DECLARE_KERNEL(ProjectedDepthwiseConvKernel, projected_depthwise_conv)
+
+namespace moce {
+
+static Tensor projected_depthwise_conv(const Tensor& x, const Tensor& weight,
+                                       std::optional<Tensor> bias, const Tensor& depthwise,
+                                       std::optional<Tensor> depthwise_bias, bool norm,
+                                       double eps) {
+  check_like(x, x, "x");
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == x.size(1),
+                  "weight must be (channels of out, channels of x)");
+  STD_TORCH_CHECK(depthwise.dim() == 4 && (depthwise.size(3) == 3 || depthwise.size(3) == 7),
+                  "depthwise must be (channels of out, 1, K, K) with K 3 or 7");
+  ProjectedDepthwiseConv a{};
+  a.type = type_of(x);
+  a.B = x.size(0);
+  a.inner = x.size(1);
+  a.H = x.size(2);
+  a.W = x.size(3);
+  a.outer = weight.size(0);
+  a.kernel = static_cast<int>(depthwise.size(3));
+  a.norm = norm;
+  a.eps = static_cast<float>(eps);
+  a.x = strided(x);
+  a.weight = float_vector(weight, a.outer * a.inner, "weight");
+  a.bias = bias ? float_vector(*bias, a.outer, "bias") : nullptr;
+  a.depthwise = float_vector(depthwise, a.outer * a.kernel * a.kernel, "depthwise");
+  a.depthwise_bias =
+      depthwise_bias ? float_vector(*depthwise_bias, a.outer, "depthwise_bias") : nullptr;
+  Tensor out = new_like(x, a.outer);
+  if (out.numel() == 0) return out;
+  a.out = strided(out);
+  const auto& kernel = projected_depthwise_conv_for_this_cpu();
+  const Scratch packed = allocate_scratch(kernel.packed_size(a));
+  a.packed = packed.get();
+  kernel.pack(a);
+  torch::stable::parallel_for(0, kernel.rows(a), 1, [&](int64_t begin, int64_t end) {
+    kernel.forward(a, begin, end, allocate_scratch(kernel.scratch(a)).get());
+  });
+  return out;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(moce_kernels, CPU, m) {
+  m.impl("projected_depthwise_conv", TORCH_BOX(&projected_depthwise_conv));
+}
+
+}  // namespace moce

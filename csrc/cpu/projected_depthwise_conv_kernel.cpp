@@ -1,0 +1,94 @@
+// Depthwise K x K convolution of a 1x1 convolution for CPUs: out = DW(W n(x) + b), n the
+// normalisation over channels or the identity. Row by row of a strip of columns: K rows of the 1x1
+// convolution's outputs stay in a second-level cache (see projected_rows.h), so that x is read and
+// out is written once. 2 inner outer + 2 K K outer float operations a pixel.
+//
+// Compiled once for each instruction set; see simd.h for what that forbids.
+
+#include "projected_depthwise_conv_kernel.h"
+
+#include "projected_rows.h"
+
+namespace moce {
+inline namespace MOCE_ISA {
+
+template <int W, class T, int K>
+struct ProjectedDepthwise {
+  using Rows = ProjectedRows<W, T, K>;
+  static constexpr int kTaps = Depthwise<K, W>::kPacked;
+  const ProjectedDepthwiseConv& a;
+  const Projection in;
+  const int64_t Np;  // channels of out up to whole vectors
+
+  explicit ProjectedDepthwise(const ProjectedDepthwiseConv& a)
+      : a(a),
+        in{a.B, a.H, a.W, a.inner, 1, a.outer, a.norm, a.eps, a.x, a.weight, a.bias},
+        Np(whole<W>(a.outer)) {}
+
+  int64_t rows() const { return a.B * a.H * strips<W, K>(in).count; }
+  int64_t packed_size() const { return packed_projection_size<W>(in) + Np / W * kTaps; }
+  int64_t scratch() const { return Rows::scratch(in) + Rows::row_pixels(in) * Np + 64; }
+
+  void pack() const {
+    pack_projection<W>(in, a.packed);
+    pack_depthwise<W, K>(in, a.depthwise, a.depthwise_bias,
+                         a.packed + packed_projection_size<W>(in));
+  }
+
+  void forward(int64_t begin, int64_t end, float* scratch) const {
+    Rows projected(in, a.packed, scratch);
+    float* buffer = scratch + Rows::scratch(in);
+    for_rows_of_strips<W, K>(
+        in, begin, end,
+        [&](int64_t b, int64_t x0, int64_t x1, int64_t y) {
+          projected.enter(b, x0, x1);
+          for (int dy = -K / 2; dy < K / 2; dy++) projected.fill(y + dy);
+        },
+        [&](int64_t y) {
+          projected.fill(y + K / 2);
+          const int n = int(projected.x1 - projected.x0);
+          int64_t pixel;
+          float* to =
+              place_for_pixels<W, T>(a.out, a.outer, projected.b, y, projected.x0, buffer, pixel);
+          convolve_row(projected, y, n, to, pixel);
+          write_pixels<W, T>(to, a.out, a.outer, projected.b, y, projected.x0, n);
+        });
+  }
+
+  MOCE_NOINLINE void convolve_row(const Rows& projected, int64_t y, int count, float* to,
+                                  int64_t pixel) const {
+    const float* weight = a.packed + packed_projection_size<W>(in);
+    for (int64_t v = 0; v < Np / W; v++, weight += kTaps, to += W)
+      projected.convolve(y, v, weight, [&](int64_t at, Vec<W> sum) MOCE_INLINE_LAMBDA {
+        if (at < count) store<W>(to + at * pixel, sum);
+      });
+  }
+};
+
+template <class T, class F>
+auto dispatch(const ProjectedDepthwiseConv& a, F&& f) {
+  if (a.kernel == 3) return f(ProjectedDepthwise<MOCE_LANES, T, 3>(a));
+  return f(ProjectedDepthwise<MOCE_LANES, T, 7>(a));
+}
+template <class F>
+auto dispatch(const ProjectedDepthwiseConv& a, F&& f) {
+  switch (a.type) {
+    case Type::kBFloat16: return dispatch<BFloat16>(a, f);
+    case Type::kHalf: return dispatch<Half>(a, f);
+    default: return dispatch<float>(a, f);
+  }
+}
+
+using P = ProjectedDepthwiseConv;
+extern const ProjectedDepthwiseConvKernel projected_depthwise_conv_kernel = {
+    [](const P& a) { return dispatch(a, [](auto k) { return k.packed_size(); }); },
+    [](const P& a) { return dispatch(a, [](auto k) { return k.rows(); }); },
+    [](const P& a) { return dispatch(a, [](auto k) { return k.scratch(); }); },
+    [](const P& a) { dispatch(a, [](auto k) { k.pack(); }); },
+    [](const P& a, int64_t begin, int64_t end, float* scratch) {
+      dispatch(a, [=](auto k) { k.forward(begin, end, scratch); });
+    },
+};
+
+}  // namespace MOCE_ISA
+}  // namespace moce

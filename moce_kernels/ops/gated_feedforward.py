@@ -1,0 +1,144 @@
+"""Gated depthwise feed-forward network, whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.ops import _inputs, _library
+from moce_kernels.ops.pointwise_conv import fold_norm
+from moce_kernels.reference import gated_feedforward as reference
+
+OPERATOR = "gated_feedforward"
+
+
+def gated_feedforward(
+    x: Tensor,
+    project_in: Tensor,
+    depthwise: Tensor,
+    project_out: Tensor,
+    in_bias: Tensor | None = None,
+    depthwise_bias: Tensor | None = None,
+    out_bias: Tensor | None = None,
+    norm: tuple[Tensor, Tensor] | None = None,
+    eps: float = 1e-5,
+    backend: str | None = None,
+) -> Tensor:
+    """``x + W_o (GELU(a) * b)`` with ``a, b = DW3x3(W_i LayerNorm_C(x))``, halves of the channels.
+
+    GDFN (Restormer, Zamir et al. 2022) with the LayerNorm before it and the sum after it, in one
+    pass. Differentiable in all tensors; the backward computes the hidden features again and stores
+    nothing but x.
+
+    Args:
+        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
+            reference backend. Under autocast it is cast to its dtype.
+        project_in: W_i, (2N, C), of any floating dtype like all parameters.
+        depthwise: (2N, 1, 3, 3).
+        project_out: W_o, (C, N).
+        in_bias, depthwise_bias, out_bias: (2N,), (2N,), (C,).
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        eps: of the LayerNorm.
+        backend: as in ``depthwise_conv``.
+
+    Returns:
+        (B, C, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
+        adjacent, else contiguous.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    (x,) = _inputs.autocast(x.device, x)
+    _inputs.check_eps(OPERATOR, eps)
+    _inputs.check_same(OPERATOR, x=x)
+    if project_out.dim() != 2 or project_out.shape[1] == 0:
+        raise ValueError(f"{OPERATOR}: project_out must be (C, N), not {tuple(project_out.shape)}")
+    channels, hidden = x.shape[1], project_out.shape[1]
+    shapes = {
+        "project_in": (2 * hidden, channels),
+        "depthwise": (2 * hidden, 1, 3, 3),
+        "project_out": (channels, hidden),
+        "in_bias": (2 * hidden,),
+        "depthwise_bias": (2 * hidden,),
+        "out_bias": (channels,),
+        "norm[0]": (channels,),
+        "norm[1]": (channels,),
+    }
+    given = {
+        "project_in": project_in,
+        "depthwise": depthwise,
+        "project_out": project_out,
+        "in_bias": in_bias,
+        "depthwise_bias": depthwise_bias,
+        "out_bias": out_bias,
+        "norm[0]": norm and norm[0],
+        "norm[1]": norm and norm[1],
+    }
+    parameters = {name: t for name, t in given.items() if t is not None}
+    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        if runs == "reference":
+            return reference.gated_feedforward(
+                x, project_in, depthwise, project_out, in_bias, depthwise_bias, out_bias, norm, eps
+            )
+        project_in, in_bias = fold_norm(project_in, in_bias, norm)
+        return _library.kernels(runs).gated_feedforward(
+            x,
+            project_in,
+            in_bias,
+            *_inputs.float_parameters(depthwise, depthwise_bias, project_out, out_bias),
+            norm is not None,
+            eps,
+        )
+
+
+def _fake(x: Tensor, *_: Any) -> Tensor:
+    return _inputs.new_like(x)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.norm, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, project_in, in_bias, depthwise, depthwise_bias, project_out, _ = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    hidden = ops.pointwise_conv(x, project_in, in_bias, None, ctx.norm, ctx.eps)
+    gated = ops.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
+    dgated, dproject_out, dout_bias = ops.pointwise_conv_backward(
+        grad, gated, project_out, False, ctx.eps, True, needs[5] or needs[6]
+    )
+    del gated
+    dhidden, ddepthwise, ddepthwise_bias = ops.gated_depthwise_conv_backward(
+        dgated, hidden, depthwise, depthwise_bias
+    )
+    del dgated, hidden
+    dx, dproject_in, din_bias = ops.pointwise_conv_backward(
+        dhidden, x, project_in, ctx.norm, ctx.eps, needs[0], needs[1] or needs[2]
+    )
+    gradients = (
+        dx + grad if needs[0] else None,
+        dproject_in,
+        din_bias,
+        ddepthwise,
+        ddepthwise_bias,
+        dproject_out,
+        dout_bias,
+    )
+    return *(g if n else None for g, n in zip(gradients, needs[:7], strict=True)), None, None
+
+
+_library.declare(
+    "gated_feedforward",
+    "(Tensor x, Tensor project_in, Tensor? in_bias, Tensor depthwise, Tensor? depthwise_bias,"
+    " Tensor project_out, Tensor? out_bias, bool norm, float eps) -> Tensor",
+    _fake,
+    _setup_context,
+    _backward,
+)

@@ -1,0 +1,131 @@
+"""Depthwise convolution of a 1x1 convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.ops import _inputs, _library
+from moce_kernels.ops.pointwise_conv import fold_norm
+from moce_kernels.reference import projected_depthwise_conv as reference
+
+OPERATOR = "projected_depthwise_conv"
+
+
+def projected_depthwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    depthwise: Tensor,
+    bias: Tensor | None = None,
+    depthwise_bias: Tensor | None = None,
+    norm: tuple[Tensor, Tensor] | None = None,
+    eps: float = 1e-5,
+    backend: str | None = None,
+) -> Tensor:
+    """``DWKxK(W LayerNorm_C(x) + b)``, stride 1, zero padding of the projection, in one pass.
+
+    The front of MDTA and of the cross attention: queries, keys and values. Differentiable in all
+    tensors; the backward projects again and stores nothing but x.
+
+    Args:
+        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
+            reference backend. Under autocast it is cast to its dtype.
+        weight: W, (N, C), of any floating dtype like all parameters.
+        depthwise: (N, 1, K, K), K 3 or 7.
+        bias, depthwise_bias: (N,).
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        eps: of the LayerNorm.
+        backend: as in ``depthwise_conv``.
+
+    Returns:
+        (B, N, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
+        adjacent, else contiguous.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    (x,) = _inputs.autocast(x.device, x)
+    _inputs.check_eps(OPERATOR, eps)
+    _inputs.check_same(OPERATOR, x=x)
+    if depthwise.dim() != 4 or depthwise.shape[0] == 0 or depthwise.shape[3] not in (3, 7):
+        raise ValueError(
+            f"{OPERATOR}: depthwise must be (N, 1, K, K) with K 3 or 7, "
+            f"not {tuple(depthwise.shape)}"
+        )
+    inner, outer, kernel = x.shape[1], depthwise.shape[0], depthwise.shape[3]
+    shapes = {
+        "weight": (outer, inner),
+        "depthwise": (outer, 1, kernel, kernel),
+        "bias": (outer,),
+        "depthwise_bias": (outer,),
+        "norm[0]": (inner,),
+        "norm[1]": (inner,),
+    }
+    given = {
+        "weight": weight,
+        "depthwise": depthwise,
+        "bias": bias,
+        "depthwise_bias": depthwise_bias,
+        "norm[0]": norm and norm[0],
+        "norm[1]": norm and norm[1],
+    }
+    parameters = {name: t for name, t in given.items() if t is not None}
+    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        if runs == "reference":
+            return reference.projected_depthwise_conv(
+                x, weight, depthwise, bias, depthwise_bias, norm, eps
+            )
+        weight, bias = fold_norm(weight, bias, norm)
+        return _library.kernels(runs).projected_depthwise_conv(
+            x,
+            weight,
+            bias,
+            *_inputs.float_parameters(depthwise, depthwise_bias),
+            norm is not None,
+            eps,
+        )
+
+
+def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return _inputs.new_like(x, weight.shape[0])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, depthwise, _, ctx.norm, ctx.eps = inputs
+    ctx.save_for_backward(x, weight, bias, depthwise)
+
+
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, depthwise = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    ddepthwise = ddepthwise_bias = None
+    if needs[3] or needs[4]:
+        projected = ops.pointwise_conv(x, weight, bias, None, ctx.norm, ctx.eps)
+        ddepthwise, ddepthwise_bias = ops.depthwise_conv_backward_weight(
+            grad, projected, depthwise.shape[-1]
+        )
+        del projected
+    dx = dweight = dbias = None
+    if any(needs[:3]):
+        dprojected = ops.depthwise_conv(grad, depthwise.flip(2, 3), None)
+        dx, dweight, dbias = ops.pointwise_conv_backward(
+            dprojected, x, weight, ctx.norm, ctx.eps, needs[0], needs[1] or needs[2]
+        )
+    gradients = (dx, dweight, dbias, ddepthwise, ddepthwise_bias)
+    return *(g if n else None for g, n in zip(gradients, needs[:5], strict=True)), None, None
+
+
+_library.declare(
+    "projected_depthwise_conv",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor depthwise, Tensor? depthwise_bias, bool norm,"
+    " float eps) -> Tensor",
+    _fake,
+    _setup_context,
+    _backward,
+)
