@@ -10,6 +10,7 @@ from moce_kernels.ops.grouped_experts import grouped_experts
 from moce_kernels.ops.pointwise_conv import pointwise_conv
 from moce_kernels.ops.projected_depthwise_conv import projected_depthwise_conv
 from moce_kernels.ops.routing_plan import RoutingPlan, routing_plan
+from moce_kernels.ops.transposed_attention import transposed_attention
 from moce_kernels.ops.window_fft_conv import window_fft_conv
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "pointwise_conv",
     "projected_depthwise_conv",
     "routing_plan",
+    "transposed_attention",
     "window_fft_conv",
 ]

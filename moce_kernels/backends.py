@@ -22,6 +22,7 @@ OPERATORS = (
     "pointwise_conv",
     "projected_depthwise_conv",
     "routing_plan",
+    "transposed_attention",
     "window_fft_conv",
 )
 

@@ -1,16 +1,11 @@
 // The operators moce_kernels::channel_attention and channel_attention_backward on CPUs: checks,
 // outputs, threads. The arithmetic is in channel_attention_kernel.cpp.
 
-#include "channel_attention_kernel.h"
+#include "channel_attention.h"
 
 #include <algorithm>
 #include <optional>
 #include <tuple>
-
-#include "capability.h"
-#include "tensor.h"
-
-MOCE_DECLARE_KERNEL(ChannelAttentionKernel, channel_attention)
 
 namespace moce {
 
@@ -59,14 +54,6 @@ static ChannelAttention describe(const Tensor& query, const std::optional<Tensor
   return a;
 }
 
-// Blocks do not end with an image's rows where these follow each other in every tensor.
-static void flatten(ChannelAttention& a) {
-  for (const Strided* s : {&a.q, &a.k, &a.v, &a.residual, &a.out, &a.grad, &a.dq, &a.dk, &a.dv})
-    if (s->data && a.H > 1 && s->h != a.W * s->w) return;
-  a.W *= a.H;
-  a.H = 1;
-}
-
 static float* floats(const Tensor& t) { return static_cast<float*>(t.data_ptr()); }
 
 static std::tuple<Tensor, Tensor, Tensor> channel_attention(
@@ -75,7 +62,7 @@ static std::tuple<Tensor, Tensor, Tensor> channel_attention(
   ChannelAttention a = describe(query, key_value, temperature, weight);
   a.bias = bias ? float_vector(*bias, a.outer, "bias") : nullptr;
   const int64_t c = a.C / a.heads;
-  Tensor out = new_like(query, a.outer), gram = empty_floats({a.B, a.heads, c, c}, query);
+  Tensor out = new_output(query, a.outer), gram = empty_floats({a.B, a.heads, c, c}, query);
   Tensor squares = empty_floats({a.B, 2, a.C}, query);
   if (out.numel() == 0) {
     std::fill_n(floats(gram), gram.numel(), 0.f);
@@ -90,22 +77,12 @@ static std::tuple<Tensor, Tensor, Tensor> channel_attention(
     a.residual = strided(*residual);
   }
   flatten(a);
-  const auto& kernel = channel_attention_for_this_cpu();
-  const Scratch weight_t = allocate_scratch(kernel.weight_size(a));
-  const Scratch parts = allocate_scratch(a.B * a.num_parts * kernel.part_size(a, false));
-  const Scratch matrices = allocate_scratch(a.B * kernel.matrices_size(a, false));
-  a.weight_t = weight_t.get();
-  a.parts = parts.get();
-  a.matrices = matrices.get();
-  kernel.transpose_weight(a);
-  const auto run = [&](auto stage, int64_t n) {
-    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-      stage(a, begin, end, allocate_scratch(kernel.scratch(a)).get());
+  attend(a, [&] {
+    const auto& kernel = channel_attention_for_this_cpu();
+    torch::stable::parallel_for(0, a.B * a.num_parts, 1, [&](int64_t begin, int64_t end) {
+      kernel.collect(a, begin, end, allocate_scratch(kernel.scratch(a)).get());
     });
-  };
-  run(kernel.collect, a.B * a.num_parts);
-  run(kernel.mix, a.B);
-  run(kernel.apply, kernel.blocks(a));
+  });
   return {out, gram, squares};
 }
 
@@ -120,8 +97,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> channel_attention_back
                   "grad must have the output's shape and query's dtype");
   a.gram = const_cast<float*>(float_vector(gram, a.B * a.heads * c * c, "gram"));
   a.squares = const_cast<float*>(float_vector(squares, a.B * 2 * a.C, "squares"));
-  Tensor dquery = new_like(query);
-  Tensor dkey_value = key_value ? new_like(*key_value) : empty_floats({0}, query);
+  Tensor dquery = new_output(query);
+  Tensor dkey_value = key_value ? new_output(*key_value) : empty_floats({0}, query);
   Tensor dtemperature = empty_floats({a.heads}, query);
   Tensor dweight = empty_floats({a.outer, a.C}, query), dbias = empty_floats({a.outer}, query);
   if (grad.numel() == 0) {

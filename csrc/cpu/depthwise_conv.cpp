@@ -38,7 +38,7 @@ static Tensor depthwise_conv(const Tensor& x, const Tensor& weight, std::optiona
   DepthwiseConv a = describe(x, K);
   a.weight = float_vector(weight, a.C * K * K, "weight");
   a.bias = bias ? float_vector(*bias, a.C, "bias") : nullptr;
-  Tensor out = new_like(x);
+  Tensor out = new_output(x);
   if (out.numel() == 0) return out;
   a.out = strided(out);
   const auto& kernel = depthwise_conv_for_this_cpu();

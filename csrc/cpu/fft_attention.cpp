@@ -43,7 +43,7 @@ static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
 static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
                             const Tensor& bias, int64_t window, double eps) {
   FftAttention a = describe(q, k, v, weight, bias, window, eps);
-  Tensor out = new_like(q);
+  Tensor out = new_output(q);
   if (out.numel() == 0) return out;
   a.out = strided(out);
   const auto& kernel = fft_attention_for_this_cpu();
@@ -58,7 +58,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward
     const Tensor& bias, int64_t window, double eps) {
   FftAttention a = describe(q, k, v, weight, bias, window, eps);
   check_like(grad, q, "grad");
-  Tensor dq = new_like(q), dk = new_like(k), dv = new_like(v);
+  Tensor dq = new_output(q), dk = new_output(k), dv = new_output(v);
   Tensor dweight = empty_floats({a.C}, q), dbias = empty_floats({a.C}, q);
   a.groups = q.numel() == 0 ? 0 : std::min(a.strips(), kMaxGroups);
   Tensor sums = empty_floats({a.groups, 2, a.C}, q);

@@ -34,7 +34,7 @@ static Tensor gated_depthwise_conv(const Tensor& x, const Tensor& weight,
                                    std::optional<Tensor> bias) {
   GatedDepthwiseConv a = describe(x, weight);
   a.bias = bias ? float_vector(*bias, 2 * a.C, "bias") : nullptr;
-  Tensor out = new_like(x, a.C);
+  Tensor out = new_output(x, a.C);
   if (out.numel() == 0) return out;
   a.out = strided(out);
   const auto& kernel = gated_depthwise_conv_for_this_cpu();
@@ -56,7 +56,7 @@ static std::tuple<Tensor, Tensor, Tensor> gated_depthwise_conv_backward(
                       grad.size(0) == a.B && grad.size(1) == a.C && grad.size(2) == a.H &&
                       grad.size(3) == a.W,
                   "grad must have the output's shape and x's dtype");
-  Tensor dx = new_like(x), dweight = empty_floats({2 * a.C, 1, 3, 3}, x);
+  Tensor dx = new_output(x), dweight = empty_floats({2 * a.C, 1, 3, 3}, x);
   Tensor dbias = empty_floats({2 * a.C}, x);
   a.grad = strided(grad);
   a.dx = strided(dx);

@@ -36,7 +36,7 @@ static Tensor gated_feedforward(const Tensor& x, const Tensor& in, std::optional
       depthwise_bias ? float_vector(*depthwise_bias, 2 * a.hidden, "depthwise_bias") : nullptr;
   a.out_weight = float_vector(out_weight, a.C * a.hidden, "project_out");
   a.out_bias = out_bias ? float_vector(*out_bias, a.C, "out_bias") : nullptr;
-  Tensor out = new_like(x);
+  Tensor out = new_output(x);
   if (out.numel() == 0) return out;
   a.out = strided(out);
   const auto& kernel = gated_feedforward_for_this_cpu();

@@ -49,25 +49,17 @@ struct FeedForward {
     float* gated = scratch + Rows::scratch(in);
     float *x_copy = gated + Rows::row_pixels(in) * hp, *buffer = x_copy + Rows::row_pixels(in) * Cp;
     const float *depthwise = a.packed + depthwise_at(), *out = a.packed + out_at();
-    for_rows_of_strips<W, 3>(
-        in, begin, end,
-        [&](int64_t b, int64_t x0, int64_t x1, int64_t y) {
-          hidden.enter(b, x0, x1);
-          hidden.fill(y - 1);
-          hidden.fill(y);
-        },
-        [&](int64_t y) {
-          hidden.fill(y + 1);
-          const int n = int(hidden.x1 - hidden.x0);
-          gate(hidden, y, depthwise, gated);
-          const Pixels x =
-              read_pixels<W, T>(a.x, a.C, hidden.b, y, hidden.x0, n, x_copy);
-          int64_t pixel;
-          float* to = place_for_pixels<W, T>(a.out, a.C, hidden.b, y, hidden.x0, buffer, pixel);
-          multiply_panels<W>(gated, hp, a.hidden, out, a.C, out + a.hidden * Cp, x.data, x.pixel,
-                             to, pixel, n);
-          write_pixels<W, T>(to, a.out, a.C, hidden.b, y, hidden.x0, n);
-        });
+    for_rows_of_strips(hidden, begin, end, [&](int64_t y) {
+      const int n = int(hidden.x1 - hidden.x0);
+      gate(hidden, y, depthwise, gated);
+      const Pixels x =
+          read_pixels<W, T>(a.x, a.C, hidden.b, y, hidden.x0, n, x_copy);
+      int64_t pixel;
+      float* to = place_for_pixels<W, T>(a.out, a.C, hidden.b, y, hidden.x0, buffer, pixel);
+      multiply_panels<W>(gated, hp, a.hidden, out, a.C, out + a.hidden * Cp, x.data, x.pixel,
+                         to, pixel, n);
+      write_pixels<W, T>(to, a.out, a.C, hidden.b, y, hidden.x0, n);
+    });
   }
 
   MOCE_NOINLINE void gate(const Rows& hidden, int64_t y, const float* weight, float* to) const {

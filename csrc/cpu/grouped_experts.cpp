@@ -135,7 +135,7 @@ static Tensor grouped_experts(const Tensor& x, const Tensor& shared, const Tenso
                               std::vector<int64_t> windows, double eps) {
   Layer layer = describe(x, shared, index, gate, order, offsets, weights, std::move(ranks),
                          std::move(windows), eps);
-  Tensor out = new_like(x);
+  Tensor out = new_output(x);
   if (out.numel() == 0) return out;
   layer.base.x = strided(x);
   layer.base.shared = strided(shared);
@@ -171,7 +171,7 @@ static std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> grouped_experts_b
   Layer layer = describe(x, shared, index, gate, order, offsets, weights, std::move(ranks),
                          std::move(windows), eps);
   check_like(grad, x, "grad");
-  Tensor dx = new_like(x), dshared = new_like(shared);
+  Tensor dx = new_output(x), dshared = new_output(shared);
   Tensor dgate = empty_floats({layer.B, layer.top_k}, x);
   std::vector<Tensor> dweights;
   std::vector<float*> roles;

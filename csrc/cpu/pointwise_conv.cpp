@@ -44,7 +44,7 @@ static Tensor pointwise_conv(const Tensor& x, const Tensor& weight, std::optiona
                              std::optional<Tensor> residual, bool norm, double eps) {
   PointwiseConv a = describe(x, weight, norm, eps);
   a.bias = bias ? float_vector(*bias, a.outer, "bias") : nullptr;
-  Tensor out = new_like(x, a.outer);
+  Tensor out = new_output(x, a.outer);
   if (out.numel() == 0) return out;
   a.out = strided(out);
   if (residual) {
@@ -72,7 +72,7 @@ static std::tuple<Tensor, Tensor, Tensor> pointwise_conv_backward(const Tensor& 
                       grad.size(0) == a.B && grad.size(1) == a.outer && grad.size(2) == a.H &&
                       grad.size(3) == a.W,
                   "grad must have the output's shape and x's dtype");
-  Tensor dx = needs_x ? new_like(x, a.inner) : empty_floats({0}, x);
+  Tensor dx = needs_x ? new_output(x, a.inner) : empty_floats({0}, x);
   Tensor dweight = empty_floats({needs_weight ? a.outer : 0, a.inner}, x);
   Tensor dbias = empty_floats({needs_weight ? a.outer : 0}, x);
   a.dweight = static_cast<float*>(dweight.mutable_data_ptr());

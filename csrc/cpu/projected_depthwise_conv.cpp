@@ -37,7 +37,7 @@ static Tensor projected_depthwise_conv(const Tensor& x, const Tensor& weight,
   a.depthwise = float_vector(depthwise, a.outer * a.kernel * a.kernel, "depthwise");
   a.depthwise_bias =
       depthwise_bias ? float_vector(*depthwise_bias, a.outer, "depthwise_bias") : nullptr;
-  Tensor out = new_like(x, a.outer);
+  Tensor out = new_output(x, a.outer);
   if (out.numel() == 0) return out;
   a.out = strided(out);
   const auto& kernel = projected_depthwise_conv_for_this_cpu();

@@ -38,21 +38,14 @@ struct ProjectedDepthwise {
   void forward(int64_t begin, int64_t end, float* scratch) const {
     Rows projected(in, a.packed, scratch);
     float* buffer = scratch + Rows::scratch(in);
-    for_rows_of_strips<W, K>(
-        in, begin, end,
-        [&](int64_t b, int64_t x0, int64_t x1, int64_t y) {
-          projected.enter(b, x0, x1);
-          for (int dy = -K / 2; dy < K / 2; dy++) projected.fill(y + dy);
-        },
-        [&](int64_t y) {
-          projected.fill(y + K / 2);
-          const int n = int(projected.x1 - projected.x0);
-          int64_t pixel;
-          float* to =
-              place_for_pixels<W, T>(a.out, a.outer, projected.b, y, projected.x0, buffer, pixel);
-          convolve_row(projected, y, n, to, pixel);
-          write_pixels<W, T>(to, a.out, a.outer, projected.b, y, projected.x0, n);
-        });
+    for_rows_of_strips(projected, begin, end, [&](int64_t y) {
+      const int n = int(projected.x1 - projected.x0);
+      int64_t pixel;
+      float* to =
+          place_for_pixels<W, T>(a.out, a.outer, projected.b, y, projected.x0, buffer, pixel);
+      convolve_row(projected, y, n, to, pixel);
+      write_pixels<W, T>(to, a.out, a.outer, projected.b, y, projected.x0, n);
+    });
   }
 
   MOCE_NOINLINE void convolve_row(const Rows& projected, int64_t y, int count, float* to,

@@ -109,9 +109,11 @@ struct ProjectedRows {
         normed(x_copy + row_pixels(p) * whole<W>(p.inner)),
         rstd(normed + row_pixels(p) * whole<W>(p.inner)) {}
 
-  // Goes to columns x0 <= x < x1 of an image; the next rows to be filled are new.
-  void enter(int64_t image, int64_t first, int64_t last) {
-    b = image, x0 = first, x1 = last;
+  // Goes to a strip of an image; the next rows to be filled are new.
+  void enter_strip(int64_t image, int64_t strip) {
+    b = image;
+    x0 = strip * strips<W, K>(p).width;
+    x1 = x0 + strips<W, K>(p).width < p.W ? x0 + strips<W, K>(p).width : p.W;
     // Columns outside the picture are zero, which no fill() overwrites.
     for (int64_t i = 0; i < K * row; i++) ring[i] = 0.f;
   }
@@ -156,16 +158,20 @@ struct ProjectedRows {
   }
 };
 
-// Runs start(image, x0, x1, y) where a strip begins or is entered in the middle, and row(y) for
-// every row in begin <= i < end of all strips of all images.
-template <int W, int K, class Start, class Row>
-MOCE_INLINE void for_rows_of_strips(const Projection& p, int64_t begin, int64_t end, Start&& start,
+// Runs row(y) for every row in begin <= i < end of all strips of all images, with what it reads in
+// the ring.
+template <int W, class T, int K, class Row>
+MOCE_INLINE void for_rows_of_strips(ProjectedRows<W, T, K>& rows, int64_t begin, int64_t end,
                                     Row&& row) {
-  const auto [count, width] = strips<W, K>(p);
+  const Projection& p = rows.p;
+  const int64_t count = strips<W, K>(p).count;
   for (int64_t i = begin; i < end; i++) {
-    const int64_t y = i % p.H, strip = i / p.H % count, x0 = strip * width;
-    if (i == begin || y == 0)
-      start(i / p.H / count, x0, x0 + width < p.W ? x0 + width : p.W, y);
+    const int64_t y = i % p.H;
+    if (i == begin || y == 0) {
+      rows.enter_strip(i / p.H / count, i / p.H % count);
+      for (int dy = -(K / 2); dy < K / 2; dy++) rows.fill(y + dy);
+    }
+    rows.fill(y + K / 2);
     row(y);
   }
 }

@@ -103,22 +103,43 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, depthwise = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    ddepthwise = ddepthwise_bias = None
+    needs = ctx.needs_input_grad[:5]
+    projected = None
     if needs[3] or needs[4]:
         projected = ops.pointwise_conv(x, weight, bias, None, ctx.norm, ctx.eps)
+    return (
+        *gradients(ops, grad, x, weight, depthwise, projected, ctx.norm, ctx.eps, needs),
+        None,
+        None,
+    )
+
+
+def gradients(
+    ops: Any,
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    depthwise: Tensor,
+    projected: Tensor | None,
+    norm: bool,
+    eps: float,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Those of x, weight, bias, depthwise and depthwise_bias that ``needs`` asks for, from what
+    the depthwise convolution took."""
+    ddepthwise = ddepthwise_bias = None
+    if needs[3] or needs[4]:
         ddepthwise, ddepthwise_bias = ops.depthwise_conv_backward_weight(
             grad, projected, depthwise.shape[-1]
         )
-        del projected
     dx = dweight = dbias = None
     if any(needs[:3]):
         dprojected = ops.depthwise_conv(grad, depthwise.flip(2, 3), None)
         dx, dweight, dbias = ops.pointwise_conv_backward(
-            dprojected, x, weight, ctx.norm, ctx.eps, needs[0], needs[1] or needs[2]
+            dprojected, x, weight, norm, eps, needs[0], needs[1] or needs[2]
         )
-    gradients = (dx, dweight, dbias, ddepthwise, ddepthwise_bias)
-    return *(g if n else None for g, n in zip(gradients, needs[:5], strict=True)), None, None
+    found = (dx, dweight, dbias, ddepthwise, ddepthwise_bias)
+    return tuple(g if n else None for g, n in zip(found, needs, strict=True))
 
 
 _library.declare(

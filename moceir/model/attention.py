@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moce_kernels import channel_attention
+from moce_kernels import channel_attention, transposed_attention
 from moceir.model.layers import ChannelNorm, DepthwiseConv, PointwiseConv
 
 
@@ -27,10 +27,19 @@ class TransposedAttention(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """``MDTA(first(norm(x))) + residual``, on (B, C, H, W)."""
-        qkv = self.qkv_depthwise.of_projection(x, self.qkv, norm, first)
-        out = self.project_out
-        return channel_attention(
-            qkv, None, self.temperature.flatten(), out.weight.flatten(1), out.bias, residual
+        qkv, qkv_bias = self.qkv.after(first)
+        depthwise, out = self.qkv_depthwise, self.project_out
+        return transposed_attention(
+            x,
+            qkv,
+            depthwise.weight,
+            self.temperature.flatten(),
+            out.weight.flatten(1),
+            qkv_bias,
+            depthwise.bias,
+            out.bias,
+            norm=(norm.weight, norm.bias),
+            residual=residual,
         )
 
 

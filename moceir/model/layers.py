@@ -53,13 +53,8 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
 
     def of_projection(
-        self,
-        x: Tensor,
-        projection: PointwiseConv,
-        norm: ChannelNorm | None = None,
-        first: PointwiseConv | None = None,
+        self, x: Tensor, projection: PointwiseConv, first: PointwiseConv | None = None
     ) -> Tensor:
-        """``self(projection(first(norm(x))))`` in one pass."""
+        """``self(projection(first(x)))`` in one pass."""
         weight, bias = projection.after(first)
-        scale_shift = None if norm is None else (norm.weight, norm.bias)
-        return projected_depthwise_conv(x, weight, self.weight, bias, self.bias, norm=scale_shift)
+        return projected_depthwise_conv(x, weight, self.weight, bias, self.bias)

@@ -23,6 +23,7 @@ from moce_kernels import (
     pointwise_conv,
     projected_depthwise_conv,
     routing_plan,
+    transposed_attention,
     window_fft_conv,
 )
 from moce_kernels.backends import why_not
@@ -590,6 +591,57 @@ def projected_tiny() -> Iterator[Sample]:
     yield projected_sample((2, 4, 3, 2), "channels_last", 3, 7)
 
 
+# --- transposed_attention ------------------------------------------------------------------------
+
+
+def transposed_sample(
+    shape: tuple[int, int, int, int], layout: str, heads: int, inner: int, outer: int, *parts: str
+) -> Sample:
+    """``parts``: which of bias (all three), norm and residual there are."""
+    batch, channels, height, width = shape
+    (x,) = activations(1, (batch, inner, height, width), layout)
+    tensors = {
+        "x": x,
+        "qkv": torch.randn(3 * channels, inner) / inner**0.5,
+        "depthwise": torch.randn(3 * channels, 1, 3, 3) / 3,
+        "temperature": 1 + torch.rand(heads),
+        "weight": torch.randn(outer, channels) / channels**0.5,
+    }
+    if "bias" in parts:
+        tensors["qkv_bias"] = torch.randn(3 * channels)
+        tensors["depthwise_bias"], tensors["bias"] = torch.randn(3 * channels), torch.randn(outer)
+    if "norm" in parts:
+        tensors["scale"] = 1 + 0.1 * torch.randn(inner)
+        tensors["shift"] = 0.1 * torch.randn(inner)
+    if "residual" in parts:
+        (tensors["residual"],) = activations(1, (batch, outer, height, width), layout)
+    order = ("x", "qkv", "qkv_bias", "depthwise", "depthwise_bias", "temperature", "weight")
+    return Sample(
+        f"{'x'.join(map(str, shape))}-{layout}-heads{heads}-{inner}to{outer}-{'-'.join(parts)}",
+        tensors,
+        with_norm(transposed_attention),
+        lambda **t: (*map(t.get, (*order, "bias", "residual")), "norm" in parts, 1e-5),
+        frozenset(tensors) - {"x", "residual"},
+    )
+
+
+def transposed_samples() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    shapes = (2, 16, 21, 110), (2, 12, 9, 31)
+    yield transposed_sample(shapes[0], "channels_last", 4, 16, 16, "norm", "bias", "residual")
+    yield transposed_sample(shapes[1], "sliced_last", 4, 13, 21, "norm", "bias")
+    yield transposed_sample((1, 12, 33, 40), "contiguous", 4, 7, 7, "norm", "residual")
+    yield transposed_sample((2, 12, 20, 35), "sliced", 6, 5, 16, "bias")
+    yield transposed_sample((2, 9, 5, 3), "expanded", 3, 12, 9)
+    yield transposed_sample((0, 8, 16, 16), "channels_last", 2, 8, 8, "norm", "bias")
+
+
+def transposed_tiny() -> Iterator[Sample]:
+    torch.manual_seed(0)
+    yield transposed_sample((2, 4, 5, 6), "contiguous", 2, 3, 3, "norm", "bias", "residual")
+    yield transposed_sample((1, 2, 3, 4), "channels_last", 1, 3, 2)
+
+
 SPECS = (
     OpSpec("channel_attention", channel_samples, channel_tiny),
     OpSpec("depthwise_conv", depthwise_samples, depthwise_tiny),
@@ -600,5 +652,6 @@ SPECS = (
     OpSpec("pointwise_conv", pointwise_samples, pointwise_tiny),
     OpSpec("projected_depthwise_conv", projected_samples, projected_tiny, kernels=("cpu",)),
     OpSpec("routing_plan", plan_samples, plan_tiny),
+    OpSpec("transposed_attention", transposed_samples, transposed_tiny, kernels=("cpu",)),
     OpSpec("window_fft_conv", window_samples, window_tiny, kernels=("triton",)),
 )

@@ -1,0 +1,187 @@
+"""Multi-Dconv head transposed attention, whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends
+from moce_kernels.ops import _inputs, _library, projected_depthwise_conv
+from moce_kernels.ops.pointwise_conv import fold_norm
+from moce_kernels.reference import transposed_attention as reference
+
+OPERATOR = "transposed_attention"
+
+
+def transposed_attention(
+    x: Tensor,
+    qkv: Tensor,
+    depthwise: Tensor,
+    temperature: Tensor,
+    weight: Tensor,
+    qkv_bias: Tensor | None = None,
+    depthwise_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+    norm: tuple[Tensor, Tensor] | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    backend: str | None = None,
+) -> Tensor:
+    """``channel_attention`` of ``q, k, v = DW3x3(W_qkv LayerNorm_C(x))``.
+
+    MDTA (Restormer, Zamir et al. 2022; eq. 3 of the paper) with the LayerNorm before it and the sum
+    after it. The first pass over the pixels makes q, k and v and keeps the sums q k^T and v, the
+    second multiplies v: q and k are never in memory. Differentiable in all tensors; the backward
+    makes them again and stores x and the sums.
+
+    Args:
+        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
+            reference backend. Under autocast it is cast to its dtype.
+        qkv: W_qkv, (3N, C): q, k and v beside each other; of any floating dtype like all
+            parameters.
+        depthwise: (3N, 1, 3, 3).
+        temperature: (heads,), heads a divisor of N.
+        weight: (M, N), the output projection.
+        qkv_bias, depthwise_bias, bias: (3N,), (3N,), (M,).
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        residual: (B, M, H, W) in x's dtype.
+        eps: of the LayerNorm.
+        backend: as in ``depthwise_conv``.
+
+    Returns:
+        (B, M, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
+        adjacent, else contiguous.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+    """
+    (x,) = _inputs.autocast(x.device, x)
+    _inputs.check_eps(OPERATOR, eps)
+    _inputs.check_same(OPERATOR, x=x)
+    if weight.dim() != 2 or 0 in weight.shape:
+        raise ValueError(f"{OPERATOR}: weight must be (M, N), not {tuple(weight.shape)}")
+    inner, (outer, channels) = x.shape[1], weight.shape
+    if temperature.dim() != 1 or not temperature.numel() or channels % temperature.numel():
+        raise ValueError(
+            f"{OPERATOR}: temperature must be (heads,), heads a divisor of {channels} channels, "
+            f"not {tuple(temperature.shape)}"
+        )
+    shapes = {
+        "qkv": (3 * channels, inner),
+        "depthwise": (3 * channels, 1, 3, 3),
+        "temperature": tuple(temperature.shape),
+        "weight": (outer, channels),
+        "qkv_bias": (3 * channels,),
+        "depthwise_bias": (3 * channels,),
+        "bias": (outer,),
+        "norm[0]": (inner,),
+        "norm[1]": (inner,),
+    }
+    given = {
+        "qkv": qkv,
+        "depthwise": depthwise,
+        "temperature": temperature,
+        "weight": weight,
+        "qkv_bias": qkv_bias,
+        "depthwise_bias": depthwise_bias,
+        "bias": bias,
+        "norm[0]": norm and norm[0],
+        "norm[1]": norm and norm[1],
+    }
+    parameters = {name: t for name, t in given.items() if t is not None}
+    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    if residual is not None:
+        (residual,) = _inputs.autocast(x.device, residual)
+        _inputs.check_beside(OPERATOR, x, outer, residual=residual)
+    runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        if runs == "reference":
+            return reference.transposed_attention(
+                x,
+                qkv,
+                depthwise,
+                temperature,
+                weight,
+                qkv_bias,
+                depthwise_bias,
+                bias,
+                norm,
+                residual,
+                eps,
+            )
+        qkv, qkv_bias = fold_norm(qkv, qkv_bias, norm)
+        out, _, _ = _library.kernels(runs).transposed_attention(
+            x,
+            qkv,
+            qkv_bias,
+            *_inputs.float_parameters(depthwise, depthwise_bias, temperature, weight, bias),
+            residual,
+            norm is not None,
+            eps,
+        )
+    return out
+
+
+def _fake(
+    x: Tensor,
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    temperature: Tensor,
+    weight: Tensor,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, (outer, channels), heads = x.shape[0], weight.shape, temperature.shape[0]
+    c = channels // heads
+    return (
+        _inputs.new_like(x, outer),
+        weight.new_empty((batch, heads, c, c)),
+        weight.new_empty((batch, 2, channels)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, qkv, qkv_bias, depthwise, depthwise_bias, temperature, weight, _, _, norm, eps = inputs
+    _, gram, squares = output
+    ctx.norm, ctx.eps = norm, eps
+    ctx.save_for_backward(
+        x, qkv, qkv_bias, depthwise, depthwise_bias, temperature, weight, gram, squares
+    )
+    ctx.mark_non_differentiable(gram, squares)
+
+
+def _backward(ops: Any, ctx: Any, grad: Tensor, *of_sums: None) -> tuple[Tensor | None, ...]:
+    x, qkv, qkv_bias, depthwise, depthwise_bias, *of_attention, gram, squares = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    projected = ops.pointwise_conv(x, qkv, qkv_bias, None, ctx.norm, ctx.eps)
+    query = ops.depthwise_conv(projected, depthwise, depthwise_bias)
+    dquery, _, dtemperature, dweight, dbias = ops.channel_attention_backward(
+        grad, query, None, gram, squares, *of_attention
+    )
+    del query
+    gradients = projected_depthwise_conv.gradients(
+        ops, dquery, x, qkv, depthwise, projected, ctx.norm, ctx.eps, needs[:5]
+    )
+    rest = (dtemperature, dweight, dbias, grad)
+    return (
+        *gradients,
+        *(g if n else None for g, n in zip(rest, needs[5:9], strict=True)),
+        None,
+        None,
+    )
+
+
+# gram: q k^T, (B, heads, c, c); squares: the sums of q^2 and of k^2, (B, 2, N); both float32.
+_library.declare(
+    "transposed_attention",
+    "(Tensor x, Tensor qkv, Tensor? qkv_bias, Tensor depthwise, Tensor? depthwise_bias,"
+    " Tensor temperature, Tensor weight, Tensor? bias, Tensor? residual, bool norm, float eps)"
+    " -> (Tensor out, Tensor gram, Tensor squares)",
+    _fake,
+    _setup_context,
+    _backward,
+)
