@@ -55,11 +55,16 @@ class CrossAttention(nn.Module):
         self.key_value_depthwise = DepthwiseConv(2 * dim, 7, bias=False)
         self.project_out = PointwiseConv(dim, dim, bias=False)
 
-    def forward(
-        self, routed: Tensor, shared: Tensor, first: PointwiseConv, residual: Tensor
-    ) -> Tensor:
-        """The query is from ``first(routed)``."""
-        q = self.query_depthwise.of_projection(routed, self.query, first=first)
-        kv = self.key_value_depthwise.of_projection(shared, self.key_value)
+    def project_query(self, routed: Tensor, first: PointwiseConv) -> Tensor:
+        """(B, C, H, W), from ``first(routed)``."""
+        return self.query_depthwise.of_projection(routed, self.query, first)
+
+    def project_key_value(self, shared: Tensor) -> Tensor:
+        """(B, 2C, H, W), keys before values."""
+        return self.key_value_depthwise.of_projection(shared, self.key_value)
+
+    def forward(self, query: Tensor, key_value: Tensor, residual: Tensor) -> Tensor:
         weight = self.project_out.weight.flatten(1)
-        return channel_attention(q, kv, self.temperature.flatten(), weight, residual=residual)
+        return channel_attention(
+            query, key_value, self.temperature.flatten(), weight, residual=residual
+        )

@@ -49,5 +49,11 @@ class DecoderBlock(nn.Module):
         shared = self.shared_expert(x, self.norm_attention, first=self.to_shared)
         routed = self.to_routed(x, self.norm_attention)
         routed, routing = self.experts(routed, shared, frequency)
-        x = self.cross_attention(routed, shared, first=self.experts.project_out, residual=x)
+        # Activations are let go of as soon as they were used: they are what memory goes to.
+        query = self.cross_attention.project_query(routed, first=self.experts.project_out)
+        del routed
+        key_value = self.cross_attention.project_key_value(shared)
+        del shared
+        x = self.cross_attention(query, key_value, residual=x)
+        del query, key_value
         return self.feedforward(x, self.norm_feedforward), routing
