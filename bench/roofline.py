@@ -34,32 +34,29 @@ class Count:
         self.floats[name] += int(pixels * floats)
 
 
-def attention(count: Count, P: int, C: int, heads: int) -> None:
-    """The two passes, with the output projection and a residual."""
-    count.add("channel_attention", P, C * C / heads + C * C, 5 * C)
+def transposed_attention(count: Count, P: int, C: int, heads: int) -> None:
+    """MDTA: x is read and v written, then v and the residual are read and the sum written."""
+    count.add("transposed_attention", P, 4 * C * C + 27 * C + C * C / heads, 5 * C)
 
 
 def feedforward(count: Count, P: int, C: int, expansion: float) -> None:
     hidden = int(C * expansion)
-    count.add("pointwise_conv", P, 3 * hidden * C, C + 2 * hidden + hidden + 2 * C)
-    count.add("gated_depthwise_conv", P, 18 * hidden, 3 * hidden)
+    count.add("gated_feedforward", P, 3 * hidden * C + 18 * hidden, 2 * C)
 
 
 def encoder_block(count: Count, P: int, C: int, heads: int, expansion: float) -> None:
-    count.add("pointwise_conv", P, 3 * C * C, 4 * C)
-    count.add("depthwise_conv", P, 27 * C, 6 * C)
-    attention(count, P, C, heads)
+    transposed_attention(count, P, C, heads)
     feedforward(count, P, C, expansion)
 
 
 def decoder_block(count: Count, P: int, C: int, heads: int, expansion: float, rank: int) -> None:
-    # qkv with to_shared folded in, to_routed, query with project_out folded in, keys and values
-    count.add("pointwise_conv", P, (3 + 1 + 1 + 2) * C * C, (4 + 2 + 2 + 3) * C)
-    count.add("depthwise_conv", P, 27 * C + 9 * C + 98 * C, 6 * C + 2 * C + 4 * C)
-    attention(count, P, C, heads)
-    attention(count, P, C, heads)
+    transposed_attention(count, P, C, heads)
+    count.add("pointwise_conv", P, C * C, 2 * C)  # to the experts
     r = rank
     count.add("grouped_experts", P, 3 * r * C + 4 * r * r + 107 * r, 4 * C + 6 * r)
+    # Queries with the experts' project_out folded in; keys and values.
+    count.add("projected_depthwise_conv", P, 3 * C * C + 9 * C + 98 * C, 2 * C + 3 * C)
+    count.add("channel_attention", P, C * C / heads + C * C, 5 * C)
     feedforward(count, P, C, expansion)
 
 
