@@ -253,7 +253,7 @@ struct Expert {
     float *q, *k, *v, *attended;  // (window, kColumns, rp)
     float *o, *s, *copy, *y;      // one row: (kColumns, rp), same, (kColumns, Cp), same
     float *d_attended, *t, *ds;   // backward: (window, kColumns, rp), one row, one row
-    float* attention;             // scratch of Strip
+    float* attention;             // scratch of AttentionStrip
   };
   StripBuffers strip_buffers(Pieces& p) const {
     const int64_t strip = e.window * kColumns * rp;
@@ -282,7 +282,7 @@ struct Expert {
   }
   template <int P>
   static int64_t scratch_of(const FftAttention& a, bool backward) {
-    using S = Strip<P, W, float>;
+    using S = AttentionStrip<P, W, float>;
     return backward ? S::backward_scratch(a) : S::forward_scratch(a);
   }
   int64_t scratch_size(bool backward) const {
@@ -346,7 +346,7 @@ struct Expert {
 
   template <int P>
   struct Attention {
-    using S = Strip<P, W, float>;
+    using S = AttentionStrip<P, W, float>;
     static void forward(const FftAttention& a, float* scratch) {
       S::pad_norm(a, scratch);
       S(a, 0).forward(scratch);
