@@ -140,6 +140,17 @@ struct WindowStrip {
   }
 };
 
+// f(Int<window>).
+template <class F>
+auto with_window(int window, F&& f) {
+  switch (window) {
+    case 4: return f(Int<4>{});
+    case 8: return f(Int<8>{});
+    case 16: return f(Int<16>{});
+    default: return f(Int<32>{});
+  }
+}
+
 // f(Kernel<window, W, element type>()) with the widest vectors whose lanes the channels fill well.
 template <template <int, int, class> class Kernel, int P, class T, class F>
 auto with_width(const WindowFftConv& a, F&& f) {
@@ -151,22 +162,16 @@ auto with_width(const WindowFftConv& a, F&& f) {
 #endif
   return f(Kernel<P, 4, T>{});
 }
-template <template <int, int, class> class Kernel, class T, class F>
-auto with_window(const WindowFftConv& a, F&& f) {
-  switch (a.window) {
-    case 4: return with_width<Kernel, 4, T>(a, f);
-    case 8: return with_width<Kernel, 8, T>(a, f);
-    case 16: return with_width<Kernel, 16, T>(a, f);
-    default: return with_width<Kernel, 32, T>(a, f);
-  }
-}
 template <template <int, int, class> class Kernel, class F>
 auto dispatch(const WindowFftConv& a, F&& f) {
-  switch (a.type) {
-    case Type::kBFloat16: return with_window<Kernel, BFloat16>(a, f);
-    case Type::kHalf: return with_window<Kernel, Half>(a, f);
-    default: return with_window<Kernel, float>(a, f);
-  }
+  return with_window(a.window, [&](auto window) {
+    constexpr int P = decltype(window)::value;
+    switch (a.type) {
+      case Type::kBFloat16: return with_width<Kernel, P, BFloat16>(a, f);
+      case Type::kHalf: return with_width<Kernel, P, Half>(a, f);
+      default: return with_width<Kernel, P, float>(a, f);
+    }
+  });
 }
 
 }  // namespace MOCE_ISA

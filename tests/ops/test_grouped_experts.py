@@ -136,6 +136,11 @@ def _plan(**changes: Any) -> dict[str, RoutingPlan]:
             ValueError,
             r"plan.expert must have shape \(4, 1\)",
         ),
+        (
+            {"plan": RoutingPlan(*torch.zeros(2, 4, 0), *torch.zeros(2, 0))},
+            ValueError,
+            "plan.expert must name an expert for each image",
+        ),
         (_plan(order=torch.zeros(5).long()), ValueError, r"plan.order must have shape \(4,\)"),
         (_plan(order=torch.zeros(4)), TypeError, "plan.order must be int64"),
         (_plan(gate=torch.zeros(4, 1).long()), TypeError, "plan.gate must be float32"),
@@ -154,3 +159,13 @@ def test_refuses_a_plan_that_is_none() -> None:
     plan = routing_plan(torch.eye(4)[:, :3], 1)
     with pytest.raises(RuntimeError, match="order and offsets do not fit index"):
         grouped_experts(**{**given, "plan": plan._replace(order=plan.order.flip(0))}, backend="cpu")
+
+
+def test_refuses_a_plan_that_leaves_an_image_out() -> None:
+    """Nothing would be written for it."""
+    skip_unless_it_runs("cpu", "grouped_experts")
+    given = arguments()
+    plan = routing_plan(torch.eye(3)[:1].expand(4, -1), 1)  # all to the first expert
+    twice = plan._replace(order=torch.tensor([0, 1, 1, 3]))
+    with pytest.raises(RuntimeError, match="order and offsets do not fit index"):
+        grouped_experts(**{**given, "plan": twice}, backend="cpu")
