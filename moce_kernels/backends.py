@@ -30,7 +30,7 @@ OPERATORS = (
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda": ("depthwise_conv", "fft_attention", "routing_plan"),
     "triton": triton_kernels.OPERATORS,
-    "cpu": tuple(o for o in OPERATORS if o != "window_fft_conv"),
+    "cpu": OPERATORS,
 }
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

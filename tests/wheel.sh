@@ -15,7 +15,7 @@ for python in "$@"; do
     cd "$work"
     export PYTHONPATH="$site"
     "$python" --version
-    "$python" -m moce_kernels.info | head -n 3
+    "$python" -m moce_kernels.info | sed -n 1,3p  # all of it is read: head would close the pipe
     "$python" -c "import moce_kernels; assert moce_kernels.__file__.startswith('$site')"
     "$python" -m pytest -q tests/ops/test_all_ops.py -k "${TESTS:-not inductor}"
   )

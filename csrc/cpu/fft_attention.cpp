@@ -7,7 +7,7 @@
 #include <tuple>
 
 #include "capability.h"
-#include "tensor.h"
+#include "window_tensors.h"
 
 MOCE_DECLARE_KERNEL(FftAttentionKernel, fft_attention)
 
@@ -19,21 +19,10 @@ constexpr int64_t kMaxGroups = 128;
 
 static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Tensor& weight, const Tensor& bias, int64_t window, double eps) {
-  STD_TORCH_CHECK(window == 4 || window == 8 || window == 16 || window == 32,
-                  "window must be 4, 8, 16 or 32, not ", window);
-  check_like(q, q, "q");
-  check_like(k, q, "k");
-  check_like(v, q, "v");
   FftAttention a{};
-  a.type = type_of(q);
-  a.B = q.size(0);
-  a.C = q.size(1);
-  a.H = q.size(2);
-  a.W = q.size(3);
-  a.window = static_cast<int>(window);
+  describe_windows(a, q, k, window);
+  check_like(v, q, "v");
   a.eps = static_cast<float>(eps);
-  a.q = strided(q);
-  a.k = strided(k);
   a.v = strided(v);
   a.weight = float_vector(weight, a.C, "weight");
   a.bias = float_vector(bias, a.C, "bias");

@@ -14,7 +14,7 @@ inline namespace MOCE_ISA {
 
 template <int P, int W, class T>
 struct Attention {
-  using Part = Strip<P, W, T>;
+  using Part = AttentionStrip<P, W, T>;
 
   static int64_t scratch(const FftAttention& a, bool backward) {
     return backward ? Part::backward_scratch(a) : Part::forward_scratch(a);
@@ -43,44 +43,15 @@ struct Attention {
   }
 };
 
-// The widest vectors whose lanes the channels fill well.
-template <int P, class T, class F>
-auto with_width(const FftAttention& a, F&& f) {
-#if MOCE_LANES >= 16
-  if (a.C > 8) return f(Attention<P, 16, T>{});
-#endif
-#if MOCE_LANES >= 8
-  if (a.C > 4) return f(Attention<P, 8, T>{});
-#endif
-  return f(Attention<P, 4, T>{});
-}
-template <class T, class F>
-auto with_window(const FftAttention& a, F&& f) {
-  switch (a.window) {
-    case 4: return with_width<4, T>(a, f);
-    case 8: return with_width<8, T>(a, f);
-    case 16: return with_width<16, T>(a, f);
-    default: return with_width<32, T>(a, f);
-  }
-}
-template <class F>
-auto dispatch(const FftAttention& a, F&& f) {
-  switch (a.type) {
-    case Type::kBFloat16: return with_window<BFloat16>(a, f);
-    case Type::kHalf: return with_window<Half>(a, f);
-    default: return with_window<float>(a, f);
-  }
-}
-
 extern const FftAttentionKernel fft_attention_kernel = {
     [](const FftAttention& a, bool backward) {
-      return dispatch(a, [&](auto k) { return decltype(k)::scratch(a, backward); });
+      return dispatch<Attention>(a, [&](auto k) { return decltype(k)::scratch(a, backward); });
     },
     [](const FftAttention& a, int64_t begin, int64_t end, float* scratch) {
-      dispatch(a, [&](auto k) { decltype(k)::forward(a, begin, end, scratch); });
+      dispatch<Attention>(a, [&](auto k) { decltype(k)::forward(a, begin, end, scratch); });
     },
     [](const FftAttention& a, int64_t begin, int64_t end, float* scratch) {
-      dispatch(a, [&](auto k) { decltype(k)::backward(a, begin, end, scratch); });
+      dispatch<Attention>(a, [&](auto k) { decltype(k)::backward(a, begin, end, scratch); });
     },
 };
 

@@ -2,26 +2,18 @@
 // instruction set, offers to fft_attention.cpp.
 #pragma once
 
-#include "moce/types.h"
+#include "window_fft_conv_kernel.h"
 
 namespace moce {
 
-struct FftAttention {
-  Type type;  // of q, k, v, out, grad, dq, dk, dv
-  int64_t B, C, H, W;
-  int window;
+struct FftAttention : WindowFftConv {
   float eps;
-  Strided q, k, v;
+  Strided v;
   const float *weight, *bias;  // (C,) each
 
-  Strided out;  // forward
-
-  Strided grad, dq, dk, dv;  // backward
-  float* dnorm;              // (groups, 2, C): sums for the gradients of weight and bias
-  int64_t groups;            // strips are dealt to groups in order
-
-  // The unit of work: `window` rows of 32 columns.
-  int64_t strips() const { return B * ((H + window - 1) / window) * ((W + 31) / 32); }
+  Strided dv;      // backward
+  float* dnorm;    // (groups, 2, C): sums for the gradients of weight and bias
+  int64_t groups;  // strips are dealt to groups in order
 };
 
 struct FftAttentionKernel {

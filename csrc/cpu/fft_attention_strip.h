@@ -2,106 +2,24 @@
 #pragma once
 
 #include "fft_attention_kernel.h"
-#include "moce/window_fft.h"
-#include "pixels.h"
+#include "window_strip.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
 
-// Windows are walked in strips: P rows of kColumns columns, that is one window of 32 or several
-// smaller ones. Tensors whose vectors cannot be loaded in place (channels not adjacent or no
-// multiple of W, 16-bit storage, a ragged edge) are copied strip by strip to
-// float buffers [P][kColumns][W], one for each block of W channels, zero beyond the tensor.
-constexpr int kColumns = 32;
-
-// W channels of a strip as float vectors: vector (r, c) lies at data + r * row + c * column.
-struct Block {
-  float* data;
-  int64_t row, column;
-};
-
 template <int P, int W, class T>
-struct Strip {
-  using Fft = WindowFft<P, W>;
-  using V = Vec<W>;
-  static constexpr int kRow = kColumns * W;      // floats of a buffer's row
-  static constexpr int64_t kBlock = P * kRow;    // of a block's buffer
+struct AttentionStrip : WindowStrip<P, W, T> {
+  using Base = WindowStrip<P, W, T>;
+  using typename Base::Fft;
+  using typename Base::V;
+  using Base::b, Base::y, Base::x, Base::h, Base::w, Base::blocks, Base::last, Base::windows;
+  using Base::kRow, Base::kBlock, Base::blocks_of, Base::channels, Base::origin, Base::block;
+  using Base::buffered, Base::gather_all, Base::scatter_all, Base::scatter_indirect;
+  using Base::forward_rows, Base::inverse_rows;
 
-  const FftAttention& a;
-  const int blocks, last;  // blocks of W channels, and channels in the last of them
-  int64_t b, y, x;         // which image, and where in it
-  int h, w;                // how much of the strip lies inside
+  const FftAttention& a;  // Base's, with all that it has
 
-  static int blocks_of(const FftAttention& a) { return int((a.C + W - 1) / W); }
-
-  Strip(const FftAttention& a, int64_t i)
-      : a(a), blocks(blocks_of(a)), last(int(a.C) - (blocks - 1) * W) {
-    const int64_t columns = (a.W + kColumns - 1) / kColumns, rows = (a.H + P - 1) / P;
-    x = i % columns * kColumns;
-    y = i / columns % rows * P;
-    b = i / columns / rows;
-    h = a.H - y < P ? int(a.H - y) : P;
-    w = a.W - x < kColumns ? int(a.W - x) : kColumns;
-  }
-
-  T* origin(const Strided& s, int block) const {
-    return static_cast<T*>(s.data) + b * s.b + y * s.h + x * s.w + int64_t{block} * W * s.c;
-  }
-  int channels(int block) const { return block == blocks - 1 ? last : W; }
-  int windows() const { return (w + P - 1) / P; }
-
-  // Whether vectors can be loaded and stored in the tensor itself.
-  bool direct(const Strided& s, int block) const {
-    return sizeof(T) == sizeof(float) && s.c == 1 && h == P && w % P == 0 && channels(block) == W;
-  }
-
-  // A block in the tensor itself where that can be, else in the strip's buffer `copy`.
-  Block block(const Strided& s, int i, float* copy) const {
-    if (direct(s, i)) return {reinterpret_cast<float*>(origin(s, i)), s.h, s.w};
-    return {copy + i * kBlock, kRow, W};
-  }
-  void gather_indirect(const Strided& s, float* copy) const {
-    for (int i = 0; i < blocks; i++)
-      if (!direct(s, i)) gather(s, i, copy + i * kBlock);
-  }
-  void scatter_indirect(const float* copy, const Strided& s) const {
-    for (int i = 0; i < blocks; i++)
-      if (!direct(s, i)) scatter(copy + i * kBlock, s, i);
-  }
-  void gather_all(const Strided& s, float* copy) const {
-    for (int i = 0; i < blocks; i++) gather(s, i, copy + i * kBlock);
-  }
-  void scatter_all(const float* copy, const Strided& s) const {
-    for (int i = 0; i < blocks; i++) scatter(copy + i * kBlock, s, i);
-  }
-
-  MOCE_NOINLINE void gather(const Strided& s, int i, float* copy) const {
-    if (h < P || w < kColumns)
-      for (int64_t o = 0; o < kBlock; o += W) store<W>(copy + o, V{});
-    for (int r = 0; r < h; r++)
-      gather_pixels<W>(origin(s, i) + r * s.h, s, channels(i), w, copy + r * kRow, W);
-  }
-  MOCE_NOINLINE void scatter(const float* copy, const Strided& s, int i) const {
-    for (int r = 0; r < h; r++)
-      scatter_pixels<W>(copy + r * kRow, W, origin(s, i) + r * s.h, s, channels(i), w);
-  }
-
-  // The convolution of q and k -> mixed. With `Keep`, their spectra stay in `spectra`, 2 kArea
-  // floats for each window and block. `copy` is a buffer of a strip.
-  template <bool Keep>
-  void convolve(float* mixed, float* copy, float* spectra) const {
-    alignas(64) float q_rows[Fft::kRows], k_rows[Fft::kRows];
-    gather_indirect(a.q, copy);
-    gather_indirect(a.k, mixed);  // each window of k is read before its result is written there
-    for (int n = 0; n < windows(); n++)
-      for (int i = 0; i < blocks; i++, spectra += Keep ? 2 * Fft::kArea : 0) {
-        const Block q = block(a.q, i, copy), k = block(a.k, i, mixed);
-        Fft::forward_rows(q.data + n * P * q.column, q.row, q.column, q_rows);
-        Fft::forward_rows(k.data + n * P * k.column, k.row, k.column, k_rows);
-        Fft::template convolve<Keep>(q_rows, k_rows, spectra, spectra + Fft::kArea);
-        Fft::inverse_rows(q_rows, 1.f / (P * P), mixed + i * kBlock + n * P * W, kRow, W);
-      }
-  }
+  AttentionStrip(const FftAttention& a, int64_t i) : Base(a, i), a(a) {}
 
   // Mean and 1 / sqrt(variance + eps) over the channels of W neighbouring pixels, in two passes.
   // Lanes beyond the last channel hold zeros.
@@ -175,7 +93,7 @@ struct Strip {
   void forward(float* scratch) const {
     const float *weight = scratch, *bias = weight + blocks * W;
     float *mixed = scratch + 2 * blocks * W, *v = mixed + blocks * kBlock;
-    convolve<false>(mixed, v, nullptr);
+    Base::template convolve<false>(v, mixed, nullptr, [&](int i) { return buffered(mixed, i); });
     if (a.v.c != 1) gather_all(a.v, v);
     for_groups([&](int r, int c, int m) MOCE_INLINE_LAMBDA {
       float *group = mixed + r * kRow + c * W, *v_group = v + r * kRow + c * W;
@@ -209,7 +127,7 @@ struct Strip {
     float *dweight = scratch + 2 * blocks * W, *dbias = dweight + blocks * W;
     float *mixed = dbias + blocks * W, *v = mixed + tensor, *grad = v + tensor;
     float* spectra = grad + tensor;
-    convolve<true>(mixed, v, spectra);
+    Base::template convolve<true>(v, mixed, spectra, [&](int i) { return buffered(mixed, i); });
     if (!in_place) {
       gather_all(a.v, v);
       gather_all(a.grad, grad);
@@ -263,12 +181,10 @@ struct Strip {
     alignas(64) float dq_rows[Fft::kRows], dk_rows[Fft::kRows];
     for (int n = 0; n < windows(); n++)
       for (int i = 0; i < blocks; i++, spectra += 2 * Fft::kArea) {
-        constexpr float scale = 1.f / (P * P);
-        const Block dq = block(a.dq, i, mixed), dk = block(a.dk, i, grad);
-        Fft::forward_rows(mixed + i * kBlock + n * P * W, kRow, W, dq_rows);
-        Fft::correlate(dq_rows, dk_rows, spectra, spectra + Fft::kArea);
-        Fft::inverse_rows(dq_rows, scale, dq.data + n * P * dq.column, dq.row, dq.column);
-        Fft::inverse_rows(dk_rows, scale, dk.data + n * P * dk.column, dk.row, dk.column);
+        forward_rows(buffered(mixed, i), n, dq_rows);
+        Fft::correlate_spectra(dq_rows, dk_rows, spectra, spectra + Fft::kArea);
+        inverse_rows(dq_rows, block(a.dq, i, mixed), n);
+        inverse_rows(dk_rows, block(a.dk, i, grad), n);
       }
     scatter_indirect(mixed, a.dq);
     scatter_indirect(grad, a.dk);

@@ -70,6 +70,7 @@ static Layer describe(const Tensor& x, const Tensor& shared, const Tensor& index
   STD_TORCH_CHECK(weights.size() == kRoles && windows.size() == ranks.size(),
                   "expected 13 weights, and a rank and a window for each expert");
   int64_t total = 0, squares = 0;
+  std::vector<bool> seen(slots, false);
   for (int64_t i = 0; i < experts; i++) {
     const int64_t P = windows[i];
     STD_TORCH_CHECK(ranks[i] >= 1, "ranks must be at least 1");
@@ -79,9 +80,12 @@ static Layer describe(const Tensor& x, const Tensor& shared, const Tensor& index
     // The plan must be one: every slot once, under its expert.
     const int64_t begin = layer.offsets[i], end = layer.offsets[i + 1];
     STD_TORCH_CHECK(begin >= 0 && begin <= end && end <= slots, "offsets do not fit order");
-    for (int64_t s = begin; s < end; s++)
-      STD_TORCH_CHECK(layer.order[s] >= 0 && layer.order[s] < slots && chosen[layer.order[s]] == i,
+    for (int64_t s = begin; s < end; s++) {
+      const int64_t slot = layer.order[s];
+      STD_TORCH_CHECK(slot >= 0 && slot < slots && chosen[slot] == i && !seen[slot],
                       "order and offsets do not fit index");
+      seen[slot] = true;
+    }
   }
   STD_TORCH_CHECK(layer.offsets[0] == 0 && layer.offsets[experts] == slots,
                   "offsets must begin with 0 and end with the number of slots");

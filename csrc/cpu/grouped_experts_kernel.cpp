@@ -187,17 +187,10 @@ struct Expert {
 
   // --- activations -----------------------------------------------------------------------------
 
-  static T* origin(const Strided& s, int64_t y, int64_t x) {
-    return static_cast<T*>(s.data) + y * s.h + x * s.w;
-  }
-  // C channels of `count` pixels: the tensor's own memory where it serves, else a copy in `buffer`
-  // (count, Cp).
+  // C channels of `count` pixels of this image: the tensor's own memory where it serves, else a copy
+  // in `buffer` (count, Cp).
   Pixels read(const Strided& s, int64_t y, int64_t x, int count, float* buffer) const {
-    if (sizeof(T) == sizeof(float) && s.c == 1 && e.C == Cp)
-      return {reinterpret_cast<const float*>(origin(s, y, x)), s.w};
-    for (int64_t c = 0; c < e.C; c += W)
-      gather_pixels<W>(origin(s, y, x) + c * s.c, s, channels(c), count, buffer + c, Cp);
-    return {buffer, Cp};
+    return read_pixels<W, T>(s, e.C, 0, y, x, count, buffer);
   }
   // `from` (count, Cp) to a tensor, on top of what is there where e.accumulate says so.
   void write(float* from, const Strided& s, int64_t y, int64_t x, int count, float* buffer) const {
@@ -208,10 +201,10 @@ struct Expert {
           store<W>(from + p * Cp + c,
                    load<W>(from + p * Cp + c) + load<W>(before.data + p * before.pixel + c));
     }
+    T* to = pixel_at<T>(s, 0, y, x);
     for (int64_t c = 0; c < e.C; c += W)
-      scatter_pixels<W>(from + c, Cp, origin(s, y, x) + c * s.c, s, channels(c), count);
+      scatter_pixels<W>(from + c, Cp, to + c * s.c, s, e.C - c < W ? int(e.C - c) : W, count);
   }
-  int channels(int64_t c) const { return e.C - c < W ? int(e.C - c) : W; }
 
   int64_t strip_columns() const { return (e.W + kColumns - 1) / kColumns; }
   int64_t strips() const { return (e.H + e.window - 1) / e.window * strip_columns(); }
@@ -253,7 +246,7 @@ struct Expert {
     float *q, *k, *v, *attended;  // (window, kColumns, rp)
     float *o, *s, *copy, *y;      // one row: (kColumns, rp), same, (kColumns, Cp), same
     float *d_attended, *t, *ds;   // backward: (window, kColumns, rp), one row, one row
-    float* attention;             // scratch of Strip
+    float* attention;             // scratch of AttentionStrip
   };
   StripBuffers strip_buffers(Pieces& p) const {
     const int64_t strip = e.window * kColumns * rp;
@@ -273,17 +266,10 @@ struct Expert {
     return b;
   }
   static int64_t attention_scratch(const FftAttention& a, bool backward) {
-    switch (a.window) {
-      case 4: return scratch_of<4>(a, backward);
-      case 8: return scratch_of<8>(a, backward);
-      case 16: return scratch_of<16>(a, backward);
-      default: return scratch_of<32>(a, backward);
-    }
-  }
-  template <int P>
-  static int64_t scratch_of(const FftAttention& a, bool backward) {
-    using S = Strip<P, W, float>;
-    return backward ? S::backward_scratch(a) : S::forward_scratch(a);
+    return with_window(a.window, [&](auto P) {
+      using S = AttentionStrip<decltype(P)::value, W, float>;
+      return backward ? S::backward_scratch(a) : S::forward_scratch(a);
+    });
   }
   int64_t scratch_size(bool backward) const {
     Pieces p{nullptr};
@@ -334,19 +320,15 @@ struct Expert {
     a.k = in_strip(b.k);
     a.v = in_strip(b.v);
     a.out = in_strip(b.attended);
-    switch (e.window) {
-      case 4: Attention<4>::forward(a, b.attention); break;
-      case 8: Attention<8>::forward(a, b.attention); break;
-      case 16: Attention<16>::forward(a, b.attention); break;
-      default: Attention<32>::forward(a, b.attention);
-    }
+    with_window(e.window,
+                [&](auto P) { Attention<decltype(P)::value>::forward(a, b.attention); });
     return a;
   }
   Strided in_strip(float* data) const { return {data, 0, 1, kColumns * rp, rp}; }
 
   template <int P>
   struct Attention {
-    using S = Strip<P, W, float>;
+    using S = AttentionStrip<P, W, float>;
     static void forward(const FftAttention& a, float* scratch) {
       S::pad_norm(a, scratch);
       S(a, 0).forward(scratch);
@@ -468,12 +450,9 @@ struct Expert {
     a.dq = in_gradient(0);
     a.dk = in_gradient(1);
     a.dv = in_gradient(2);
-    switch (e.window) {
-      case 4: Attention<4>::backward(a, b.attention, sum.norm, sum.norm_bias); break;
-      case 8: Attention<8>::backward(a, b.attention, sum.norm, sum.norm_bias); break;
-      case 16: Attention<16>::backward(a, b.attention, sum.norm, sum.norm_bias); break;
-      default: Attention<32>::backward(a, b.attention, sum.norm, sum.norm_bias);
-    }
+    with_window(e.window, [&](auto P) {
+      Attention<decltype(P)::value>::backward(a, b.attention, sum.norm, sum.norm_bias);
+    });
   }
 
   struct RowBuffers {

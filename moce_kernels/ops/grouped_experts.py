@@ -96,6 +96,8 @@ def _check_experts(
 def _check_plan(x: Tensor, plan: RoutingPlan, experts: int) -> None:
     index, gate, order, offsets = plan
     batch, k = x.shape[0], index.shape[-1]
+    if k == 0:
+        raise ValueError(f"{OPERATOR}: plan.expert must name an expert for each image, has none")
     for name, t, shape in (
         ("expert", index, (batch, k)),
         ("gate", gate, (batch, k)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moce_kernels import depthwise_conv
-from tests.ops.spec import activations, skip_unless_it_runs
+from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 
 
 def inputs(
@@ -39,17 +39,19 @@ def test_reference_by_hand() -> None:
     assert out[0, 0].tolist() == [[0.5, 0.5, 0.5], [0.5, 10.5, 20.5], [0.5, 40.5, 50.5]]
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(60), deadline=None)
 @given(
     batch=st.integers(0, 2),
-    channels=st.integers(1, 40),
-    height=st.integers(1, 40),
-    width=st.integers(1, 140),
+    channels=sizes(40),
+    height=sizes(40),
+    width=sizes(140),
     kernel=st.sampled_from([3, 7]),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
     grad_layout=st.sampled_from(["contiguous", "channels_last", "sliced_last", "expanded"]),
 )
 def test_any_shape(
+    backend: str,
     batch: int,
     channels: int,
     height: int,
@@ -58,12 +60,12 @@ def test_any_shape(
     layout: str,
     grad_layout: str,
 ) -> None:
-    skip_unless_it_runs("cpu", "depthwise_conv")
+    skip_unless_it_runs(backend, "depthwise_conv")
     torch.manual_seed(height * 141 + width)
     shape = (batch, channels, height, width)
     tensors = inputs(shape, layout, kernel)
     (grad,) = activations(1, shape, grad_layout)
-    ours = forward_and_backward("cpu", grad, *tensors)
+    ours = forward_and_backward(backend, grad, *tensors)
     wide = [t.double() for t in (grad, *tensors)]
     exact = forward_and_backward("reference", *wide)
     # Rounding is relative to the sums of absolute values, which cancelling terms do not shrink.

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moce_kernels import fft_attention
-from moce_kernels.reference.window_fft_conv import window_fft_conv
-from tests.ops.spec import activations, skip_unless_it_runs
+from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 from tests.published_weights import filled, golden
 
 
@@ -54,32 +53,23 @@ def test_published_module(window: int, backend: str) -> None:
         assert (value - target).abs().max() <= 1e-4 * target.abs().max(), key
 
 
-def test_reference_is_a_circular_convolution() -> None:
-    """Against the definition, term by term, on one window."""
-    q, k = torch.randn(2, 1, 1, 4, 4, dtype=torch.float64)
-    direct = torch.zeros_like(q)
-    for y in range(4):
-        for x in range(4):
-            direct += q[..., y, x, None, None] * torch.roll(k, (y, x), (2, 3))
-    torch.testing.assert_close(window_fft_conv(q, k, 4), direct)
-
-
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(40), deadline=None)
 @given(
     batch=st.integers(0, 2),
-    channels=st.integers(1, 35),
-    height=st.integers(1, 40),
-    width=st.integers(1, 70),
+    channels=sizes(35),
+    height=sizes(40),
+    width=sizes(70),
     window=st.sampled_from([4, 8, 16, 32]),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
 )
 def test_any_shape(
-    batch: int, channels: int, height: int, width: int, window: int, layout: str
+    backend: str, batch: int, channels: int, height: int, width: int, window: int, layout: str
 ) -> None:
-    skip_unless_it_runs("cpu", "fft_attention")
+    skip_unless_it_runs(backend, "fft_attention")
     torch.manual_seed(height * 71 + width)
     tensors = inputs((batch, channels, height, width), layout)
-    ours = fft_attention(*tensors, window, backend="cpu")
+    ours = fft_attention(*tensors, window, backend=backend)
     # One channel's variance is zero: LayerNorm then amplifies rounding by 1 / sqrt(eps).
     tolerance = 1e-4 if channels > 2 else 1e-2
     torch.testing.assert_close(

@@ -16,7 +16,7 @@ from moce_kernels import (
     grouped_experts,
     routing_plan,
 )
-from tests.ops.spec import activations, skip_unless_it_runs
+from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 
 BACKENDS = ["reference", "cpu"]
 RANKS, WINDOWS = (2, 4, 8), (4, 8, 16)
@@ -76,19 +76,26 @@ def test_unused_experts_get_zero_gradients(backend: str) -> None:
     assert all(g.abs().max() == 0 for expert in (grads[0], grads[2]) for g in expert)
 
 
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(20), deadline=None)
 @given(
-    channels=st.integers(1, 20),
-    height=st.integers(1, 35),
-    width=st.integers(1, 40),
+    channels=sizes(20),
+    height=sizes(35),
+    width=sizes(40),
     ranks=st.lists(st.integers(2, 18), min_size=1, max_size=3),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
     data=st.data(),
 )
 def test_any_shape(
-    channels: int, height: int, width: int, ranks: list[int], layout: str, data: st.DataObject
+    backend: str,
+    channels: int,
+    height: int,
+    width: int,
+    ranks: list[int],
+    layout: str,
+    data: st.DataObject,
 ) -> None:
-    skip_unless_it_runs("cpu", "grouped_experts")
+    skip_unless_it_runs(backend, "grouped_experts")
     torch.manual_seed(channels * 1000 + height * 41 + width)
     n = len(ranks)
     windows = data.draw(st.lists(st.sampled_from([4, 8, 16, 32]), min_size=n, max_size=n))
@@ -96,8 +103,8 @@ def test_any_shape(
     x, shared = activations(2, (3, channels, height, width), layout)
     bank = weights(channels, tuple(ranks))
     ours, plain = (
-        grouped_experts(x, shared, plan, bank, ranks, windows, eps=1e-2, backend=backend)
-        for backend in ("cpu", "reference")
+        grouped_experts(x, shared, plan, bank, ranks, windows, eps=1e-2, backend=b)
+        for b in (backend, "reference")
     )
     torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
 
@@ -129,6 +136,11 @@ def _plan(**changes: Any) -> dict[str, RoutingPlan]:
             ValueError,
             r"plan.expert must have shape \(4, 1\)",
         ),
+        (
+            {"plan": RoutingPlan(*torch.zeros(2, 4, 0), *torch.zeros(2, 0))},
+            ValueError,
+            "plan.expert must name an expert for each image",
+        ),
         (_plan(order=torch.zeros(5).long()), ValueError, r"plan.order must have shape \(4,\)"),
         (_plan(order=torch.zeros(4)), TypeError, "plan.order must be int64"),
         (_plan(gate=torch.zeros(4, 1).long()), TypeError, "plan.gate must be float32"),
@@ -147,3 +159,13 @@ def test_refuses_a_plan_that_is_none() -> None:
     plan = routing_plan(torch.eye(4)[:, :3], 1)
     with pytest.raises(RuntimeError, match="order and offsets do not fit index"):
         grouped_experts(**{**given, "plan": plan._replace(order=plan.order.flip(0))}, backend="cpu")
+
+
+def test_refuses_a_plan_that_leaves_an_image_out() -> None:
+    """Nothing would be written for it."""
+    skip_unless_it_runs("cpu", "grouped_experts")
+    given = arguments()
+    plan = routing_plan(torch.eye(3)[:1].expand(4, -1), 1)  # all to the first expert
+    twice = plan._replace(order=torch.tensor([0, 1, 1, 3]))
+    with pytest.raises(RuntimeError, match="order and offsets do not fit index"):
+        grouped_experts(**{**given, "plan": twice}, backend="cpu")

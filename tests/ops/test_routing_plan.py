@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moce_kernels import routing_plan
-from tests.ops.spec import skip_unless_it_runs
+from tests.ops.spec import examples, skip_unless_it_runs
 
 BACKENDS = ["reference", "cpu"]
 
@@ -26,7 +26,8 @@ def test_by_hand(backend: str) -> None:
     assert plan.offsets.tolist() == [0, 2, 4, 6]
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rows=st.integers(1, 5).flatmap(
         lambda n: st.lists(
@@ -35,13 +36,13 @@ def test_by_hand(backend: str) -> None:
     ),
     data=st.data(),
 )
-def test_backends_agree(rows: tuple[int, list[list[float]]], data: st.DataObject) -> None:
+def test_any_logits(backend: str, rows: tuple[int, list[list[float]]], data: st.DataObject) -> None:
     """Small integers, so that ties are common, and NaN."""
-    skip_unless_it_runs("cpu", "routing_plan")
+    skip_unless_it_runs(backend, "routing_plan")
     n, values = rows
     logits = torch.tensor(values, dtype=torch.float32).reshape(-1, n)
     top_k = data.draw(st.integers(1, n))
-    ours, plain = (routing_plan(logits, top_k, backend) for backend in ("cpu", "reference"))
+    ours, plain = (routing_plan(logits, top_k, b) for b in (backend, "reference"))
     assert torch.equal(ours.expert, plain.expert)
     torch.testing.assert_close(ours.gate, plain.gate, equal_nan=True)
     assert torch.equal(ours.order, plain.order)

@@ -12,9 +12,31 @@ from pathlib import Path
 import pytest
 import torch
 
+from moce_kernels import backends
+
 ROOT = Path(__file__).parents[2]
 TORCH = Path(torch.__file__).parent
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+# Every sample of every operator, forward and backward, for the sanitizers alone: others look at the
+# numbers. Tensors are no larger than they must be, so that the first element beyond is seen.
+PROGRAM = """
+import torch
+import tests.other_libraries
+from tests.ops.spec import DTYPES, SPECS
+
+for spec in SPECS:
+    for sample in spec.samples():
+        for dtype in DTYPES:
+            leaves = {
+                name: (t if name in sample.master else t.to(dtype)).detach().requires_grad_()
+                for name, t in sample.tensors.items()
+            }
+            out = sample.call("cpu", **leaves)
+            torch.autograd.grad(out, list(leaves.values()), torch.randn_like(out))
+    print(spec.name, flush=True)
+"""
 
 
 def compile_library(compiler: str, folder: Path) -> None:
@@ -58,10 +80,7 @@ def test_table_of_operators(tmp_path: Path) -> None:
         pytest.skip("g++ has no sanitizers here")
     compile_library(compiler, tmp_path)
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.other_libraries", "-s"),
-            *("tests/ops/test_all_ops.py", "-k", "cpu and twice_plain_pytorch and not float16"),
-        ],
+        [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
         env={
             **os.environ,
@@ -76,4 +95,4 @@ def test_table_of_operators(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
+    assert done.stdout.split() == list(backends.OPERATORS)

@@ -56,6 +56,14 @@ def test_interpreted(test: str, operator: str) -> None:
     assert " skipped" not in tests, tests
 
 
+def test_properties_interpreted() -> None:
+    """Drawn shapes, strides and numbers; an operator each, all in one process."""
+    files = [f"tests/ops/test_{operator}.py" for operator in triton_kernels.OPERATORS]
+    arguments = ("-m", "pytest", "-q", *files, "-k", "test_any and triton")
+    tests = python(*arguments, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    assert f"{len(files)} passed" in tests and "skipped" not in tests, tests
+
+
 @pytest.mark.parametrize(
     "capability", [90, pytest.param(80, marks=SLOW), pytest.param(100, marks=SLOW)]
 )

@@ -127,16 +127,33 @@ struct WindowFft {
   }
 
   // Rows of the gradient d of a convolution of q and k -> rows of the gradients of q (in d's place)
-  // and of k: circular correlations of d with k and with q.
-  static void correlate(float* d, float* dk, const float* q_spectrum, const float* k_spectrum) {
+  // and of k: circular correlations of d with k and with q. q(c) and k(c) give the column groups of
+  // their spectra, which are read before those of dk are written.
+  template <class Q, class K>
+  static MOCE_INLINE void correlate(float* d, float* dk, Q&& q, K&& k) {
     alignas(64) float a[kColumn], product[kColumn];
     for (int c = 0; c < P / 2; c++) {
       forward_columns(d, c, a);
-      multiply<true>(a, k_spectrum + c * kColumn, c, product);
+      multiply<true>(a, k(c), c, product);
       inverse_columns(product, c, d);
-      multiply<true>(a, q_spectrum + c * kColumn, c, product);
+      multiply<true>(a, q(c), c, product);
       inverse_columns(product, c, dk);
     }
+  }
+  // With the spectra that `convolve` has kept.
+  static void correlate_spectra(float* d, float* dk, const float* q, const float* k) {
+    correlate(d, dk, [&](int c) { return q + c * kColumn; }, [&](int c) { return k + c * kColumn; });
+  }
+  // With the rows of q and k, in q's place.
+  static void correlate_rows(float* d, float* q, const float* k) {
+    alignas(64) float spectrum[kColumn];
+    const auto of = [&](const float* rows) {
+      return [&spectrum, rows](int c) {
+        forward_columns(rows, c, spectrum);
+        return spectrum;
+      };
+    };
+    correlate(d, q, of(q), of(k));
   }
 };
 
