@@ -13,6 +13,7 @@ import os
 OPERATORS = (
     "depthwise_conv",
     "fft_attention",
+    "gated_depthwise_conv",
     "grouped_experts",
     "routing_plan",
     "window_fft_conv",

@@ -29,6 +29,7 @@ from tests.ops.spec import (
     attention_sample,
     depthwise_sample,
     experts_sample,
+    gated_sample,
     plan_sample,
     window_sample,
 )
@@ -70,12 +71,34 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "routing_plan", plan_sample(32, 4, 1)
     for kernel in (3, 7):
         yield "depthwise_conv", depthwise_sample((1, 48, 32, 32), "channels_last", kernel)
+    yield "gated_depthwise_conv", gated_sample((1, 96, 32, 32), "channels_last")
     yield "fft_attention", attention_sample((1, 48, 32, 32), "channels_last", 8)
     yield "fft_attention", attention_sample((1, 16, 32, 32), "channels_last", 8)
     yield "window_fft_conv", window_sample((1, 48, 32, 32), "channels_last", 32)
     ranks, windows = (8, 16, 32, 64), (4, 8, 16, 32)
     layer = experts_sample((2, 64, 32, 32), "channels_last", ranks, windows, [[0], [3]])
     yield "grouped_experts", layer
+
+
+def smallest() -> Iterator[tuple[str, Sample]]:
+    """Sizes of 1, which Triton turns into constants: code that takes them for tensors fails."""
+    yield "routing_plan", plan_sample(1, 1, 1)
+    yield "depthwise_conv", depthwise_sample((1, 1, 1, 1), "contiguous", 3)
+    yield "gated_depthwise_conv", gated_sample((1, 2, 1, 1), "contiguous")
+    yield "fft_attention", attention_sample((1, 1, 1, 1), "contiguous", 4)
+    yield "window_fft_conv", window_sample((1, 1, 1, 1), "contiguous", 4)
+    yield "grouped_experts", experts_sample((1, 1, 1, 1), "contiguous", (1,), (4,), [[0]])
+
+
+def gradient_arguments(operator: str, raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the backward implementation takes where the forward one took ``raw``; of the output's
+    gradient only the shape matters, and the layout, which is that of the first tensor."""
+    first = raw[0]
+    if operator == "depthwise_conv":
+        return first, first, raw[1].shape[-1]
+    if operator == "gated_depthwise_conv":
+        return (first[:, : first.shape[1] // 2], *raw)
+    return first, *raw
 
 
 def implementations(operator: str) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
@@ -98,15 +121,16 @@ def main(capability: int) -> None:
             print(json.dumps(found), flush=True)
 
     JITFunction.run = compile_only
-    for operator, sample in samples():
+    for operator, sample, dtypes in (
+        *((o, s, DTYPES) for o, s in samples()),
+        *((o, s, DTYPES[:1]) for o, s in smallest()),
+    ):
         forward, backward = implementations(operator)
-        for dtype in DTYPES if operator != "routing_plan" else DTYPES[:1]:
+        for dtype in dtypes if operator != "routing_plan" else DTYPES[:1]:
             raw = sample.raw(**sample.cast(dtype))
             forward(*raw)
-            if operator == "depthwise_conv":
-                backward(raw[0], raw[0], raw[1].shape[-1])
-            elif backward is not None:
-                backward(raw[0], *raw)
+            if backward is not None:
+                backward(*gradient_arguments(operator, raw))
 
 
 if __name__ == "__main__":

@@ -412,6 +412,8 @@ def gated_samples() -> Iterator[Sample]:
         ((2, 12, 5, 3), "expanded"),
         ((1, 2, 1, 1), "contiguous"),
         ((3, 64, 1, 2), "channels_last"),
+        ((2, 10, 13, 11), "sliced_last"),
+        ((1, 6, 12, 17), "sliced"),
         ((0, 8, 16, 16), "channels_last"),
     ):
         yield gated_sample(shape, layout)
