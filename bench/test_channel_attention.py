@@ -1,9 +1,8 @@
-"""channel_attention: every backend that runs here beside plain PyTorch, in one run.
+"""channel_attention beside PyTorch's products, softmax and linear layer, in one run.
 
-    python -m pytest bench/test_channel_attention.py --benchmark-group-by=group
-
-float32, 2 threads, C = 64, 256 x 256, channels-last. ``extra_info`` gives the bytes of inputs and
-outputs and the multiply-accumulates of a forward pass, and the rates they make.
+C / heads products and sums for each of C channels to compare them, N C to project; backward twice
+as many more. Forward moves q, k, v and a residual in and N channels out; backward reads q, k, v and
+the gradient, and writes three gradients.
 """
 
 from __future__ import annotations
@@ -12,53 +11,44 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from bench.microbenchmark import CONTENDERS, DIRECTIONS, activation, measure
 from moce_kernels import channel_attention
-from moce_kernels.backends import BACKENDS, why_not
-
-CHANNELS, SIZE = 64, 256
-HERE = [b for b in BACKENDS if why_not(b, "channel_attention", torch.device("cpu")) is None]
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-def image(channels: int) -> Tensor:
-    return torch.randn(1, channels, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("backend", HERE)
-@pytest.mark.parametrize("direction", ["forward", "forward_backward"])
-@pytest.mark.parametrize("heads", [1, 2])
-def test_channel_attention(benchmark: Any, heads: int, direction: str, backend: str) -> None:
-    benchmark.group = f"{heads} heads, {direction}"
-    qkv, residual, weight = image(3 * CHANNELS), image(CHANNELS), torch.randn(CHANNELS, CHANNELS)
-    leaves = [t.requires_grad_() for t in (qkv, residual, torch.ones(heads), weight)]
-
-    def call() -> Tensor:
-        return channel_attention(qkv, None, leaves[2], weight, residual=residual, backend=backend)
-
-    with torch.no_grad():
-        grad = torch.randn_like(call())
-
-    def forward() -> None:
-        with torch.no_grad():
-            call()
-
-    def forward_backward() -> None:
-        torch.autograd.grad(call(), leaves, grad)
-
-    benchmark(forward if direction == "forward" else forward_backward)
-    if direction == "forward":
-        seconds = benchmark.stats.stats.median
-        moved = 4 * SIZE * SIZE * 5 * CHANNELS
-        benchmark.extra_info["GB/s"] = round(moved / seconds / 1e9, 1)
-        benchmark.extra_info["GMAC/s"] = round(
-            SIZE * SIZE * (CHANNELS**2 // heads + CHANNELS**2) / seconds / 1e9, 1
-        )
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_channel_attention(
+    benchmark: Any,
+    direction: str,
+    contender: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    quick: bool,
+) -> None:
+    """MDTA of the second of the network's four scales: two heads of 48 channels."""
+    batch, side = (1, 16) if quick else (16 if device.type == "cuda" else 1, 128)
+    channels, heads = 96, 2
+    qkv = activation((batch, 3 * channels, side, side), device, dtype)
+    leaves = [
+        qkv,
+        torch.ones(heads, device=device),
+        torch.randn(channels, channels, device=device) / channels**0.5,
+        activation((batch, channels, side, side), device, dtype),
+    ]
+    backward = direction == "forward_backward"
+    pixels = batch * side * side
+    measure(
+        benchmark,
+        "channel_attention",
+        contender,
+        direction,
+        f"{batch}x{channels}x{side}x{side}, {heads} heads",
+        leaves,
+        lambda backend, qkv, temperature, weight, residual: channel_attention(
+            qkv, None, temperature, weight, residual=residual, backend=backend
+        ),
+        pixels * channels * (5 + (7 if backward else 0)) * qkv.element_size(),
+        pixels * (3 if backward else 1) * 2 * channels * (channels // heads + channels),
+        quick,
+    )

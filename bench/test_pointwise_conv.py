@@ -1,9 +1,7 @@
-"""pointwise_conv: every backend that runs here beside plain PyTorch, in one run.
+"""pointwise_conv beside PyTorch's LayerNorm, linear layer and sum, in one run.
 
-    python -m pytest bench/test_pointwise_conv.py --benchmark-group-by=group
-
-float32, 2 threads, C = 32, 256 x 256, channels-last. ``extra_info`` gives the bytes of inputs and
-outputs and the multiply-accumulates of a forward pass, and the rates they make.
+C products and sums for each of N outputs; backward twice as many more. Forward moves C channels in
+and N out, and N more with a residual; backward reads both and writes a gradient.
 """
 
 from __future__ import annotations
@@ -12,52 +10,50 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from bench.microbenchmark import CONTENDERS, DIRECTIONS, activation, measure
 from moce_kernels import pointwise_conv
-from moce_kernels.backends import BACKENDS, why_not
-
-CHANNELS, SIZE = 32, 256
-HERE = [b for b in BACKENDS if why_not(b, "pointwise_conv", torch.device("cpu")) is None]
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("part", ["norm", "residual"])
+def test_pointwise_conv(
+    benchmark: Any,
+    part: str,
+    direction: str,
+    contender: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    quick: bool,
+) -> None:
+    """The first layer of GDFN, with a norm before it, and its last, with a residual after it."""
+    batch, side = (1, 16) if quick else (16 if device.type == "cuda" else 1, 256)
+    inner, outer = (48, 254) if part == "norm" else (127, 48)
+    x = activation((batch, inner, side, side), device, dtype)
+    leaves = [x, torch.randn(outer, inner, device=device) / inner**0.5]
+    if part == "norm":
+        leaves += [torch.ones(inner, device=device), torch.zeros(inner, device=device)]
+    else:
+        leaves.append(activation((batch, outer, side, side), device, dtype))
 
+    def call(backend: str, x: Any, weight: Any, *more: Any) -> torch.Tensor:
+        if part == "norm":
+            return pointwise_conv(x, weight, norm=more, backend=backend)
+        return pointwise_conv(x, weight, residual=more[0], backend=backend)
 
-def image(channels: int) -> Tensor:
-    return torch.randn(1, channels, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("backend", HERE)
-@pytest.mark.parametrize("direction", ["forward", "forward_backward"])
-def test_pointwise_conv(benchmark: Any, direction: str, backend: str) -> None:
-    """The first of GDFN, C to 4 C with a LayerNorm before it."""
-    benchmark.group = direction
-    x, weight, bias = image(CHANNELS), torch.randn(4 * CHANNELS, CHANNELS), torch.ones(4 * CHANNELS)
-    norm = torch.ones(CHANNELS), torch.zeros(CHANNELS)
-    leaves = [t.requires_grad_() for t in (x, weight, bias, *norm)]
-
-    def call() -> Tensor:
-        return pointwise_conv(x, weight, bias, norm, backend=backend)
-
-    with torch.no_grad():
-        grad = torch.randn_like(call())
-
-    def forward() -> None:
-        with torch.no_grad():
-            call()
-
-    def forward_backward() -> None:
-        torch.autograd.grad(call(), leaves, grad)
-
-    benchmark(forward if direction == "forward" else forward_backward)
-    if direction == "forward":
-        seconds = benchmark.stats.stats.median
-        moved = 4 * SIZE * SIZE * 5 * CHANNELS
-        benchmark.extra_info["GB/s"] = round(moved / seconds / 1e9, 1)
-        benchmark.extra_info["GMAC/s"] = round(SIZE * SIZE * 4 * CHANNELS**2 / seconds / 1e9, 1)
+    backward = direction == "forward_backward"
+    pixels = batch * side * side
+    moved = inner + outer + (outer if part == "residual" else 0)
+    measure(
+        benchmark,
+        "pointwise_conv",
+        contender,
+        direction,
+        f"{batch}x{inner}x{side}x{side} to {outer}, {part}",
+        leaves,
+        call,
+        pixels * (moved + (2 * inner + outer if backward else 0)) * x.element_size(),
+        pixels * (3 if backward else 1) * 2 * inner * outer,
+        quick,
+    )

@@ -11,9 +11,12 @@ import importlib
 import os
 
 OPERATORS = (
+    "channel_attention",
     "depthwise_conv",
     "fft_attention",
+    "gated_depthwise_conv",
     "grouped_experts",
+    "pointwise_conv",
     "routing_plan",
     "window_fft_conv",
 )

@@ -94,6 +94,12 @@ def scratch(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None
     )
 
 
+def float32_precision() -> str:
+    """How products of float32 are computed: in full, unless PyTorch is told to use TF32 for its
+    own matrix products."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
 @triton.jit
 def load(pointers, mask):
     """As float32; zero where masked."""
@@ -101,14 +107,21 @@ def load(pointers, mask):
 
 
 @triton.jit
-def store(pointers, value, mask):
-    """Rounded to the nearest value of the tensor's dtype."""
-    if INTERPRETED and pointers.dtype.element_ty == tl.bfloat16:
+def rounded(value, dtype: tl.constexpr):
+    """float32 rounded to the nearest value of the dtype."""
+    if INTERPRETED and dtype == tl.bfloat16:
         # The interpreter truncates: leave it nothing to truncate. Compiled kernels round.
         bits = value.to(tl.int32, bitcast=True)
         nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
-        value = tl.where(value == value, nearest.to(tl.float32, bitcast=True), value)
-    tl.store(pointers, value, mask=mask)
+        return tl.where(value == value, nearest.to(tl.float32, bitcast=True), value)
+    else:
+        return value.to(dtype)
+
+
+@triton.jit
+def store(pointers, value, mask):
+    """Rounded to the nearest value of the tensor's dtype."""
+    tl.store(pointers, rounded(value, pointers.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -119,11 +132,12 @@ def pixels(pointer, stride_c, stride_h, stride_w, p, c, width):
 
 
 @triton.jit
-def product(a, b):
-    """The matrix product, summed in float32: of a's 16-bit numbers, or in full float32."""
+def product(a, b, PRECISION: tl.constexpr = "ieee"):
+    """The matrix product, summed in float32: of a's 16-bit numbers, or of float32 at this
+    precision."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b.to(a.dtype), input_precision="ieee")
+    return tl.dot(a, b.to(a.dtype), input_precision=PRECISION)
 
 
 @triton.jit

@@ -63,7 +63,7 @@ def _routing_plan(
 
     end = tl.cumsum(count, axis=0)
     tl.store(offsets + expert, (end - count).to(tl.int64), mask=exists)
-    tl.store(offsets + experts, batch.to(tl.int64) * top_k)
+    tl.store(offsets + experts, batch * top_k)
     tl.debug_barrier()  # `index` was written by other threads
 
     following = end - count  # where the next slot of each expert goes

@@ -24,12 +24,16 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from moce_kernels import triton_kernels
+from moce_kernels.ops._inputs import new_like
 from tests.ops.spec import (
     Sample,
     attention_sample,
+    channel_sample,
     depthwise_sample,
     experts_sample,
+    gated_sample,
     plan_sample,
+    pointwise_sample,
     window_sample,
 )
 
@@ -70,12 +74,56 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "routing_plan", plan_sample(32, 4, 1)
     for kernel in (3, 7):
         yield "depthwise_conv", depthwise_sample((1, 48, 32, 32), "channels_last", kernel)
+    yield "gated_depthwise_conv", gated_sample((1, 96, 32, 32), "channels_last")
+    for channels, outer in ((48, 254), (384, 2042)):  # all channels in one program; too many
+        shape = (1, channels, 32, 32)
+        yield "pointwise_conv", pointwise_sample(shape, "channels_last", outer, "norm", "bias")
+    yield "pointwise_conv", pointwise_sample((1, 128, 32, 32), "channels_last", 24, "norm")
+    yield "pointwise_conv", pointwise_sample((1, 85, 32, 32), "channels_last", 32, "residual")
+    yield "pointwise_conv", pointwise_sample((1, 64, 32, 32), "contiguous", 170, "norm")
+    shape = (1, 96, 32, 32)
+    yield "channel_attention", channel_sample(shape, "channels_last", 2, 96, "residual")
+    yield "channel_attention", channel_sample(shape, "channels_last", 3, 85, "cross", "bias")
+    yield "channel_attention", channel_sample((1, 384, 32, 32), "contiguous", 1, 384)
     yield "fft_attention", attention_sample((1, 48, 32, 32), "channels_last", 8)
     yield "fft_attention", attention_sample((1, 16, 32, 32), "channels_last", 8)
     yield "window_fft_conv", window_sample((1, 48, 32, 32), "channels_last", 32)
     ranks, windows = (8, 16, 32, 64), (4, 8, 16, 32)
     layer = experts_sample((2, 64, 32, 32), "channels_last", ranks, windows, [[0], [3]])
     yield "grouped_experts", layer
+
+
+def smallest() -> Iterator[tuple[str, Sample]]:
+    """Sizes of 1, which Triton turns into constants: code that takes them for tensors fails."""
+    yield "routing_plan", plan_sample(1, 1, 1)
+    yield "depthwise_conv", depthwise_sample((1, 1, 1, 1), "contiguous", 3)
+    yield "gated_depthwise_conv", gated_sample((1, 2, 1, 1), "contiguous")
+    yield "pointwise_conv", pointwise_sample((1, 1, 1, 1), "contiguous", 1, "norm", "residual")
+    yield "channel_attention", channel_sample((1, 1, 1, 1), "contiguous", 1, 1, "bias")
+    yield "fft_attention", attention_sample((1, 1, 1, 1), "contiguous", 4)
+    yield "window_fft_conv", window_sample((1, 1, 1, 1), "contiguous", 4)
+    yield "grouped_experts", experts_sample((1, 1, 1, 1), "contiguous", (1,), (4,), [[0]])
+
+
+def gradient_arguments(operator: str, raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the backward implementation takes where the forward one took ``raw``; the output's
+    gradient need only have its shape and layout."""
+    first = raw[0]
+    if operator == "depthwise_conv":
+        return first, first, raw[1].shape[-1]
+    if operator == "gated_depthwise_conv":
+        return (new_like(first, first.shape[1] // 2), *raw)
+    if operator == "pointwise_conv":
+        x, weight, _, _, norm, eps = raw
+        return new_like(x, weight.shape[0]), x, weight, norm, eps, True, True
+    if operator == "channel_attention":
+        query, key_value, temperature, weight, _, _ = raw
+        heads, (outer, channels) = temperature.shape[0], weight.shape
+        gram = weight.new_empty((query.shape[0], heads, channels // heads, channels // heads))
+        squares = weight.new_empty((query.shape[0], 2, channels))
+        grad = new_like(query, outer)
+        return grad, query, key_value, gram, squares, temperature, weight
+    return first, *raw
 
 
 def implementations(operator: str) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
@@ -98,15 +146,16 @@ def main(capability: int) -> None:
             print(json.dumps(found), flush=True)
 
     JITFunction.run = compile_only
-    for operator, sample in samples():
+    for operator, sample, dtypes in (
+        *((o, s, DTYPES) for o, s in samples()),
+        *((o, s, DTYPES[:1]) for o, s in smallest()),
+    ):
         forward, backward = implementations(operator)
-        for dtype in DTYPES if operator != "routing_plan" else DTYPES[:1]:
+        for dtype in dtypes if operator != "routing_plan" else DTYPES[:1]:
             raw = sample.raw(**sample.cast(dtype))
             forward(*raw)
-            if operator == "depthwise_conv":
-                backward(raw[0], raw[0], raw[1].shape[-1])
-            elif backward is not None:
-                backward(raw[0], *raw)
+            if backward is not None:
+                backward(*gradient_arguments(operator, raw))
 
 
 if __name__ == "__main__":

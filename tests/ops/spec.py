@@ -393,6 +393,10 @@ def pointwise_samples() -> Iterator[Sample]:
     yield pointwise_sample((2, 12, 5, 3), "expanded", 9, "residual")
     yield pointwise_sample((1, 2, 1, 1), "contiguous", 3, "norm", "bias")
     yield pointwise_sample((1, 20, 4, 4), "channels_last", 8)
+    yield pointwise_sample((2, 48, 5, 7), "channels_last", 85, "norm", "bias", "residual")
+    yield pointwise_sample((1, 85, 7, 8), "sliced_last", 32, "norm", "residual")
+    yield pointwise_sample((1, 10, 9, 15), "sliced", 21, "norm", "bias", "residual")
+    yield pointwise_sample((2, 170, 3, 4), "channels_last", 40, "norm", "bias")  # many channels
     yield pointwise_sample((0, 8, 16, 16), "channels_last", 8, "norm", "bias", "residual")
 
 
@@ -429,6 +433,8 @@ def gated_samples() -> Iterator[Sample]:
         ((2, 12, 5, 3), "expanded"),
         ((1, 2, 1, 1), "contiguous"),
         ((3, 64, 1, 2), "channels_last"),
+        ((2, 10, 13, 11), "sliced_last"),
+        ((1, 6, 12, 17), "sliced"),
         ((0, 8, 16, 16), "channels_last"),
     ):
         yield gated_sample(shape, layout)
@@ -487,6 +493,9 @@ def channel_samples() -> Iterator[Sample]:
     yield channel_sample((2, 6, 20, 35), "sliced", 2, 16, "cross", "bias", "residual")
     yield channel_sample((2, 9, 5, 3), "expanded", 3, 9)
     yield channel_sample((1, 1, 1, 1), "contiguous", 1, 2, "bias")
+    yield channel_sample((2, 16, 7, 13), "channels_last", 2, 16, "bias", "residual")
+    yield channel_sample((1, 20, 9, 14), "sliced_last", 4, 21, "cross", "bias", "residual")
+    yield channel_sample((1, 70, 6, 11), "sliced", 1, 70, "cross")  # a head of several tiles
     yield channel_sample((0, 8, 16, 16), "channels_last", 2, 8, "bias")
 
 

@@ -1,0 +1,376 @@
+"""Triton kernels of channel_attention: out = W A v + b + residual, A = softmax(t q^ k^T) per head.
+
+Two passes over the pixels. The first leaves q k^T (c x c for each head, c = C / heads) and the
+squared lengths of q's and k's channels as sums over every n-th run of pixels, in float32 and in a
+fixed order, which are added up after. Two small launches turn them into A and fold A into the
+output projection: M = W A, a matrix for each image. The second pass is pointwise_conv's kernel with
+M for its matrix. 3 C + N elements are moved for each pixel and N more with a residual, and
+2 C (c + N) float operations done: with 16-bit activations bound by memory, float32 by arithmetic.
+
+Backward: dM = grad v^T is the gradient of pointwise_conv's matrix, image by image; small launches
+take it through the softmax and the lengths. Then one pass for dv = M^T grad, and one for
+dq = dG k + e q and dk = dG^T q + f k, dG being the gradient of q k^T, and e and f those of the
+squared lengths. 2 N + 6 C elements for each pixel.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moce_kernels.ops._inputs import new_like
+from moce_kernels.triton_kernels._common import (
+    blocks,
+    float32_precision,
+    implement,
+    load,
+    pixel_block,
+    pixels,
+    product,
+    splits,
+    store,
+    strided,
+)
+from moce_kernels.triton_kernels.pointwise_conv import pointwise, pointwise_backward_weight, up_to
+
+
+@triton.jit
+def _gram(
+    q, q_b, q_c, q_h, q_w,
+    k, k_b, k_c, k_h, k_w,
+    sums, square_sums,
+    heads, head, size, width, edge,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """sums (B, splits, heads, c, c) of q k^T, square_sums (B, splits, 2, C) of q^2 and k^2. A
+    head's matrix has ``edge`` tiles along each edge."""
+    image = tl.program_id(2).to(tl.int64)
+    h, tile = tl.program_id(1) // (edge * edge), tl.program_id(1) % (edge * edge)
+    i = tile // edge * CHANNELS + tl.arange(0, CHANNELS)
+    j = tile % edge * CHANNELS + tl.arange(0, CHANNELS)
+    q += image * q_b
+    k += image * k_b
+    found = tl.zeros((CHANNELS, CHANNELS), tl.float32)
+    of_q = tl.zeros((CHANNELS,), tl.float32)
+    of_k = tl.zeros((CHANNELS,), tl.float32)
+    for start in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
+        p = start + tl.arange(0, PIXELS)
+        at = pixels(q, q_c, q_h, q_w, p, h * head + i, width)
+        left = tl.load(at, mask=(p < size)[:, None] & (i < head)[None, :], other=0.0)
+        at = pixels(k, k_c, k_h, k_w, p, h * head + j, width)
+        right = tl.load(at, mask=(p < size)[:, None] & (j < head)[None, :], other=0.0)
+        found += product(tl.trans(left), right, PRECISION)
+        wide = left.to(tl.float32)
+        of_q += tl.sum(wide * wide, axis=0)
+        wide = right.to(tl.float32)
+        of_k += tl.sum(wide * wide, axis=0)
+    part = image * tl.num_programs(0) + tl.program_id(0)
+    at = sums + (part * heads + h) * head * head + i[:, None] * head + j[None, :]
+    tl.store(at, found, mask=(i < head)[:, None] & (j < head)[None, :])
+    at = square_sums + (part * 2 * heads + h) * head
+    if tile % edge == 0:
+        tl.store(at + i, of_q, mask=i < head)
+    if tile // edge == 0:
+        tl.store(at + heads * head + j, of_k, mask=j < head)
+
+
+@triton.jit
+def _softmax(gram, squares, temperature, image, h, i, j, heads, head):
+    """Rows i of a head's matrix: A, the cosines that it is the softmax of, the lengths of q's and
+    k's channels."""
+    mask = (i < head)[:, None] & (j < head)[None, :]
+    matrix = (image * heads + h) * head * head
+    dots = load(gram + matrix + i[:, None] * head + j[None, :], mask)
+    at = squares + (image * 2 * heads + h) * head
+    q = tl.maximum(tl.sqrt_rn(load(at + i, i < head)), 1e-12)
+    k = tl.maximum(tl.sqrt_rn(load(at + heads * head + j, j < head)), 1e-12)
+    cosine = dots / (q[:, None] * k[None, :])
+    score = tl.where((j < head)[None, :], cosine * tl.load(temperature + h), float("-inf"))
+    score = tl.exp(score - tl.max(score, axis=1)[:, None])
+    return score / tl.sum(score, axis=1)[:, None], cosine, q, k
+
+
+@triton.jit
+def _attention(
+    gram, squares, temperature, attention,
+    heads, head,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """attention (B, heads, c, c)"""
+    image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLUMNS)
+    value, _, _, _ = _softmax(gram, squares, temperature, image, h, i, j, heads, head)
+    at = attention + (image * heads + h) * head * head + i[:, None] * head + j[None, :]
+    tl.store(at, value, mask=(i < head)[:, None] & (j < head)[None, :])
+
+
+@triton.jit
+def _fold(
+    left, left_b, right, right_i, right_j, out,
+    images, rows, heads, head, column_blocks,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """out (groups, N, C): head by head, the sum of left (N, c) times right (c, c) over the images
+    of a group."""
+    h, group = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    n = tl.program_id(0) // column_blocks * ROWS + tl.arange(0, ROWS)
+    j = tl.program_id(0) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
+    channels = heads * head
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for b in range(images):
+        image = group * images + b
+        for start in range(0, head, DEPTH):
+            i = start + tl.arange(0, DEPTH)
+            at = left + image * left_b + n[:, None] * channels + h * head + i[None, :]
+            a = load(at, (n < rows)[:, None] & (i < head)[None, :])
+            at = right + (image * heads + h) * head * head
+            at += i[:, None] * right_i + j[None, :] * right_j
+            total += product(a, load(at, (i < head)[:, None] & (j < head)[None, :]))
+    to = out + group * rows * channels + n[:, None] * channels + h * head + j[None, :]
+    store(to, total, (n < rows)[:, None] & (j < head)[None, :])
+
+
+@triton.jit
+def _attention_backward(
+    gram, squares, temperature, weight, dmatrix,
+    dgram, row_slopes, column_slopes, dtemperature,
+    rows, heads, head,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """dgram (B, heads, c, c), the gradient of q k^T where M = W A has that of ``dmatrix``;
+    dtemperature (B, C), a row's part; the sums of cosine times its gradient, which are minus those
+    of length times its own: row_slopes (B, C), column_slopes (B, blocks of rows, C)."""
+    image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLUMNS)
+    channels = heads * head
+    dmatrix += image * rows * channels
+    d = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, rows, DEPTH):
+        n = start + tl.arange(0, DEPTH)
+        at = n[:, None] * channels + h * head
+        w = load(weight + at + i[None, :], (n < rows)[:, None] & (i < head)[None, :])
+        m = load(dmatrix + at + j[None, :], (n < rows)[:, None] & (j < head)[None, :])
+        d += product(tl.trans(w), m)
+    value, cosine, q, k = _softmax(gram, squares, temperature, image, h, i, j, heads, head)
+    d = value * (d - tl.sum(d * value, axis=1)[:, None])
+    of_row = image * channels + h * head + i
+    tl.store(dtemperature + of_row, tl.sum(d * cosine, axis=1), mask=i < head)
+    d *= tl.load(temperature + h)
+    tl.store(row_slopes + of_row, tl.sum(d * cosine, axis=1), mask=i < head)
+    at = column_slopes + (image * tl.num_programs(0) + tl.program_id(0)) * channels + h * head + j
+    tl.store(at, tl.sum(d * cosine, axis=0), mask=j < head)
+    at = dgram + (image * heads + h) * head * head + i[:, None] * head + j[None, :]
+    tl.store(at, d / (q[:, None] * k[None, :]), mask=(i < head)[:, None] & (j < head)[None, :])
+
+
+@triton.jit
+def _nearest_tf32(value):
+    """Tensor cores cut off what TF32 has no place for."""
+    bits = value.to(tl.int32, bitcast=True)
+    return ((bits + 0xFFF + ((bits >> 13) & 1)) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _query_key_gradients(
+    q, q_b, q_c, q_h, q_w,
+    k, k_b, k_c, k_h, k_w,
+    dq, dq_b, dq_c, dq_h, dq_w,
+    dk, dk_b, dk_c, dk_h, dk_w,
+    dgram, squares, row_slopes, column_slopes,
+    heads, head, size, width, channel_blocks,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """dq = dG k + e q, dk = dG^T q + f k. dG is as small as q k^T is large, too small for float16:
+    16-bit q and k are multiplied in TF32, which holds them exactly."""
+    image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    p = tl.program_id(0) // channel_blocks * PIXELS + tl.arange(0, PIXELS)
+    i = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
+    q += image * q_b
+    k += image * k_b
+    dgram += (image * heads + h) * head * head
+    by_k = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    by_q = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for start in range(0, head, DEPTH):
+        j = start + tl.arange(0, DEPTH)
+        mask = (p < size)[:, None] & (j < head)[None, :]
+        other_q = load(pixels(q, q_c, q_h, q_w, p, h * head + j, width), mask)
+        other_k = load(pixels(k, k_c, k_h, k_w, p, h * head + j, width), mask)
+        mask = (j < head)[:, None] & (i < head)[None, :]
+        d = load(dgram + i[None, :] * head + j[:, None], mask)
+        transposed = load(dgram + j[:, None] * head + i[None, :], mask)
+        if PRECISION == "tf32":
+            d, transposed = _nearest_tf32(d), _nearest_tf32(transposed)
+        by_k += product(other_k, d, PRECISION)
+        by_q += product(other_q, transposed, PRECISION)
+    mask = (p < size)[:, None] & (i < head)[None, :]
+    of_row = image * heads * head + h * head + i
+    at = squares + image * 2 * heads * head + h * head + i
+    # No gradient goes through a length that is taken to be 1e-12.
+    square = load(at, i < head)
+    e = tl.where(square > 1e-24, -load(row_slopes + of_row, i < head) / square, 0.0)
+    own = load(pixels(q, q_c, q_h, q_w, p, h * head + i, width), mask)
+    at = pixels(dq + image * dq_b, dq_c, dq_h, dq_w, p, h * head + i, width)
+    store(at, by_k + own * e[None, :], mask)
+    at = squares + (image * 2 + 1) * heads * head + h * head + i
+    square = load(at, i < head)
+    e = tl.where(square > 1e-24, -load(column_slopes + of_row, i < head) / square, 0.0)
+    own = load(pixels(k, k_c, k_h, k_w, p, h * head + i, width), mask)
+    at = pixels(dk + image * dk_b, dk_c, dk_h, dk_w, p, h * head + i, width)
+    store(at, by_q + own * e[None, :], mask)
+
+
+# --- launches ------------------------------------------------------------------------------------
+
+
+def _parts_of(query: Tensor, key_value: Tensor | None) -> tuple[Tensor, ...]:
+    """q, k and v, or their gradients, where they stand."""
+    return query.chunk(3, 1) if key_value is None else (query, *key_value.chunk(2, 1))
+
+
+def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """q k^T (B, heads, c, c) and the sums of q^2 and of k^2 (B, 2, C)."""
+    batch, channels, height, width = q.shape
+    head, size = channels // heads, height * width
+    wide = up_to(64, head)
+    edge = blocks(head, wide)
+    block = pixel_block(16 if q.dtype == torch.float32 else 64, size)
+    parts = splits(blocks(size, block), max(16, 256 // (heads * edge * edge)))
+    sums = torch.empty((batch, parts, heads, head, head), dtype=torch.float32, device=q.device)
+    squares = torch.empty((batch, parts, 2, channels), dtype=torch.float32, device=q.device)
+    _gram[parts, heads * edge * edge, batch](
+        *strided(q), *strided(k),
+        sums, squares,
+        heads, head, size, width, edge,
+        PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide,
+        num_warps=8 if q.dtype == torch.float32 else 4,
+    )  # fmt: skip
+    return sums.sum(dim=1), squares.sum(dim=1)
+
+
+def _rows(head: int) -> tuple[int, int, int]:
+    """Rows and columns of a program that sees whole rows of a head's matrix, and its warps."""
+    columns = max(16, triton.next_power_of_2(head))
+    rows = min(columns, max(16, 2048 // columns))
+    return rows, columns, 4 if rows * columns <= 4096 else 8
+
+
+def _attention_of(gram: Tensor, squares: Tensor, temperature: Tensor) -> Tensor:
+    batch, heads, head, _ = gram.shape
+    rows, columns, warps = _rows(head)
+    attention = torch.empty_like(gram)
+    _attention[blocks(head, rows), heads, batch](
+        gram, squares, temperature, attention,
+        heads, head,
+        ROWS=rows, COLUMNS=columns, num_warps=warps,
+    )  # fmt: skip
+    return attention
+
+
+def _folded(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """out (B, N, C), or of the sum over the images, (1, N, C): left, (N, C) or (B, N, C), times
+    right (B, heads, c, c), head by head."""
+    batch, heads, head, _ = right.shape
+    groups, rows, _ = out.shape
+    column_blocks = blocks(head, 32)
+    _fold[blocks(rows, 32) * column_blocks, heads, groups](
+        left, left.stride(0) if left.dim() == 3 else 0,
+        right, *right.stride()[2:],
+        out,
+        batch // groups, rows, heads, head, column_blocks,
+        ROWS=32, COLUMNS=32, DEPTH=16, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+# --- the operator --------------------------------------------------------------------------------
+
+
+@implement("channel_attention")
+def forward(
+    query: Tensor,
+    key_value: Tensor | None,
+    temperature: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (outer, channels), heads, batch = weight.shape, temperature.shape[0], query.shape[0]
+    head = channels // heads
+    out = new_like(query, outer)
+    if out.numel() == 0:
+        return (
+            out,
+            weight.new_zeros((batch, heads, head, head)),
+            weight.new_zeros((batch, 2, channels)),
+        )
+    q, k, v = _parts_of(query, key_value)
+    gram, squares = _gram_and_squares(q, k, heads)
+    attention = _attention_of(gram, squares, temperature)
+    matrix = _folded(weight, attention, query.new_empty((batch, outer, channels)))
+    pointwise(v, matrix, bias, out, residual)
+    return out, gram, squares
+
+
+@implement("channel_attention_backward")
+def backward(
+    grad: Tensor,
+    query: Tensor,
+    key_value: Tensor | None,
+    gram: Tensor,
+    squares: Tensor,
+    temperature: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dquery = new_like(query)
+    dkey_value = weight.new_empty((0,)) if key_value is None else new_like(key_value)
+    (outer, channels), (batch, heads, head, _) = weight.shape, gram.shape
+    if grad.numel() == 0:
+        dweight, dtemperature = torch.zeros_like(weight), torch.zeros_like(temperature)
+        return dquery, dkey_value, dtemperature, dweight, weight.new_zeros((outer,))
+    q, k, v = _parts_of(query, key_value)
+    dq, dk, dv = _parts_of(dquery, None if key_value is None else dkey_value)
+    gram, squares = gram.contiguous(), squares.contiguous()
+
+    dmatrix, dbias = pointwise_backward_weight(grad, v, each_image=True)
+    attention = _attention_of(gram, squares, temperature)
+    dweight = _folded(dmatrix, attention.transpose(2, 3), weight.new_empty((1, outer, channels)))[0]
+    matrix = _folded(weight, attention, query.new_empty((batch, outer, channels)))
+    pointwise(grad, matrix.transpose(1, 2), None, dv)
+
+    rows, columns, warps = _rows(head)
+    row_blocks = blocks(head, rows)
+    dgram, row_slopes = torch.empty_like(gram), weight.new_empty((batch, channels))
+    dtemperature = weight.new_empty((batch, heads, head))
+    column_slopes = weight.new_empty((batch, row_blocks, channels))
+    _attention_backward[row_blocks, heads, batch](
+        gram, squares, temperature, weight, dmatrix,
+        dgram, row_slopes, column_slopes, dtemperature,
+        outer, heads, head,
+        ROWS=rows, COLUMNS=columns, DEPTH=16, num_warps=warps,
+    )  # fmt: skip
+
+    height, width = q.shape[2:]
+    size, wide = height * width, up_to(64, head)
+    block, channel_blocks = pixel_block(64, size), blocks(head, wide)
+    _query_key_gradients[blocks(size, block) * channel_blocks, heads, batch](
+        *strided(q), *strided(k), *strided(dq), *strided(dk),
+        dgram, squares, row_slopes, column_slopes.sum(dim=1),
+        heads, head, size, width, channel_blocks,
+        PRECISION=float32_precision() if q.dtype == torch.float32 else "tf32",
+        PIXELS=block, CHANNELS=wide, DEPTH=16, num_warps=8,
+    )  # fmt: skip
+    return dquery, dkey_value, dtemperature.sum(dim=(0, 2)), dweight, dbias.sum(dim=0)

@@ -1,0 +1,347 @@
+"""Triton kernels of pointwise_conv: out = W n(x) + b + residual, and its gradients.
+
+n is the identity or the normalisation over channels; LayerNorm's own scale and shift are in W and b
+already. A program computes a tile of pixels times output channels: if there is a norm it first
+walks over the channels of its pixels for their mean and deviation, which leaves them in the cache,
+then it multiplies, normalising what it reads; bias and residual are added before the one store.
+Programs of the same pixels follow each other, so that memory is asked for x once: C + N elements
+are moved for each pixel and N more with a residual, and 2 C N float operations done. 16-bit
+activations are multiplied on tensor cores, and bound by memory up to about 300 channels (H100);
+float32 is multiplied in full on the ordinary units, and bound by arithmetic from 40 channels on,
+unless PyTorch's own setting allows TF32.
+
+The gradient of n(x) is the same product with the transposed matrix. Where all channels fit one
+program it turns that into the gradient of x before it stores it: N + 2 C elements. Else a second
+kernel does, in place: 2 C more. The gradients of W and b are a product over all pixels (N + C
+elements, and C for the statistics): programs share the runs of pixels of a tile of W, in float32
+and in a fixed order; what they found is added up after.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moce_kernels.ops._inputs import new_like
+from moce_kernels.triton_kernels._common import (
+    blocks,
+    float32_precision,
+    implement,
+    load,
+    pixel_block,
+    pixels,
+    product,
+    rounded,
+    splits,
+    store,
+    strided,
+)
+
+WHOLE = 128  # channels that a program can see at once beside their product
+
+
+@triton.jit
+def _statistics(
+    x, x_c, x_h, x_w, p, inside, channels, width, eps,
+    PIXELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The mean of each pixel's channels and the inverse of their deviation. What is known of the
+    blocks of channels so far is combined with the next (Chan et al. 1983): as exact as two walks,
+    where a sum of squares would cancel."""
+    mean = tl.zeros((PIXELS,), tl.float32)
+    squares = tl.zeros((PIXELS,), tl.float32)
+    for start in range(0, channels, DEPTH):
+        k = start + tl.arange(0, DEPTH)
+        exists = (k < channels)[None, :]
+        value = load(pixels(x, x_c, x_h, x_w, p, k, width), inside[:, None] & exists)
+        count = tl.sum((k < channels).to(tl.float32), axis=0)
+        here = tl.sum(value, axis=1) / count
+        value = tl.where(exists, value - here[:, None], 0.0)
+        step, share = here - mean, count / (start + count)
+        mean += step * share
+        squares += tl.sum(value * value, axis=1) + step * step * (start * share)
+    return mean, tl.rsqrt(squares / channels + eps)
+
+
+@triton.jit
+def _normalise_gradient(d, x, inside, channels, eps):
+    """The gradient of x where d is that of its normalisation over axis 1."""
+    mean = tl.sum(tl.where(inside, x, 0.0), axis=1)[:, None] / channels
+    x = tl.where(inside, x - mean, 0.0)
+    deviation = tl.rsqrt(tl.sum(x * x, axis=1)[:, None] / channels + eps)
+    x *= deviation
+    d -= tl.sum(tl.where(inside, d, 0.0), axis=1)[:, None] / channels  # first: little may remain
+    d = tl.where(inside, d, 0.0)
+    return (d - x * (tl.sum(d * x, axis=1)[:, None] / channels)) * deviation
+
+
+@triton.jit
+def _pointwise_conv(
+    x, x_b, x_c, x_h, x_w,
+    beside, beside_b, beside_c, beside_h, beside_w,
+    out, out_b, out_c, out_h, out_w,
+    weight, weight_b, weight_n, weight_k, bias, eps,
+    go_in, come_out, size, width, channel_blocks,
+    NORM: tl.constexpr,  # x is normalised
+    RESIDUAL: tl.constexpr,  # `beside` is added
+    # The result is the gradient of the normalised `beside`, whose own is wanted; all its channels
+    # are in one program.
+    NORM_GRADIENT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) // channel_blocks * PIXELS + tl.arange(0, PIXELS)
+    n = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
+    x += image * x_b
+    weight += image * weight_b
+    inside = p < size
+    if NORM:
+        mean, scale = _statistics(x, x_c, x_h, x_w, p, inside, go_in, width, eps, PIXELS, DEPTH)
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for start in range(0, go_in, DEPTH):
+        k = start + tl.arange(0, DEPTH)
+        at = pixels(x, x_c, x_h, x_w, p, k, width)
+        a = tl.load(at, mask=inside[:, None] & (k < go_in)[None, :], other=0.0)
+        if NORM:
+            a = rounded((a.to(tl.float32) - mean[:, None]) * scale[:, None], x.dtype.element_ty)
+        at = weight + k[:, None] * weight_k + n[None, :] * weight_n
+        w = tl.load(at, mask=(k < go_in)[:, None] & (n < come_out)[None, :], other=0.0)
+        total += product(a, w, PRECISION)
+    if bias is not None:
+        total += load(bias + n, n < come_out)[None, :]
+    mask = inside[:, None] & (n < come_out)[None, :]
+    if RESIDUAL or NORM_GRADIENT:
+        at = beside + image * beside_b
+        value = load(pixels(at, beside_c, beside_h, beside_w, p, n, width), mask)
+        if NORM_GRADIENT:
+            total = _normalise_gradient(total, value, (n < come_out)[None, :], come_out, eps)
+        else:
+            total += value
+    store(pixels(out + image * out_b, out_c, out_h, out_w, p, n, width), total, mask)
+
+
+@triton.jit
+def _norm_backward(
+    d, d_b, d_c, d_h, d_w,
+    x, x_b, x_c, x_h, x_w,
+    eps,
+    channels, size, width,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of x in the place of d, that of its normalisation."""
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    c = tl.arange(0, CHANNELS)
+    inside = (c < channels)[None, :]
+    mask = (p < size)[:, None] & inside
+    place = pixels(d + image * d_b, d_c, d_h, d_w, p, c, width)
+    value = load(pixels(x + image * x_b, x_c, x_h, x_w, p, c, width), mask)
+    store(place, _normalise_gradient(load(place, mask), value, inside, channels, eps), mask)
+
+
+@triton.jit
+def _norm_statistics(
+    x, x_b, x_c, x_h, x_w,
+    statistics, eps,
+    channels, size, width,
+    PIXELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """statistics (B, 2, H W): mean and inverse deviation."""
+    image = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    inside = p < size
+    x += image * x_b
+    mean, scale = _statistics(x, x_c, x_h, x_w, p, inside, channels, width, eps, PIXELS, DEPTH)
+    statistics += image * 2 * size + p
+    tl.store(statistics, mean, mask=inside)
+    tl.store(statistics + size, scale, mask=inside)
+
+
+@triton.jit
+def _weight_gradient(
+    grad, grad_b, grad_c, grad_h, grad_w,
+    x, x_b, x_c, x_h, x_w,
+    statistics, sums, bias_sums,
+    rows, columns, size, width, images, column_blocks,
+    NORM: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """sums (groups, splits, rows, columns) of grad n(x)^T over the images of a group, bias_sums
+    (groups, splits, rows) of grad."""
+    n = tl.program_id(1) // column_blocks * ROWS + tl.arange(0, ROWS)
+    k = tl.program_id(1) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
+    found = tl.zeros((ROWS, COLUMNS), tl.float32)
+    bias_found = tl.zeros((ROWS,), tl.float32)
+    parts = tl.cdiv(size, PIXELS)
+    for i in range(tl.program_id(0), images * parts, tl.num_programs(0)):
+        image = (tl.program_id(2) * images + i // parts).to(tl.int64)
+        p = i % parts * PIXELS + tl.arange(0, PIXELS)
+        inside = p < size
+        at = pixels(grad + image * grad_b, grad_c, grad_h, grad_w, p, n, width)
+        left = tl.load(at, mask=inside[:, None] & (n < rows)[None, :], other=0.0)
+        at = pixels(x + image * x_b, x_c, x_h, x_w, p, k, width)
+        right = tl.load(at, mask=inside[:, None] & (k < columns)[None, :], other=0.0)
+        if NORM:
+            at = statistics + image * 2 * size + p
+            mean, scale = load(at, inside)[:, None], load(at + size, inside)[:, None]
+            right = rounded((right.to(tl.float32) - mean) * scale, x.dtype.element_ty)
+        found += product(tl.trans(left), right, PRECISION)
+        bias_found += tl.sum(left.to(tl.float32), axis=0)
+    part = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    at = sums + part * rows * columns + n[:, None] * columns + k[None, :]
+    tl.store(at, found, mask=(n < rows)[:, None] & (k < columns)[None, :])
+    if tl.program_id(1) % column_blocks == 0:
+        tl.store(bias_sums + part * rows + n, bias_found, mask=n < rows)
+
+
+# --- launches ------------------------------------------------------------------------------------
+
+
+def up_to(most: int, count: int) -> int:
+    """How many of ``count`` a program takes; tensor cores take 16 at least."""
+    return min(most, max(16, triton.next_power_of_2(count)))
+
+
+def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int, int]:
+    """Pixels, channels that come out, channels that go in at a time, and warps of a program."""
+    if dtype == torch.float32:
+        wide = up_to(64, come_out)
+        return 64, wide, 16, 8 if wide == 64 else 4
+    wide = up_to(128, come_out)
+    return (128, wide, up_to(64, go_in), 8) if wide == 128 else (64, wide, up_to(64, go_in), 4)
+
+
+def pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, residual: Tensor | None = None,
+    norm: bool = False, normalised: Tensor | None = None, eps: float = 0.0,
+) -> None:  # fmt: skip
+    """out = weight n(x) + bias + residual with a matrix (N, C), or one for each image, (B, N, C),
+    of any strides; n normalises if ``norm``. With ``normalised``, of at most ``WHOLE`` channels,
+    the result is taken for the gradient of n(normalised), and out is that of ``normalised``."""
+    batch, go_in, height, width = x.shape
+    come_out, size = out.shape[1], height * width
+    block, wide, depth, warps = _tile(x.dtype, go_in, come_out)
+    if normalised is not None:
+        block, wide, warps = 32 if x.dtype == torch.float32 else 64, up_to(WHOLE, come_out), 8
+    block = pixel_block(block, size)
+    beside = residual if normalised is None else normalised
+    weight = weight.to(x.dtype)
+    strides = weight.stride() if weight.dim() == 3 else (0, *weight.stride())
+    channel_blocks = blocks(come_out, wide)
+    _pointwise_conv[blocks(size, block) * channel_blocks, batch](
+        *strided(x), *strided(out if beside is None else beside), *strided(out),
+        weight, *strides, bias, eps,
+        go_in, come_out, size, width, channel_blocks,
+        NORM=norm, RESIDUAL=residual is not None, NORM_GRADIENT=normalised is not None,
+        PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide, DEPTH=depth,
+        num_warps=warps,
+    )  # fmt: skip
+
+
+def norm_backward(d: Tensor, x: Tensor, eps: float) -> None:
+    """Turns d, the gradient of the normalised x, into that of x."""
+    batch, channels, height, width = x.shape
+    size, wide = height * width, triton.next_power_of_2(channels)
+    block = pixel_block(max(1, 2048 // wide), size)
+    _norm_backward[blocks(size, block), batch](
+        *strided(d), *strided(x), eps,
+        channels, size, width,
+        PIXELS=block, CHANNELS=wide, num_warps=4,
+    )  # fmt: skip
+
+
+def norm_statistics(x: Tensor, eps: float) -> Tensor:
+    """(B, 2, H W), float32: each pixel's mean over its channels and the inverse of their
+    deviation."""
+    batch, channels, height, width = x.shape
+    size, depth = height * width, up_to(64, channels)
+    block = pixel_block(2048 // depth, size)
+    statistics = torch.empty((batch, 2, size), dtype=torch.float32, device=x.device)
+    _norm_statistics[blocks(size, block), batch](
+        *strided(x), statistics, eps,
+        channels, size, width,
+        PIXELS=block, DEPTH=depth, num_warps=4,
+    )  # fmt: skip
+    return statistics
+
+
+def pointwise_backward_weight(
+    grad: Tensor, x: Tensor, statistics: Tensor | None = None, each_image: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The gradients of a matrix (N, C) and a bias (N,), or of one for each image. x is normalised
+    with ``statistics``, if given."""
+    batch, columns, height, width = x.shape
+    rows, size = grad.shape[1], height * width
+    groups, images = (batch, 1) if each_image else (1, batch)
+    row_block, column_block = up_to(64, rows), up_to(64, columns)
+    block = pixel_block(16 if x.dtype == torch.float32 else 64, size)
+    tiles = blocks(rows, row_block) * blocks(columns, column_block)
+    parts = splits(images * blocks(size, block), min(256, max(4, 1024 // tiles)))
+    sums = torch.empty((groups, parts, rows, columns), dtype=torch.float32, device=x.device)
+    bias_sums = torch.empty((groups, parts, rows), dtype=torch.float32, device=x.device)
+    _weight_gradient[parts, tiles, groups](
+        *strided(grad), *strided(x),
+        statistics, sums, bias_sums,
+        rows, columns, size, width, images, blocks(columns, column_block),
+        NORM=statistics is not None, PRECISION=float32_precision(),
+        PIXELS=block, ROWS=row_block, COLUMNS=column_block,
+        num_warps=8 if x.dtype == torch.float32 else 4,
+    )  # fmt: skip
+    dweight, dbias = sums.sum(dim=1), bias_sums.sum(dim=1)
+    return (dweight, dbias) if each_image else (dweight[0], dbias[0])
+
+
+# --- the operator --------------------------------------------------------------------------------
+
+
+@implement("pointwise_conv")
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    norm: bool,
+    eps: float,
+) -> Tensor:
+    out = new_like(x, weight.shape[0])
+    if out.numel():
+        pointwise(x, weight, bias, out, residual, norm=norm, eps=eps)
+    return out
+
+
+@implement("pointwise_conv_backward")
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    norm: bool,
+    eps: float,
+    needs_x: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx = new_like(x) if needs_x else weight.new_empty((0,))
+    dweight, dbias = weight.new_empty((0, weight.shape[1])), weight.new_empty((0,))
+    if x.numel() == 0:
+        if needs_weight:
+            dweight, dbias = torch.zeros_like(weight), weight.new_zeros(weight.shape[:1])
+        return dx, dweight, dbias
+    if needs_x:
+        whole = norm and x.shape[1] <= WHOLE
+        pointwise(grad, weight.t(), None, dx, normalised=x if whole else None, eps=eps)
+        if norm and not whole:
+            norm_backward(dx, x, eps)
+    if needs_weight:
+        statistics = norm_statistics(x, eps) if norm else None
+        dweight, dbias = pointwise_backward_weight(grad, x, statistics)
+    return dx, dweight, dbias
