@@ -15,9 +15,12 @@ OPERATORS = (
     "depthwise_conv",
     "fft_attention",
     "gated_depthwise_conv",
+    "gated_feedforward",
     "grouped_experts",
     "pointwise_conv",
+    "projected_depthwise_conv",
     "routing_plan",
+    "transposed_attention",
     "window_fft_conv",
 )
 

@@ -31,9 +31,12 @@ from tests.ops.spec import (
     channel_sample,
     depthwise_sample,
     experts_sample,
+    feedforward_sample,
     gated_sample,
     plan_sample,
     pointwise_sample,
+    projected_sample,
+    transposed_sample,
     window_sample,
 )
 
@@ -85,6 +88,11 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "channel_attention", channel_sample(shape, "channels_last", 2, 96, "residual")
     yield "channel_attention", channel_sample(shape, "channels_last", 3, 85, "cross", "bias")
     yield "channel_attention", channel_sample((1, 384, 32, 32), "contiguous", 1, 384)
+    # What follows launches kernels of the operators above.
+    shape = (1, 32, 32, 32)
+    yield "gated_feedforward", feedforward_sample(shape, "channels_last", 64, "norm", "bias")
+    yield "projected_depthwise_conv", projected_sample(shape, "channels_last", 64, 7)
+    yield "transposed_attention", transposed_sample(shape, "channels_last", 1, 32, 32, "residual")
     yield "fft_attention", attention_sample((1, 48, 32, 32), "channels_last", 8)
     yield "fft_attention", attention_sample((1, 16, 32, 32), "channels_last", 8)
     yield "window_fft_conv", window_sample((1, 48, 32, 32), "channels_last", 32)

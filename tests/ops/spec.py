@@ -555,6 +555,7 @@ def feedforward_samples() -> Iterator[Sample]:
     yield feedforward_sample((2, 12, 5, 3), "expanded", 9)
     # One pixel; many of them, so that errors are compared and not single roundings.
     yield feedforward_sample((32, 24, 1, 1), "contiguous", 20, "norm", "bias")
+    yield feedforward_sample((2, 12, 6, 20), "channels_last", 16, "norm", "bias")
     yield feedforward_sample((0, 8, 16, 16), "channels_last", 8, "norm", "bias")
 
 
@@ -605,6 +606,7 @@ def projected_samples() -> Iterator[Sample]:
         yield projected_sample((2, 5, 12, 20), "sliced", 16, kernel, "bias")
         yield projected_sample((2, 12, 5, 3), "expanded", 9, kernel)
         yield projected_sample((32, 24, 1, 1), "contiguous", 20, kernel, "norm", "bias")
+        yield projected_sample((2, 12, 6, 20), "channels_last", 16, kernel, "norm", "bias")
         yield projected_sample((0, 8, 16, 16), "channels_last", 8, kernel, "norm", "bias")
 
 
@@ -656,6 +658,7 @@ def transposed_samples() -> Iterator[Sample]:
     yield transposed_sample((1, 12, 33, 40), "contiguous", 4, 7, 7, "norm", "residual")
     yield transposed_sample((2, 12, 20, 35), "sliced", 6, 5, 16, "bias")
     yield transposed_sample((2, 9, 5, 3), "expanded", 3, 12, 9)
+    yield transposed_sample((2, 16, 6, 20), "channels_last", 4, 12, 12, "norm", "residual")
     yield transposed_sample((0, 8, 16, 16), "channels_last", 2, 8, 8, "norm", "bias")
 
 
@@ -670,11 +673,11 @@ SPECS = (
     OpSpec("depthwise_conv", depthwise_samples, depthwise_tiny),
     OpSpec("fft_attention", attention_samples, attention_tiny),
     OpSpec("gated_depthwise_conv", gated_samples, gated_tiny),
-    OpSpec("gated_feedforward", feedforward_samples, feedforward_tiny, kernels=("cpu",)),
+    OpSpec("gated_feedforward", feedforward_samples, feedforward_tiny),
     OpSpec("grouped_experts", experts_samples, experts_tiny),
     OpSpec("pointwise_conv", pointwise_samples, pointwise_tiny),
-    OpSpec("projected_depthwise_conv", projected_samples, projected_tiny, kernels=("cpu",)),
+    OpSpec("projected_depthwise_conv", projected_samples, projected_tiny),
     OpSpec("routing_plan", plan_samples, plan_tiny),
-    OpSpec("transposed_attention", transposed_samples, transposed_tiny, kernels=("cpu",)),
-    OpSpec("window_fft_conv", window_samples, window_tiny, kernels=("cpu", "triton")),
+    OpSpec("transposed_attention", transposed_samples, transposed_tiny),
+    OpSpec("window_fft_conv", window_samples, window_tiny),
 )

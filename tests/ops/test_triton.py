@@ -37,7 +37,14 @@ def python(*arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("operator", triton_kernels.OPERATORS)
+# What launches the kernels of other operators and has none of its own.
+COMPOSED = ("gated_feedforward", "projected_depthwise_conv", "transposed_attention")
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [pytest.param(o, marks=SLOW if o in COMPOSED else ()) for o in triton_kernels.OPERATORS],
+)
 @pytest.mark.parametrize(
     "test",
     ["twice_plain_pytorch", *(pytest.param(t, marks=SLOW) for t in ("opcheck", "compiles_whole"))],
@@ -58,15 +65,15 @@ def test_interpreted(test: str, operator: str) -> None:
 
 def test_properties_interpreted() -> None:
     """Drawn shapes, strides and numbers; an operator each, all in one process."""
-    files = [f"tests/ops/test_{operator}.py" for operator in triton_kernels.OPERATORS]
+    operators = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
+    files = [f"tests/ops/test_{operator}.py" for operator in (*operators, "window_fft_conv")]
     arguments = ("-m", "pytest", "-q", *files, "-k", "test_any and triton")
     tests = python(*arguments, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     assert f"{len(files)} passed" in tests and "skipped" not in tests, tests
 
 
-@pytest.mark.parametrize(
-    "capability", [90, pytest.param(80, marks=SLOW), pytest.param(100, marks=SLOW)]
-)
+@SLOW
+@pytest.mark.parametrize("capability", [80, 90, 100])
 def test_compiles_without_spills(capability: int) -> None:
     """Every kernel of every operator, as it is launched, for these GPUs."""
     lines = python("tests/ops/compile_triton.py", str(capability)).splitlines()

@@ -1,0 +1,26 @@
+"""A GDFN in three launches: norm and 1x1, depthwise and gate, 1x1 and residual."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from moce_kernels.triton_kernels import gated_depthwise_conv, pointwise_conv
+from moce_kernels.triton_kernels._common import implement
+
+
+@implement("gated_feedforward")
+def forward(
+    x: Tensor,
+    project_in: Tensor,
+    in_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    project_out: Tensor,
+    out_bias: Tensor | None,
+    norm: bool,
+    eps: float,
+) -> Tensor:
+    hidden = pointwise_conv.forward(x, project_in, in_bias, None, norm, eps)
+    gated = gated_depthwise_conv.forward(hidden, depthwise, depthwise_bias)
+    del hidden
+    return pointwise_conv.forward(gated, project_out, out_bias, x, False, eps)
