@@ -29,7 +29,7 @@ def network_bytes(config: MoCEIRConfig, height: int, width: int, batch: int = 1)
     The peak lies in a decoder block at full resolution: there live the block's input, its shared
     and routed features, the result, and the queries, keys and values of an expert (or of one of the
     attentions); on GPUs also in the hidden features of the feed-forward network, of which a CPU
-    holds a band of rows. Beside these the C library's heap keeps about two fifths again of what
+    holds a few rows. Beside these the C library's heap keeps about two fifths again of what
     comes in blocks of less than 32 MiB. The factors are fitted to what was measured on CPUs
     (docs/restore.md); bfloat16 and float16 save little there, so the estimate ignores them.
     """
