@@ -47,7 +47,13 @@ COMPOSED = ("gated_feedforward", "projected_depthwise_conv", "transposed_attenti
 )
 @pytest.mark.parametrize(
     "test",
-    ["twice_plain_pytorch", *(pytest.param(t, marks=SLOW) for t in ("opcheck", "compiles_whole"))],
+    [
+        "twice_plain_pytorch and float32",
+        *(
+            pytest.param(t, marks=SLOW)
+            for t in ("twice_plain_pytorch", "opcheck", "compiles_whole")
+        ),
+    ],
 )
 def test_interpreted(test: str, operator: str) -> None:
     """The table's tests in a process of its own: the variable acts when Triton is imported."""
