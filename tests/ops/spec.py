@@ -27,7 +27,7 @@ from moce_kernels import (
     transposed_attention,
     window_fft_conv,
 )
-from moce_kernels.backends import why_not
+from moce_kernels.backends import OPERATORS, why_not
 from moce_kernels.triton_kernels import interpreted
 
 CPU = torch.device("cpu")
@@ -45,7 +45,12 @@ def skip_unless_it_runs(backend: str, operator: str) -> None:
         pytest.skip(f"{backend}: {reason}")
 
 
-CPU = torch.device("cpu")
+def selection(operator: str, backend: str) -> str:
+    """pytest's ``-k``: the table's tests of one operator and backend, none of a longer name."""
+    longer = [o for o in OPERATORS if operator in o and o != operator]
+    return " and not ".join([f"{operator}-{backend}", *longer])
+
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

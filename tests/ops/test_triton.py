@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from moce_kernels import backends, triton_kernels
+from moce_kernels import triton_kernels
+from tests.ops.spec import selection
 
 ROOT = Path(__file__).parents[2]
 SLOW = pytest.mark.slow
@@ -57,13 +58,10 @@ COMPOSED = ("gated_feedforward", "projected_depthwise_conv", "transposed_attenti
 )
 def test_interpreted(test: str, operator: str) -> None:
     """The table's tests in a process of its own: the variable acts when Triton is imported."""
-    selection = f"{test} and {operator}-triton"
-    for other in backends.OPERATORS:  # whose name has this one's in it
-        if operator in other and other != operator:
-            selection += f" and not {other}"
+    chosen = f"{test} and {selection(operator, 'triton')}"
     if test == "compiles_whole":
-        selection += " and aot_eager"
-    arguments = ("-m", "pytest", "-q", "tests/ops/test_all_ops.py", "-k", selection)
+        chosen += " and aot_eager"
+    arguments = ("-m", "pytest", "-q", "tests/ops/test_all_ops.py", "-k", chosen)
     tests = python(*arguments, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     assert " passed" in tests, tests
     assert " skipped" not in tests, tests
