@@ -38,7 +38,7 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
     if height < 1 or width < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1")
     try:
-        import onnxscript  # noqa: F401
+        from onnxscript import optimizer
     except ImportError:
         raise ConfigError(
             "the ONNX exporter is not installed: pip install 'moceir[export]'"
@@ -50,9 +50,17 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
     image = torch.zeros(1, 3, height, width)
     with _reference_backend(), torch.no_grad(), whole_file(path) as temporary:
         program = torch.onnx.export(
-            model, (image,), dynamo=True, input_names=["image"], output_names=["restored"]
+            model,
+            (image,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["restored"],
+            optimize=False,
         )
         assert program is not None  # dynamo=True returns one
+        # The rest of what ``optimize`` does takes minutes and changes little.
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
         program.save(temporary, external_data=False)
 
 

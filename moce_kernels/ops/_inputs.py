@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ def autocast(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device.type)
     return tuple(t.to(dtype) if t.dtype in DTYPES[:3] else t for t in tensors)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast switched off where it is on; where it is not, nothing, which leaves no trace in an
+    exported graph."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def check_window(operator: str, window: int) -> None:

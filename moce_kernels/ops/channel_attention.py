@@ -85,7 +85,7 @@ def channel_attention(
         _inputs.check_beside(OPERATOR, query, outer, residual=residual)
     runs = backends.choose(OPERATOR, backend, query.device, query.dtype)
     if runs == "reference":
-        with torch.autocast(query.device.type, enabled=False):
+        with _inputs.no_autocast(query.device):
             return reference.channel_attention(
                 query, key_value, temperature, weight, bias, residual
             )

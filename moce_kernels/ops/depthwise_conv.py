@@ -51,7 +51,7 @@ def depthwise_conv(
     _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     if runs == "reference":
-        with torch.autocast(x.device.type, enabled=False):
+        with _inputs.no_autocast(x.device):
             return reference.depthwise_conv(x, weight, bias)
     return _library.kernels(runs).depthwise_conv(
         x, weight.float().contiguous(), None if bias is None else bias.float().contiguous()

@@ -58,7 +58,7 @@ def fft_attention(
     )
     runs = backends.choose(OPERATOR, backend, q.device, q.dtype)
     if runs == "reference":
-        with torch.autocast(q.device.type, enabled=False):
+        with _inputs.no_autocast(q.device):
             return reference.fft_attention(q, k, v, weight, bias, window, eps)
     return _library.kernels(runs).fft_attention(
         q, k, v, weight.float().contiguous(), bias.float().contiguous(), window, eps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from moce_kernels import backends
@@ -81,7 +80,7 @@ def gated_feedforward(
     parameters = {name: t for name, t in given.items() if t is not None}
     _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with _inputs.no_autocast(x.device):
         if runs == "reference":
             return reference.gated_feedforward(
                 x, project_in, depthwise, project_out, in_bias, depthwise_bias, out_bias, norm, eps

@@ -60,7 +60,7 @@ def grouped_experts(
     _check_plan(x, plan, len(ranks))
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     if runs == "reference":
-        with torch.autocast(x.device.type, enabled=False):
+        with _inputs.no_autocast(x.device):
             cast = ExpertWeights(*(w.to(x.dtype) for w in weights))
             return reference.grouped_experts(
                 x, shared, plan.expert, plan.gate, cast, ranks, windows, eps

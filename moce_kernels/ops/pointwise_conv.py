@@ -70,9 +70,9 @@ def pointwise_conv(
         _inputs.check_beside(OPERATOR, x, outer, residual=residual)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     if runs == "reference":
-        with torch.autocast(x.device.type, enabled=False):
+        with _inputs.no_autocast(x.device):
             return reference.pointwise_conv(x, weight, bias, norm, residual, eps)
-    with torch.autocast(x.device.type, enabled=False):
+    with _inputs.no_autocast(x.device):
         weight, bias = fold_norm(weight, bias, norm)
     return _library.kernels(runs).pointwise_conv(x, weight, bias, residual, norm is not None, eps)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from moce_kernels import backends
@@ -76,7 +75,7 @@ def projected_depthwise_conv(
     parameters = {name: t for name, t in given.items() if t is not None}
     _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with _inputs.no_autocast(x.device):
         if runs == "reference":
             return reference.projected_depthwise_conv(
                 x, weight, depthwise, bias, depthwise_bias, norm, eps

@@ -50,7 +50,7 @@ def routing_plan(logits: Tensor, top_k: int, backend: str | None = None) -> Rout
         )
     runs = backends.choose(OPERATOR, backend, logits.device, logits.dtype)
     if runs == "reference":
-        with torch.autocast(logits.device.type, enabled=False):
+        with _inputs.no_autocast(logits.device):
             return RoutingPlan(*reference.routing_plan(logits, top_k))
     gate, expert, order, offsets = _library.kernels(runs).routing_plan(logits.float(), top_k)
     return RoutingPlan(expert, gate, order, offsets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from moce_kernels import backends
@@ -97,7 +96,7 @@ def transposed_attention(
         (residual,) = _inputs.autocast(x.device, residual)
         _inputs.check_beside(OPERATOR, x, outer, residual=residual)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with _inputs.no_autocast(x.device):
         if runs == "reference":
             return reference.transposed_attention(
                 x,

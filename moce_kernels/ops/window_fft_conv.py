@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from moce_kernels import backends
@@ -39,7 +38,7 @@ def window_fft_conv(q: Tensor, k: Tensor, window: int, backend: str | None = Non
     _inputs.check_same(OPERATOR, q=q, k=k)
     runs = backends.choose(OPERATOR, backend, q.device, q.dtype)
     if runs == "reference":
-        with torch.autocast(q.device.type, enabled=False):
+        with _inputs.no_autocast(q.device):
             return reference.window_fft_conv(q, k, window).to(q.dtype)
     return _library.kernels(runs).window_fft_conv(q, k, window)
 
