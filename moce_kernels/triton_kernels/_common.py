@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 from moce_kernels.ops import _library
 from moce_kernels.triton_kernels import interpreted
@@ -98,6 +99,11 @@ def float32_precision() -> str:
     """How products of float32 are computed: in full, unless PyTorch is told to use TF32 for its
     own matrix products."""
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def compute_capability() -> int:
+    """Of the current GPU, 10 times: 90 is 9.0; 0 where kernels are interpreted."""
+    return 0 if interpreted() else driver.active.get_current_target().arch
 
 
 @triton.jit

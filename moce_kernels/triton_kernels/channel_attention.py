@@ -23,6 +23,7 @@ from torch import Tensor
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import (
     blocks,
+    compute_capability,
     float32_precision,
     implement,
     load,
@@ -247,7 +248,13 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
     head, size = channels // heads, height * width
     wide = up_to(64, head)
     edge = blocks(head, wide)
-    block = pixel_block(16 if q.dtype == torch.float32 else 64, size)
+    if q.dtype == torch.float32:
+        count, warps = 16, 8
+    elif compute_capability() >= 100:
+        count, warps = 32, 8  # what follows would spill
+    else:
+        count, warps = 64, 4
+    block = pixel_block(count, size)
     parts = splits(blocks(size, block), max(16, 256 // (heads * edge * edge)))
     sums = torch.empty((batch, parts, heads, head, head), dtype=torch.float32, device=q.device)
     squares = torch.empty((batch, parts, 2, channels), dtype=torch.float32, device=q.device)
@@ -256,7 +263,7 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
         sums, squares,
         heads, head, size, width, edge,
         PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide,
-        num_warps=8 if q.dtype == torch.float32 else 4,
+        num_warps=warps,
     )  # fmt: skip
     return sums.sum(dim=1), squares.sum(dim=1)
 

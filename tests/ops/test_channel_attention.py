@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import channel_attention
-from tests.ops.spec import activations, skip_unless_it_runs
+from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -35,18 +35,20 @@ def test_reference_by_hand() -> None:
     torch.testing.assert_close(out[0, :, 0], v.flip(0))
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(30), deadline=None)
 @given(
     heads=st.integers(1, 4),
     c=st.integers(1, 18),
-    outer=st.integers(1, 20),
-    height=st.integers(1, 40),
-    width=st.integers(1, 70),
+    outer=sizes(20),
+    height=sizes(40),
+    width=sizes(70),
     cross=st.booleans(),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last"]),
     grad_layout=st.sampled_from(["contiguous", "channels_last", "sliced_last", "expanded"]),
 )
 def test_any_shape(
+    backend: str,
     heads: int,
     c: int,
     outer: int,
@@ -56,7 +58,7 @@ def test_any_shape(
     layout: str,
     grad_layout: str,
 ) -> None:
-    skip_unless_it_runs("cpu", "channel_attention")
+    skip_unless_it_runs(backend, "channel_attention")
     torch.manual_seed(heads * 1000 + width)
     C = heads * c
     (query,) = activations(1, (2, C if cross else 3 * C, height, width), layout)
@@ -64,11 +66,11 @@ def test_any_shape(
     (grad,) = activations(1, (2, outer, height, width), grad_layout)
     parameters = torch.rand(heads) + 0.5, torch.randn(outer, C)
     results = []
-    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+    for runs, dtype in ((backend, torch.float32), ("reference", torch.float64)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (query, key_value, *parameters)]
         if not cross:
             leaves[1] = None
-        out = channel_attention(*leaves, backend=backend)
+        out = channel_attention(*leaves, backend=runs)
         needed = [t for t in leaves if t is not None]
         results.append((out, *torch.autograd.grad(out, needed, grad.to(dtype))))
     for ours, exact in zip(*results, strict=True):

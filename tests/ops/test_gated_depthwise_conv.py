@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import gated_depthwise_conv
-from tests.ops.spec import activations, skip_unless_it_runs
+from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -28,27 +28,34 @@ def test_reference_by_hand() -> None:
     assert out.item() == pytest.approx(-2 * 0.8413447)
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(40), deadline=None)
 @given(
     batch=st.integers(0, 2),
-    channels=st.integers(1, 20),
-    height=st.integers(1, 70),
-    width=st.integers(1, 70),
+    channels=sizes(20),
+    height=sizes(70),
+    width=sizes(70),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
     grad_layout=st.sampled_from(["contiguous", "channels_last", "sliced_last", "expanded"]),
 )
 def test_any_shape(
-    batch: int, channels: int, height: int, width: int, layout: str, grad_layout: str
+    backend: str,
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    layout: str,
+    grad_layout: str,
 ) -> None:
-    skip_unless_it_runs("cpu", "gated_depthwise_conv")
+    skip_unless_it_runs(backend, "gated_depthwise_conv")
     torch.manual_seed(height * 71 + width)
     (x,) = activations(1, (batch, 2 * channels, height, width), layout)
     (grad,) = activations(1, (batch, channels, height, width), grad_layout)
     parameters = torch.randn(2 * channels, 1, 3, 3), torch.randn(2 * channels)
     results = []
-    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+    for runs, dtype in ((backend, torch.float32), ("reference", torch.float64)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (x, *parameters)]
-        out = gated_depthwise_conv(*leaves, backend=backend)
+        out = gated_depthwise_conv(*leaves, backend=runs)
         results.append((out, *torch.autograd.grad(out, leaves, grad.to(dtype))))
     for ours, exact in zip(*results, strict=True):
         scale = max(1.0, float(exact.abs().max())) if exact.numel() else 1.0

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import gated_feedforward
-from tests.ops.spec import activations, feedforward_sample, skip_unless_it_runs
+from tests.ops.spec import (
+    activations,
+    examples,
+    feedforward_sample,
+    sizes,
+    skip_unless_it_runs,
+)
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -28,19 +34,22 @@ def inputs(**changes: Any) -> dict[str, Any]:
     return {**given, **changes}
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(40), deadline=None)
 @given(
-    channels=st.integers(2, 40),
-    hidden=st.integers(1, 40),
+    channels=sizes(40),
+    hidden=sizes(40),
     height=st.integers(1, 9),
-    width=st.integers(1, 130),
+    width=sizes(130),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
 )
-def test_any_shape(channels: int, hidden: int, height: int, width: int, layout: str) -> None:
-    skip_unless_it_runs("cpu", "gated_feedforward")
+def test_any_shape(
+    backend: str, channels: int, hidden: int, height: int, width: int, layout: str
+) -> None:
+    skip_unless_it_runs(backend, "gated_feedforward")
     torch.manual_seed(channels * 100 + width)
     sample = feedforward_sample((2, channels, height, width), layout, hidden, "norm", "bias")
-    ours = sample.call("cpu", **sample.tensors)
+    ours = sample.call(backend, **sample.tensors)
     exact = sample.call("reference", **sample.cast(torch.float64))
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
 

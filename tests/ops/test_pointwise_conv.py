@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import pointwise_conv
-from tests.ops.spec import activations, skip_unless_it_runs
+from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -36,29 +36,37 @@ def test_reference_by_hand() -> None:
     torch.testing.assert_close(out.flatten(), torch.tensor([104.5, 80.0]))
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(40), deadline=None)
 @given(
-    inner=st.integers(1, 40),
-    outer=st.integers(1, 40),
+    inner=sizes(40),
+    outer=sizes(40),
     height=st.integers(1, 9),
-    width=st.integers(1, 70),
+    width=sizes(70),
     norm=st.booleans(),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
     grad_layout=st.sampled_from(["contiguous", "channels_last", "sliced_last", "expanded"]),
 )
 def test_any_shape(
-    inner: int, outer: int, height: int, width: int, norm: bool, layout: str, grad_layout: str
+    backend: str,
+    inner: int,
+    outer: int,
+    height: int,
+    width: int,
+    norm: bool,
+    layout: str,
+    grad_layout: str,
 ) -> None:
-    skip_unless_it_runs("cpu", "pointwise_conv")
+    skip_unless_it_runs(backend, "pointwise_conv")
     torch.manual_seed(inner * 100 + width)
     (x,) = activations(1, (2, inner, height, width), layout)
     (grad,) = activations(1, (2, outer, height, width), grad_layout)
     leaves = [x, torch.randn(outer, inner), torch.rand(inner), torch.randn(inner)]
     results = []
-    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+    for runs, dtype in ((backend, torch.float32), ("reference", torch.float64)):
         x, weight, *norm_parameters = (t.detach().to(dtype).requires_grad_() for t in leaves)
         both = (norm_parameters[0], norm_parameters[1]) if norm else None
-        out = pointwise_conv(x, weight, norm=both, eps=1e-2, backend=backend)
+        out = pointwise_conv(x, weight, norm=both, eps=1e-2, backend=runs)
         results.append((out, *torch.autograd.grad(out, (x, weight), grad.to(dtype))))
     for ours, exact in zip(*results, strict=True):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import projected_depthwise_conv
-from tests.ops.spec import projected_sample, skip_unless_it_runs
+from tests.ops.spec import examples, projected_sample, sizes, skip_unless_it_runs
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -26,23 +26,24 @@ def inputs(**changes: Any) -> dict[str, Any]:
     return {**given, **changes}
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@settings(max_examples=examples(40), deadline=None)
 @given(
-    channels=st.integers(2, 40),
-    outer=st.integers(1, 40),
+    channels=sizes(40),
+    outer=sizes(40),
     height=st.integers(1, 9),
-    width=st.integers(1, 130),
+    width=sizes(130),
     kernel=st.sampled_from([3, 7]),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
 )
 def test_any_shape(
-    channels: int, outer: int, height: int, width: int, kernel: int, layout: str
+    backend: str, channels: int, outer: int, height: int, width: int, kernel: int, layout: str
 ) -> None:
-    skip_unless_it_runs("cpu", "projected_depthwise_conv")
+    skip_unless_it_runs(backend, "projected_depthwise_conv")
     torch.manual_seed(channels * 100 + width)
     shape = (2, channels, height, width)
     sample = projected_sample(shape, layout, outer, kernel, "norm", "bias")
-    ours = sample.call("cpu", **sample.tensors)
+    ours = sample.call(backend, **sample.tensors)
     exact = sample.call("reference", **sample.cast(torch.float64))
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
 

@@ -69,8 +69,7 @@ def test_interpreted(test: str, operator: str) -> None:
 
 def test_properties_interpreted() -> None:
     """Drawn shapes, strides and numbers; an operator each, all in one process."""
-    operators = ("depthwise_conv", "fft_attention", "grouped_experts", "routing_plan")
-    files = [f"tests/ops/test_{operator}.py" for operator in (*operators, "window_fft_conv")]
+    files = [f"tests/ops/test_{operator}.py" for operator in triton_kernels.OPERATORS]
     arguments = ("-m", "pytest", "-q", *files, "-k", "test_any and triton")
     tests = python(*arguments, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     assert f"{len(files)} passed" in tests and "skipped" not in tests, tests
