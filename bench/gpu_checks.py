@@ -1,7 +1,7 @@
 """What the whole network must be able to do on a GPU: ``python -m bench.gpu_checks sync|graph``.
 
 sync: a forward pass that never waits for the GPU (``torch.cuda.set_sync_debug_mode("error")``).
-graph: a CUDA graph of the forward pass, replayed on other images, equal to the eager pass.
+graph: the forward pass replayed from a CUDA graph, as Restorer does it, equal to the eager pass.
 --device cpu runs the passes alone.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from moceir import MoCEIR, MoCEIRConfig
+from moceir.tool.graphs import Replayed
 
 SIDE = 128
 
@@ -45,28 +46,25 @@ def check_sync(device: str) -> str:
 
 
 def check_graph(device: str) -> str:
-    model, static = network(device), images(device, 0)
+    model = network(device)
+
+    def forward(batch: Tensor) -> tuple[Tensor]:
+        return (model(batch),)
+
     with torch.inference_mode():
         if device == "cpu":
-            model(static)
+            forward(images(device, 0))
             return "a forward pass ran; there are no CUDA graphs here"
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                model(static)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = model(static)
-        for seed in range(1, 4):
+        replayed = Replayed(forward)
+        replayed(images(device, 0))  # as it is
+        for seed in range(1, 4):  # the first is captured
             batch = images(device, seed)
-            static.copy_(batch)
-            graph.replay()
-            eager = model(batch)
-            if not torch.equal(captured, eager):
-                difference = float((captured - eager).abs().max())
+            (ours,), (eager,) = replayed(batch), forward(batch)
+            if not torch.equal(ours, eager):
+                difference = float((ours - eager).abs().max())
                 raise SystemExit(f"images {seed}: replay and eager differ by {difference:.3g}")
+        if not replayed.release():
+            raise SystemExit("nothing was captured")
     return "a replay on three other batches, bit for bit equal to eager"
 
 

@@ -17,6 +17,7 @@ from moceir.data.pictures import image_of, levels, open_image, pixels_of
 from moceir.errors import ConfigError, PictureError
 from moceir.model import MoCEIR
 from moceir.tool import memory, tiles
+from moceir.tool.graphs import Replayed
 from moceir.weights.bundled import BUNDLED
 from moceir.weights.load import load_model
 
@@ -120,6 +121,7 @@ class Restorer:
         if not isinstance(model, MoCEIR):
             model = load_model(model or BUNDLED[0])
         self.model = model.eval().to(self.device)
+        self._graphs = Replayed(self._forward)
 
     @overload
     def __call__(
@@ -322,8 +324,11 @@ class Restorer:
                     Run(0 if whole else size, 0 if whole else overlap, of_image, tuple(notes))
                     for of_image in zip(*experts, strict=True)
                 )
+            held = self._graphs.release()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+            if held:  # by graphs, which nothing else can use
+                continue
             smaller = _half(min(size or max(height, width), max(height, width)), overlap)
             if tile == 0 or smaller is None:
                 raise PictureError(
@@ -403,13 +408,16 @@ class Restorer:
     @torch.inference_mode()
     def _network(self, images: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
         """(B, 3, H, W) restored, float32, not clamped; each image's expert of each block."""
+        images = images.to(self.device, torch.float32)
+        run = self._graphs if self.device.type == "cuda" else self._forward
+        restored, experts = run(images)
+        return restored, [tuple(of_image) for of_image in experts.tolist()]
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
-            restored, routing = self.model(
-                images.to(self.device, torch.float32), return_routing=True
-            )
-        experts = (routing.expert[:, :, 0].T + 1).tolist()
-        return restored.float(), [tuple(of_image) for of_image in experts]
+            restored, routing = self.model(images, return_routing=True)
+        return restored.float(), routing.expert[:, :, 0].T + 1
 
 
 def _check_strength(strength: float) -> None:

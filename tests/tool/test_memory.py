@@ -170,6 +170,23 @@ def test_running_out_halves_the_tile(
         restorer.restore_pixels(pixels, tile=0)
 
 
+def test_memory_of_graphs_is_given_back_first(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = restorer._network
+    held = [True]
+
+    def first_fails(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+        if held:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return network(images)
+
+    monkeypatch.setattr(restorer._graphs, "release", lambda: bool(held and held.pop()))
+    monkeypatch.setattr(restorer, "_network", first_fails)
+    _, run = restorer.restore_pixels(np.zeros((200, 600, 3), np.uint8))
+    assert run.tile == 0 and run.notes == ()
+
+
 def test_running_out_with_the_smallest_tile_is_an_error(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

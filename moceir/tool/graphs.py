@@ -1,0 +1,74 @@
+"""CUDA graphs of a function, one for each shape of its input."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Tensor], tuple[Tensor, ...]]
+
+LIMIT = 4
+"""Shapes that are remembered: a picture's tiles, two at most at its edges, and another's."""
+
+
+def capture(function: Function, images: Tensor, pool: Any) -> Function:
+    """``function`` for inputs like ``images``, as one launch. Results are the caller's own.
+
+    Raises:
+        torch.OutOfMemoryError: there is not enough for the graph.
+    """
+    static = images.clone()
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on using the GPU.
+    with (
+        torch.cuda.device(images.device),
+        torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+    ):
+        results = function(static)
+
+    def replay(images: Tensor) -> tuple[Tensor, ...]:
+        static.copy_(images)
+        graph.replay()
+        return tuple(result.clone() for result in results)
+
+    return replay
+
+
+class Replayed:
+    """A function of CUDA images that is replayed from graphs: a network is hundreds of launches.
+
+    Where an input of its shape, strides and dtype comes for the first time, the function runs as it
+    is, which loads and compiles what it needs; the second is captured, and all later ones are
+    replayed. The graphs of the last ``LIMIT`` shapes are kept, in memory that they share, as one
+    runs at a time. What the function reads beside its input must stay where it is.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self._graphs: OrderedDict[Any, Function | None] = OrderedDict()
+        self._pool: Any = None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        key = images.shape, images.stride(), images.dtype
+        if key not in self._graphs:
+            self._graphs[key] = None
+            if len(self._graphs) > LIMIT:
+                self._graphs.popitem(last=False)
+            return self.function(images)
+        self._graphs.move_to_end(key)
+        replay = self._graphs[key]
+        if replay is None:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            replay = self._graphs[key] = capture(self.function, images, self._pool)
+        return replay(images)
+
+    def release(self) -> bool:
+        """Give the graphs' memory back; whether there was any."""
+        held = any(self._graphs.values())
+        self._graphs.clear()
+        self._pool = None
+        return held
