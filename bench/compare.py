@@ -18,6 +18,7 @@ the routes that we take. A contender that cannot run a task is listed with the r
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -107,9 +108,9 @@ def network(name: str) -> MoCEIR:
     return MoCEIR(preset(name))
 
 
-def published_network(folder: Path, name: str) -> torch.nn.Module:
-    ours = network(name)
-    config = ours.config
+@functools.cache
+def published_module(folder: Path) -> Any:
+    """The published network's module, from a clone of its repository."""
     if importlib.util.find_spec("fvcore") is None:
         stub: Any = types.ModuleType("fvcore.nn")
         stub.FlopCountAnalysis = stub.flop_count_table = None
@@ -121,6 +122,13 @@ def published_network(folder: Path, name: str) -> torch.nn.Module:
         raise FileNotFoundError(f"{path}: --published must name a clone of the published code")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def published_network(folder: Path, name: str) -> torch.nn.Module:
+    ours = network(name)
+    config = ours.config
+    module = published_module(folder)
     net = module.MoCEIR(
         dim=config.dim,
         num_blocks=list(config.num_blocks),

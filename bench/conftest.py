@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dtypes", default="float32", help="such as float32,bfloat16")
     group.addoption("--quick", action="store_true", help="small inputs, to see that all runs")
     group.addoption("--threads", type=int, default=2, help="of the CPU")
-    group.addoption("--published", metavar="FOLDER", help="a copy of the published code (its src)")
+    group.addoption("--published", metavar="FOLDER", help="a clone of the published code")
 
 
 @pytest.fixture(scope="session")

@@ -216,7 +216,7 @@ def markdown(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", metavar="FOLDER")
-    parser.add_argument("--published", metavar="FOLDER", help="a copy of the published code's src")
+    parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, what can be done of it")
     arguments = parser.parse_args()
     if not arguments.dry_run and not torch.cuda.is_available():

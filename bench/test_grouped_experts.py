@@ -1,24 +1,24 @@
 """One layer of complexity experts, mixed routes, beside the reference and the published dispatch.
 
-    python -m pytest bench/test_grouped_experts.py --published <its src folder>
+    python -m pytest bench/test_grouped_experts.py --published FOLDER
 
 The published layer gathers the images of each expert and loops over the experts; it is imported
-from the folder that is named, and needs einops and fvcore. An expert of rank r on C channels takes
+from the clone that FOLDER names, and needs einops. An expert of rank r on C channels takes
 2 (3 C r + 4 r^2 + 107 r) operations for each pixel, without its FFT attention; backward twice as
 many more. Forward moves x, shared and the output; backward reads three and writes two.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from bench.compare import published_module
 from bench.microbenchmark import CONTENDERS, DIRECTIONS, activation, measure
 from moce_kernels import (
     ExpertWeights,
@@ -32,8 +32,7 @@ WINDOWS = (4, 8, 16, 32)
 
 def published_layer(folder: str, dim: int, gates: Tensor) -> tuple[list[Tensor], Any]:
     """Their layer's weights and their dispatch, as they have it in training."""
-    sys.path.insert(0, folder)
-    net = importlib.import_module("net.moce_ir")
+    net = published_module(Path(folder))
     layer = net.AdapterLayer(
         dim, rank=2, num_experts=4, top_k=1, depth_type="constant", rank_type="spread"
     )

@@ -63,6 +63,17 @@ def test_batch_does_not_matter(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_plan_need_not_be_contiguous(backend: str) -> None:
+    skip_unless_it_runs(backend, "grouped_experts")
+    given = arguments()
+    expected = grouped_experts(**given, backend=backend)
+    strided = RoutingPlan(*(t.repeat_interleave(2, dim=-1)[..., ::2] for t in given["plan"]))
+    assert not strided.expert.is_contiguous()
+    out = grouped_experts(**{**given, "plan": strided}, backend=backend)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_unused_experts_get_zero_gradients(backend: str) -> None:
     skip_unless_it_runs(backend, "grouped_experts")
     given = arguments()
