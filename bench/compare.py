@@ -18,6 +18,7 @@ the routes that we take. A contender that cannot run a task is listed with the r
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
 import importlib.util
 import json
@@ -336,7 +337,8 @@ def exponent(results: dict[str, list[dict[str, Any]]]) -> float | None:
 
 def markdown(report: dict[str, Any]) -> str:
     lines = [
-        f"{report['processor']}, {report['threads']} threads, torch {report['torch']}, float32. "
+        f"{report['processor']}, {report['threads']} threads, torch {report['torch']}, float32; "
+        f"commit {report['commit']}, {report['date']}. "
         f"Load average at the start {report['load']:.1f}.",
         "",
         "| task | contender | median s | beside ours | peak MB | beside ours | difference |",
@@ -380,7 +382,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.barh(range(len(bars)), seconds)
     axes.set_yticks(range(len(bars)), labels, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xscale("log")
     axes.set_xlabel("seconds, median")
     figure.tight_layout()
     with whole_file(path) as temporary:
@@ -392,6 +393,13 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    here = Path(__file__).parent
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def main() -> None:
@@ -412,6 +420,8 @@ def main() -> None:
         "processor": processor(),
         "threads": arguments.threads,
         "torch": torch.__version__,
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "load": os.getloadavg()[0],
         "tasks": {key: asdict(TASKS[key]) for key in arguments.tasks},
         "results": {},
