@@ -9,6 +9,7 @@ trap 'rm -rf "$work"' EXIT
 "$1" -m pip wheel --quiet --no-deps ${WHEEL_OPTIONS:-} --wheel-dir "$work" .
 cp -r tests pyproject.toml "$work"
 for python in "$@"; do
+  python=$(realpath -s "$(command -v "$python")")  # its links are a virtual environment
   site="$work/site-$("$python" -c 'import sys; print(sys.version_info[1])')"
   "$python" -m pip install --quiet --no-deps --target "$site" "$work"/*.whl
   (
