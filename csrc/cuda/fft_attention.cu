@@ -5,6 +5,7 @@
 
 #include "fft_attention_kernel.h"
 #include "sum_rows.h"
+#include "window_tensors.h"
 
 namespace moce {
 
@@ -12,30 +13,13 @@ static const FftAttentionKernel& kernel_of(const Tensor& t) {
   return for_type_of(t, fft_attention_float, fft_attention_bfloat16, fft_attention_half);
 }
 
-// Offsets within a window are 32 bits on the device.
-static Strided strided_windows(const Tensor& t) {
-  const Strided s = strided(t);
-  STD_TORCH_CHECK(32 * (s.h + s.w) < int64_t{1} << 31, "the strides are too large: ", s.h, ", ", s.w);
-  return s;
-}
-
 static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Tensor& weight, const Tensor& bias, int64_t window, double eps) {
-  STD_TORCH_CHECK(window == 4 || window == 8 || window == 16 || window == 32,
-                  "window must be 4, 8, 16 or 32, not ", window);
-  check_like(q, q, "q");
-  check_like(k, q, "k");
-  check_like(v, q, "v");
   FftAttention a{};
-  a.B = q.size(0);
-  a.C = q.size(1);
-  a.H = q.size(2);
-  a.W = q.size(3);
-  a.eps = static_cast<float>(eps);
+  describe_windows(a, q, k, window);
+  check_like(v, q, "v");
   STD_TORCH_CHECK(32 * a.W * a.C < int64_t{1} << 31, "the rows are too long: ", a.W, " x ", a.C);
-  a.channels_last = q.stride(1) == 1;
-  a.q = strided_windows(q);
-  a.k = strided_windows(k);
+  a.eps = static_cast<float>(eps);
   a.v = strided_windows(v);
   a.weight = float_vector(weight, a.C, "weight");
   a.bias = float_vector(bias, a.C, "bias");
@@ -51,7 +35,7 @@ static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, c
   Tensor out = new_like(q);
   if (out.numel() == 0) return out;
   a.out = strided_windows(out);
-  const Tiling t = tiling(a, static_cast<int>(window), false, device);
+  const AttentionTiling t = tiling(a, static_cast<int>(window), false, device);
   Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
   a.mixed = floats(mixed);
   const FftAttentionKernel& kernel = kernel_of(q);
@@ -69,7 +53,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward
   Tensor dq = new_like(q), dk = new_like(k), dv = new_like(v);
   Tensor dweight = empty_floats({a.C}, q), dbias = empty_floats({a.C}, q);
   const bool nothing = q.numel() == 0;
-  const Tiling t = nothing ? Tiling{} : tiling(a, static_cast<int>(window), true, device);
+  const AttentionTiling t =
+      nothing ? AttentionTiling{} : tiling(a, static_cast<int>(window), true, device);
   const int64_t blocks = nothing ? 0 : blocks_for(t.fused ? t.tiles : pixel_tiles(a), kMaxSums);
   Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
   Tensor sums = empty_floats({blocks, 2 * a.C}, q);

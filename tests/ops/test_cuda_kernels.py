@@ -14,7 +14,7 @@ import pytest
 from tests.cuda_emulation.build import ROOT, build
 from tests.ops.spec import selection
 
-OPERATORS = ("depthwise_conv", "fft_attention", "routing_plan")
+OPERATORS = ("depthwise_conv", "fft_attention", "routing_plan", "window_fft_conv")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,43 @@
+// Kernels of window_fft_conv for one element type, MOCE_SCALAR: out = q (*) k, the circular
+// convolution of each P x P window of (B, C, H, W), and its gradients, the correlations of grad with k
+// and with q. 3 numbers moved for each output forward, 5 backward.
+//
+// FLOPs: a transform of a window takes about 2.5 P^2 log2(P^2) / 2; forward has 3, backward 5.
+
+#include "window_fft_device.h"
+
+namespace moce {
+namespace {
+
+template <int P>
+__global__ void __launch_bounds__(kThreads, kBlocks<P>)
+    window_convolve_kernel(WindowFftConv a, Tiling t) {
+  for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x)
+    Way<P>::convolve(a, tile_at<P>(a, t, i), a.out, shared_memory());
+}
+
+template <int P>
+__global__ void __launch_bounds__(kThreads, kBlocks<P>)
+    window_correlate_kernel(WindowFftConv a, Tiling t) {
+  for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x)
+    Way<P>::correlate(a, tile_at<P>(a, t, i), a.grad, shared_memory());
+}
+
+void convolve(const WindowFftConv& a, int window, const Tiling& t, cudaStream_t stream) {
+  with_window(window, [&](auto P) {
+    launch(window_convolve_kernel<decltype(P)::value>, blocks_for(t.tiles), t.threads, t.shared,
+           stream, a, t);
+  });
+}
+void correlate(const WindowFftConv& a, int window, const Tiling& t, cudaStream_t stream) {
+  with_window(window, [&](auto P) {
+    launch(window_correlate_kernel<decltype(P)::value>, blocks_for(t.tiles), t.threads, t.shared,
+           stream, a, t);
+  });
+}
+
+}  // namespace
+
+const WindowFftConvKernel MOCE_FOR_SCALAR(window_fft_conv) = {convolve, correlate};
+
+}  // namespace moce
