@@ -29,7 +29,7 @@ def network_bytes(config: MoCEIRConfig, height: int, width: int, batch: int = 1)
     The peak lies in a decoder block at full resolution: there live the block's input, its shared
     and routed features, the result, and the queries, keys and values of an expert (or of one of the
     attentions); on GPUs also in the hidden features of the feed-forward network, of which a CPU
-    holds a few rows. Beside these the C library's heap keeps about two fifths again of what
+    holds a few rows. Beside these the C library's heap keeps up to three quarters again of what
     comes in blocks of less than 32 MiB. The factors are fitted to what was measured on CPUs
     (docs/restore.md); bfloat16 and float16 save little there, so the estimate ignores them.
     """
@@ -39,7 +39,7 @@ def network_bytes(config: MoCEIRConfig, height: int, width: int, batch: int = 1)
     cell = 2 ** (len(config.dims) - 1)
     padded = (height + -height % cell) * (width + -width % cell)
     activations = int(4 * floats * padded) * batch
-    return activations + min(activations * 2 // 5, 4 * 32 * 2**20) + 32 * 2**20
+    return activations + min(activations * 3 // 4, 8 * 32 * 2**20) + 40 * 2**20
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_tiled_and_said(
     monkeypatch.setattr(memory, "available_bytes", lambda device: need)  # 75 % of it may be used
     _, run = restorer.restore_pixels(pixels)
     assert run.tile == 256
-    assert "500 x 300 whole needs about 91 MB; 91 MB are free on cpu" in run.notes[0]
+    assert "500 x 300 whole needs about 113 MB; 113 MB are free on cpu" in run.notes[0]
     assert run.notes[0].endswith("tiles of 256")
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * need)
     assert restorer.restore_pixels(pixels)[1].tile == 0
@@ -125,7 +125,7 @@ def test_whole_by_name_is_refused_with_the_numbers(
     source = picture(tmp_path / "a.png", 500, 300)
     result = restore(source, "-o", tmp_path / "b.png", "--tile", 0)
     assert result.exit_code == 1
-    assert "a.png: 500 x 300 whole needs about 91 MB; 80 MB are free on cpu" in result.output
+    assert "a.png: 500 x 300 whole needs about 113 MB; 80 MB are free on cpu" in result.output
     assert not (tmp_path / "b.png").exists()
 
 
