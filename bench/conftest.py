@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.compare import commit
 from bench.microbenchmark import synchronize
 
 
@@ -80,14 +80,11 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         a = torch.ones(side, side, device=device, dtype=getattr(torch, name))
         rounds = 1 if quick else 10
         matrix[name] = 2 * side**3 / seconds(lambda a=a: a @ a, device, rounds)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     machine_info.pop("node", None)  # the machine's name is nobody's business
     machine_info["moce"] = {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {threads} threads",
         "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "copy_bytes_per_second": copy,
         "matrix_flops_per_second": matrix,
     }

@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 
+from bench.compare import commit
 from moceir.files import whole_file
 
 ROOT = Path(__file__).parents[1]
@@ -190,7 +191,7 @@ def machine(dry: bool) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
-        "commit": output_of("git", "describe", "--always", "--dirty"),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "dry_run": dry,
     }

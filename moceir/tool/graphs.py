@@ -12,7 +12,7 @@ from torch import Tensor
 Function = Callable[[Tensor], tuple[Tensor, ...]]
 
 LIMIT = 4
-"""Shapes that are remembered: a picture's tiles, two at most at its edges, and another's."""
+"""Shapes that are remembered. A picture's tiles have at most four: two heights, two widths."""
 
 
 def capture(function: Function, images: Tensor, pool: Any) -> Function:

@@ -39,8 +39,8 @@ def device_of(backend: str) -> torch.device:
     return torch.device("cuda") if on_gpu else CPU
 
 
-def skip_unless_it_runs(backend: str, operator: str) -> None:
-    reason = why_not(backend, operator, device_of(backend))
+def skip_unless_it_runs(backend: str, operator: str, device: torch.device = CPU) -> None:
+    reason = why_not(backend, operator, device)
     if reason:
         pytest.skip(f"{backend}: {reason}")
 

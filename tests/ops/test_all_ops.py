@@ -50,7 +50,7 @@ def error(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
 def test_no_worse_than_twice_plain_pytorch(spec: OpSpec, kernel: str, dtype: torch.dtype) -> None:
     """Values and gradients against float64, beside the reference's in the same precision."""
-    skip_unless_it_runs(kernel, spec.name)
+    skip_unless_it_runs(kernel, spec.name, device_of(kernel))
     for wide in spec.samples_for(kernel):
         sample, device = wide.rounded(dtype), device_of(kernel)
         exact = run(sample, "reference", torch.float64)
@@ -64,9 +64,25 @@ def test_no_worse_than_twice_plain_pytorch(spec: OpSpec, kernel: str, dtype: tor
 
 
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_one_gradient_alone(spec: OpSpec, kernel: str) -> None:
+    """What a tensor's gradient is does not depend on which others are asked for."""
+    skip_unless_it_runs(kernel, spec.name, device_of(kernel))
+    for sample in spec.samples_for(kernel):
+        leaves = sample.cast(torch.float32, device_of(kernel))
+        together = {name: t.detach().requires_grad_() for name, t in leaves.items()}
+        sample.call(kernel, **together).square().sum().backward()
+        for name in leaves:
+            alone = {n: t.detach().requires_grad_(n == name) for n, t in leaves.items()}
+            out = sample.call(kernel, **alone)
+            (gradient,) = torch.autograd.grad(out.square().sum(), alone[name])
+            expected = together[name].grad
+            assert error(gradient, expected.double().cpu()) <= 1e-6, (sample.name, name)
+
+
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
 def test_deterministic(spec: OpSpec, kernel: str) -> None:
     """Bit for bit the same again, and with another number of threads."""
-    skip_unless_it_runs(kernel, spec.name)
+    skip_unless_it_runs(kernel, spec.name, device_of(kernel))
     sample, device = next(spec.samples_for(kernel)), device_of(kernel)
     first = run(sample, kernel, torch.float32, device)
     threads = torch.get_num_threads()
@@ -96,7 +112,7 @@ def test_gradcheck(spec: OpSpec) -> None:
 
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
 def test_opcheck(spec: OpSpec, kernel: str) -> None:
-    skip_unless_it_runs(kernel, spec.name)
+    skip_unless_it_runs(kernel, spec.name, device_of(kernel))
     operator, device = getattr(_library.kernels(kernel), spec.name), device_of(kernel)
     for sample in spec.tiny():
         cast = sample.cast(torch.float32, device)
@@ -108,7 +124,7 @@ def test_opcheck(spec: OpSpec, kernel: str) -> None:
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
 def test_compiles_whole(spec: OpSpec, kernel: str, compiler: str) -> None:
     """One graph, dynamic shapes, forward and backward; the same numbers as without."""
-    skip_unless_it_runs(kernel, spec.name)
+    skip_unless_it_runs(kernel, spec.name, device_of(kernel))
     if compiler == "inductor" and spec.name != "fft_attention":
         pytest.skip("compiling C++ is slow; one operator shows that it works")
     torch.compiler.reset()  # a function is compiled for so many operators and no more

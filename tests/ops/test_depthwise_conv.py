@@ -95,20 +95,6 @@ def test_neighbours_do_not_leak() -> None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("needed", ["x", "weight", "bias"])
-def test_one_gradient_alone(needed: str) -> None:
-    skip_unless_it_runs("cpu", "depthwise_conv")
-    names = ("x", "weight", "bias")
-    results = []
-    for backend in ("cpu", "reference"):
-        torch.manual_seed(0)
-        tensors = dict(zip(names, inputs((2, 3, 5, 4)), strict=True))
-        tensors[needed].requires_grad_()
-        depthwise_conv(**tensors, backend=backend).square().sum().backward()
-        results.append(tensors[needed].grad)
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
-
-
 def test_second_derivatives() -> None:
     skip_unless_it_runs("cpu", "depthwise_conv")
     results = []

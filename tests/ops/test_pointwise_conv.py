@@ -72,18 +72,6 @@ def test_any_shape(
         torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("needed", ["x", "weight", "bias", "residual"])
-def test_one_gradient_alone(needed: str) -> None:
-    skip_unless_it_runs("cpu", "pointwise_conv")
-    results = []
-    for backend in ("cpu", "reference"):
-        tensors = inputs()
-        tensors[needed].requires_grad_()
-        pointwise_conv(**tensors, backend=backend).square().sum().backward()
-        results.append(tensors[needed].grad)
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
-
-
 def test_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for backend in (None, "reference"):

@@ -48,18 +48,6 @@ def test_any_shape(
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["x", "weight", "bias", "depthwise", "depthwise_bias"])
-def test_one_gradient_alone(name: str) -> None:
-    skip_unless_it_runs("cpu", "projected_depthwise_conv")
-    results = []
-    for backend in ("cpu", "reference"):
-        tensors = inputs()
-        tensors[name].requires_grad_()
-        projected_depthwise_conv(**tensors, backend=backend).square().sum().backward()
-        results.append(tensors[name].grad)
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
-
-
 def test_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for backend in (None, "reference"):
