@@ -63,6 +63,18 @@ def test_an_identity_gains_nothing(root: Path) -> None:
                 assert len(row.experts) == 1 and 1 <= row.experts[0] <= 4
 
 
+def test_restored_values_are_clamped_and_not_rounded(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = Restorer(identity(), device="cpu")
+    (benchmark,) = benchmarks(["rain100l"], root)
+    for shift in (0.3 / 255, 2.0):
+        monkeypatch.setattr(restorer, "_network", lambda x, by=shift: (x + by, [(1,)]))
+        for _, degraded, restored, _ in measure(restorer, benchmark, PROTOCOLS["published"]):
+            expected = (degraded + shift).clamp(0, 1)
+            torch.testing.assert_close(restored, expected, rtol=0, atol=1e-6)
+
+
 def test_the_command_writes_its_files(root: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     aio5 = ",".join(SETTINGS["aio5"].columns)

@@ -67,6 +67,19 @@ def test_noise_is_clipped_and_truncated_to_8_bits(tmp_path: Path) -> None:
     assert degraded.min() == 0 and degraded.max() <= 1
 
 
+def test_noise_is_that_of_the_cropped_picture(tmp_path: Path) -> None:
+    results = []
+    for folder, box in (("whole", (0, 0, 45, 41)), ("cropped", (6, 4, 38, 36))):
+        pixels = np.random.default_rng(0).integers(0, 256, (41, 45, 3), dtype=np.uint8)
+        path = tmp_path / folder / "denoising/CBSD68/0001.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels).crop(box).save(path)
+        benchmark = one("cbsd68-25", tmp_path / folder)
+        results.append(benchmark.load(benchmark.pairs[0], PUBLISHED))
+    for whole, cropped in zip(*results, strict=True):
+        assert torch.equal(whole, cropped)
+
+
 def test_noise_depends_on_the_picture_and_nothing_else(root: Path, tmp_path: Path) -> None:
     benchmark = one("cbsd68-25", root)
     first, second = (benchmark.load(pair, PUBLISHED)[0] for pair in benchmark.pairs)
