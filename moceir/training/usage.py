@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,17 @@ class ExpertUsage(Callback):
         self.macs += self.cost.of_counts(counts.sum(0))
         if not trainer.is_global_zero:
             return
-        new = not self.path.exists()
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
+        if not self.path.exists():
+            names = [f"expert_{i + 1}" for i in range(counts.shape[2])]
+            writer.writerow(["step", "degradation", "block", *names])
+        for label, of_label in zip(self.labels, counts.tolist(), strict=True):
+            for block, row in enumerate(of_label, start=1):
+                if any(row):
+                    writer.writerow([step, label, block, *row])
         with open(self.path, "a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                names = [f"expert_{i + 1}" for i in range(counts.shape[2])]
-                writer.writerow(["step", "degradation", "block", *names])
-            for label, of_label in zip(self.labels, counts.tolist(), strict=True):
-                for block, row in enumerate(of_label, start=1):
-                    if any(row):
-                        writer.writerow([step, label, block, *row])
+            file.write(lines.getvalue())
         if trainer.logger is not None:
             values = {"compute/forward_petamacs": self.macs / 1e15}
             for label, of in [*zip(self.labels, counts, strict=True), ("all", counts.sum(0))]:
@@ -95,11 +97,15 @@ class ExpertUsage(Callback):
             trainer.logger.log_metrics(values, step)
 
     def _drop_after(self, step: int) -> None:
-        """Forget the lines of steps that a resumed run does again."""
+        """Forget the lines of steps that a resumed run does again, and one that was cut short."""
         if not self.path.exists():
             return
         head, *lines = self.path.read_text().splitlines()
-        kept = [line for line in lines if int(line.split(",")[0]) <= step]
+        kept = [
+            line
+            for line in lines
+            if line.count(",") == head.count(",") and int(line.split(",")[0]) <= step
+        ]
         if len(kept) < len(lines):
             with whole_file(self.path) as temporary:
                 temporary.write_text("\n".join([head, *kept]) + "\n")

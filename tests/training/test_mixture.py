@@ -211,6 +211,25 @@ def test_two_passes_equal_one(tmp_path: Path, root: Path) -> None:
         torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-6, msg=key)
 
 
+def test_bfloat16_trains_as_float32_does(tmp_path: Path, root: Path, finished: Path) -> None:
+    run = tmp_path / "run"
+    main(arguments(run, root, "--precision", "bf16-mixed"))
+    for ours, exact in zip(curve(run), curve(finished), strict=True):
+        assert ours == pytest.approx(exact, rel=0.02)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(run).values())
+
+
+def test_a_line_that_was_cut_short_is_forgotten(tmp_path: Path, root: Path, finished: Path) -> None:
+    run = tmp_path / "run"
+    words = arguments(run, root, "--max_minutes", "0", "--log_every", "1")
+    main(words)
+    with open(run / "experts.csv", "a") as file:
+        file.write("1,no")
+    while main(words) != run / "model.safetensors":
+        pass
+    assert (run / "experts.csv").read_text() == (finished / "experts.csv").read_text()
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     tmp_path: Path, root: Path, finished: Path
 ) -> None:
