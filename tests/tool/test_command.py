@@ -154,20 +154,24 @@ def test_going_on_with_skip_existing(tmp_path: Path, restore: Restore) -> None:
     assert "choose one" in restore(*words, "--skip-existing", "--overwrite").output
 
 
-def test_a_result_that_appears_meanwhile_is_kept(
+def test_a_result_that_appears_while_it_is_encoded_is_kept(
     tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, target = picture(tmp_path / "a.png"), tmp_path / "b.png"
-    restore_batch = Restorer.restore_batch
+    source, target = picture(tmp_path / "a.png"), tmp_path / "out" / "b.png"
+    encode = codec.encode
 
-    def slow(*args: object, **settings: object) -> object:
+    def slow(*args: object) -> list[str]:
         target.write_text("precious")
-        return restore_batch(*args, **settings)
+        return encode(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Restorer, "restore_batch", slow)
+    monkeypatch.setattr(pipeline.codec, "encode", slow)
     result = restore(source, "-o", target)
-    assert result.exit_code == 1 and "b.png: has appeared meanwhile" in result.output
+    assert result.exit_code == 1
+    assert f"not restored: {target}: has appeared meanwhile, and is kept" in result.output
     assert target.read_text() == "precious"
+    assert names(target.parent) == ["b.png"]
+    assert restore(source, "-o", target, "--overwrite").exit_code == 0
+    assert Image.open(target).size == (24, 16)
 
 
 def test_dry_run_does_nothing(tmp_path: Path, restore: Restore) -> None:
