@@ -282,6 +282,59 @@ def test_write_protected_and_unreadable_folders_are_named(
     locked.chmod(0o700)
 
 
+def test_a_folder_that_may_not_be_searched_does_not_stop_the_rest(
+    open_path: Path, restore: Restore, restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moceir.restore.Restorer", lambda *given: restorer)  # nobody may not load
+    picture(open_path / "in" / "a.png")
+    picture(open_path / "in" / "sub" / "b.png")
+    picture(open_path / "elsewhere" / "c.png")
+    for link in (open_path / "in" / "linked.png", open_path / "link.png"):
+        link.symlink_to(open_path / "elsewhere" / "c.png")
+    out = open_path / "out"
+    closed = [out / "sub", open_path / "elsewhere"]
+    for folder in (out, *closed):
+        folder.mkdir(exist_ok=True)
+        owned_by_nobody(folder)
+    for folder in closed:
+        folder.chmod(0o000)
+    words = (open_path / "in", open_path / "link.png", "-o", out, "--json")
+    try:
+        with as_nobody():
+            results = [restore(*words), restore(*words, "--skip-existing")]
+    finally:
+        for folder in closed:
+            folder.chmod(0o700)
+    for result, first in zip(results, ("restored", "skipped"), strict=True):
+        assert result.exit_code == 1, result.output
+        lines = {line["input"]: line for line in map(json.loads, result.stdout.splitlines())}
+        assert {Path(name).name: line["status"] for name, line in lines.items()} == {
+            "a.png": first,
+            "b.png": "failed",
+            "link.png": "failed",
+        }
+        assert f"not restored: {out}/sub/b.png: Permission denied" in result.stderr
+        for link in ("link.png", "in/linked.png"):
+            assert f"not restored: {open_path}/{link}: Permission denied" in result.stderr
+    assert names(out) == ["a.png", "sub"] and names(out / "sub") == []
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",), ("--skip-existing",), ("--dry-run",)])
+def test_too_long_a_name_does_not_stop_the_rest(
+    tmp_path: Path, restore: Restore, more: tuple[str, ...]
+) -> None:
+    picture(tmp_path / "in" / f"{'x' * 240}.png")
+    picture(tmp_path / "in" / "a.png")
+    if more:
+        (tmp_path / "out").mkdir()
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", "--suffix", "_" + "y" * 20, *more)
+    assert result.exit_code == 1
+    (failure,) = (line for line in result.stderr.splitlines() if line.startswith("not restored"))
+    assert failure.endswith("y.png: File name too long")
+    if more != ("--dry-run",):
+        assert names(tmp_path / "out") == [f"a_{'y' * 20}.png"]
+
+
 @contextmanager
 def full_disk(folder: Path) -> Iterator[str]:
     """Lets 64 KiB be written below a folder; yields what is then said."""
@@ -346,6 +399,24 @@ def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
     assert names(tmp_path / "out") == ["a.png", "b.png", "c.png"]
     assert restore(*words, "--skip-existing").exit_code == 0
     assert names(tmp_path / "out") == [f"{name}.png" for name in "abcdefgh"]
+
+
+def test_ctrl_c_while_the_network_is_loaded(
+    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+
+    def interrupted(*args: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Restorer, "__init__", interrupted)
+    result = restore(tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 130
+    assert "stopped: 3 of 3 pictures left; the same command with --skip-existing goes on" in (
+        result.output
+    )
+    assert names(tmp_path) == ["in"]
 
 
 KILLED = """
