@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -19,14 +20,14 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from moceir.restore import Restorer
 from moceir.tool import codec, pipeline
 from moceir.tool.jobs import Job
 from moceir.tool.pipeline import Pipeline, Settings
 from tests.tool.conftest import Restore, noise, picture
-from tests.tool.test_codec import bomb
+from tests.tool.test_codec import ICC, bomb, exif
 
 
 def names(folder: Path) -> list[str]:
@@ -137,6 +138,152 @@ def test_pictures_as_they_come(tmp_path: Path, restore: Restore, mode: str) -> N
     assert restored.mode == {"P": "RGB", "CMYK": "RGB"}.get(mode, mode)
     if mode.endswith("A"):
         assert restored.getchannel("A").tobytes() == noise().getchannel("R").tobytes()
+
+
+WIDE_PRIMARIES = {  # XYZ under D50, of Display P3
+    b"rXYZ": (0.5151, 0.2412, -0.0011),
+    b"gXYZ": (0.2920, 0.6922, 0.0419),
+    b"bXYZ": (0.1571, 0.0666, 0.7841),
+}
+
+
+def wide_gamut() -> bytes:
+    """A colour profile that is sRGB's but for its primaries."""
+    profile = bytearray(ICC)
+    for entry in range(struct.unpack_from(">I", profile, 128)[0]):
+        name, place, _ = struct.unpack_from(">4sII", profile, 132 + 12 * entry)
+        if name in WIDE_PRIMARIES:
+            numbers = (round(65536 * value) for value in WIDE_PRIMARIES[name])
+            struct.pack_into(">3i", profile, place + 8, *numbers)
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_photo_is_turned_once_and_keeps_its_metadata_and_colours(
+    tmp_path: Path, restore: Restore, suffix: str
+) -> None:
+    source, target = tmp_path / "a.jpg", tmp_path / f"b.{suffix}"
+    xmp, icc = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a dc:title="ok"/></x:xmpmeta>', wide_gamut()
+    noise().save(source, exif=exif(6), xmp=xmp, icc_profile=icc)
+    with Image.open(source) as image:
+        upright = ImageOps.exif_transpose(image)
+    orange = Image.new("RGB", (1, 1), (200, 100, 50))
+    wide = ImageCms.ImageCmsProfile(BytesIO(icc))
+    in_srgb = ImageCms.profileToProfile(orange, wide, ImageCms.createProfile("sRGB"))
+    assert in_srgb.getpixel((0, 0))[0] > 205  # a conversion of the colours would be seen
+
+    result = restore(source, "-o", target, "--strength", 0, "--json")
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout)
+    assert (line["width"], line["height"], line["notes"]) == (16, 24, [])
+    with Image.open(target) as restored:
+        restored.load()
+    assert restored.size == (16, 24)
+    assert restored.tobytes() == upright.tobytes()
+    assert restored.info["icc_profile"] == icc
+    tags = restored.getexif()
+    assert tags.get(0x0112, 1) == 1 and tags[0x010F] == "Maker"
+    assert tags.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+    if suffix == "png":
+        assert restored.info["exif"] == exif(1)
+        assert restored.info["XML:com.adobe.xmp"].encode() == xmp
+    else:
+        assert restored.tag_v2[700] == xmp
+
+
+def test_of_several_frames_the_first_and_that_is_said(tmp_path: Path, restore: Restore) -> None:
+    first, second = Image.new("RGB", (24, 16), "white"), Image.new("RGB", (24, 16), "black")
+    source, said = tmp_path / "a.gif", "the first of its 2 frames"
+    first.save(source, save_all=True, append_images=[second])
+    result = restore(source, "-o", tmp_path / "b.png", "--strength", 0, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["notes"] == [said]
+    assert Image.open(tmp_path / "b.png").getcolors() == [(24 * 16, (255, 255, 255))]
+    result = restore(source, "-o", tmp_path / "c.png")
+    assert result.exit_code == 0 and result.stdout == ""
+    (line,) = (line for line in result.stderr.splitlines() if "c.png" in line)
+    assert line.endswith(f"; {said}")
+
+
+def test_precision(tmp_path: Path, restore: Restore) -> None:
+    source, pixels = picture(tmp_path / "a.png"), {}
+    for precision in ("float32", "bfloat16"):
+        target = tmp_path / f"{precision}.png"
+        result = restore(source, "-o", target, "--precision", precision, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["precision"] == precision
+        assert f", {precision}; " in result.stderr
+        pixels[precision] = np.asarray(Image.open(target)).astype(int)
+    difference = np.abs(pixels["bfloat16"] - pixels["float32"])
+    assert 0 < difference.mean() < 0.02 * 255
+    result = restore(source, "-o", tmp_path / "b.png", "--precision", "int8")
+    assert result.exit_code == 2 and "'int8' is not one of" in result.output
+
+
+def test_tiles_and_their_overlap(tmp_path: Path, restore: Restore) -> None:
+    source = picture(tmp_path / "a.png", 400, 100)
+    for overlap, tiles in ((0, 2), (100, 3)):
+        words = ("-t", 256, "--tile-overlap", overlap, "--json")
+        result = restore(source, "-o", tmp_path / f"{overlap}.png", *words)
+        assert result.exit_code == 0, result.output
+        line = json.loads(result.stdout)
+        assert (line["tile"], line["tile_overlap"], len(line["experts"])) == (256, overlap, tiles)
+        assert Image.open(tmp_path / f"{overlap}.png").size == (400, 100)
+    result = restore(source, "-o", tmp_path / "b.png", "-t", 256, "--tile-overlap", 200)
+    assert result.exit_code == 1
+    assert "tile 256 is too small" in result.output and "at least 328" in result.output
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_so_many_jobs_write_at_once(
+    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    encode, together, threads = codec.encode, threading.Barrier(jobs), set()
+
+    def watched(*args: object) -> list[str]:
+        together.wait(60)
+        threads.add(threading.get_ident())
+        return encode(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline.codec, "encode", watched)
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", "--jobs", jobs)
+    assert result.exit_code == 0, result.output
+    assert len(threads) == jobs
+    assert names(tmp_path / "out") == ["a.png", "b.png", "c.png"]
+
+
+def test_folders_in_a_folder_if_they_are_wanted(tmp_path: Path, restore: Restore) -> None:
+    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / "sub" / "b.png")
+    for i, (word, expected) in enumerate(
+        [
+            ((), ["a.png", "sub"]),
+            (("--recursive",), ["a.png", "sub"]),
+            (("--no-recursive",), ["a.png"]),
+            (("-R",), ["a.png"]),
+        ]
+    ):
+        out = tmp_path / str(i)
+        assert restore(tmp_path / "in", "-o", out, *word).exit_code == 0
+        assert names(out) == expected
+        if "sub" in expected:
+            assert names(out / "sub") == ["b.png"]
+    (tmp_path / "in" / "a.png").unlink()
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", "-R")
+    assert result.exit_code == 1 and "; --recursive looks deeper" in result.output
+
+
+def test_weights_in_a_folder(tmp_path: Path, restore: Restore, restorer: Restorer) -> None:
+    source, hub = picture(tmp_path / "a.png"), tmp_path / "hub"
+    restorer.model.save_pretrained(hub)
+    assert restore(source, "-o", tmp_path / "b.png").exit_code == 0
+    assert restore(source, "-o", tmp_path / "c.png", "-m", hub).exit_code == 0
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+    (hub / "model.safetensors").unlink()
+    result = restore(source, "-o", tmp_path / "d.png", "-m", hub)
+    assert result.exit_code == 1 and str(hub) in result.output
 
 
 def test_going_on_with_skip_existing(tmp_path: Path, restore: Restore) -> None:
