@@ -25,13 +25,17 @@ PATH = click.Path(path_type=Path)
 
 
 class _Commands(click.Group):
-    """What a user can mend becomes one message and exit status 1; with --debug, a traceback."""
+    """What a user can mend becomes one message and exit status 1; with --debug, a traceback.
+    Ctrl-C is exit status 130, as of shells."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise SystemExit(130) from None
         except EXPECTED as error:
             if ctx.params.get("debug"):
                 raise

@@ -548,8 +548,18 @@ def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
     assert names(tmp_path / "out") == [f"{name}.png" for name in "abcdefgh"]
 
 
-def test_ctrl_c_while_the_network_is_loaded(
-    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("moceir.tool.jobs.plan", "stopped"),
+        (
+            "moceir.restore.load_model",
+            "stopped: 3 of 3 pictures left; the same command with --skip-existing goes on",
+        ),
+    ],
+)
+def test_ctrl_c_before_the_first_picture(
+    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch, where: str, message: str
 ) -> None:
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")
@@ -557,12 +567,10 @@ def test_ctrl_c_while_the_network_is_loaded(
     def interrupted(*args: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Restorer, "__init__", interrupted)
+    monkeypatch.setattr(where, interrupted)
     result = restore(tmp_path / "in", "-o", tmp_path / "out")
     assert result.exit_code == 130
-    assert "stopped: 3 of 3 pictures left; the same command with --skip-existing goes on" in (
-        result.output
-    )
+    assert result.output == f"{message}\n"
     assert names(tmp_path) == ["in"]
 
 
