@@ -25,13 +25,17 @@ PATH = click.Path(path_type=Path)
 
 
 class _Commands(click.Group):
-    """What a user can mend becomes one message and exit status 1; with --debug, a traceback."""
+    """What a user can mend becomes one message and exit status 1; with --debug, a traceback.
+    Ctrl-C is exit status 130, as of shells."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise SystemExit(130) from None
         except EXPECTED as error:
             if ctx.params.get("debug"):
                 raise
@@ -147,25 +151,32 @@ def restore(
     report = _Report(as_json)
     for failure in missing:
         report.failed(failure)
-    there = [job for job in planned if job.target is not None and job.target.exists()]
-    if there and not overwrite:
-        if not skip_existing:
-            more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
-            raise click.ClickException(
-                f"{planning.shown(there[0].target)} is already there{more}: choose another output, "
-                "add --skip-existing to go on, or --overwrite"
-            )
-        for job in there:
-            report.add_job(job, "skipped")
-        planned = [job for job in planned if job not in there]
+    there: list[Job] = []
+    left: list[Job] = []
+    failed: dict[Job, str] = {}
+    for job in planned:
+        try:
+            (there if job.is_done() and not overwrite else left).append(job)
+        except OSError as error:
+            failed[job] = f"{planning.shown(job.target)}: {error.strerror}"
+    if there and not skip_existing:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise click.ClickException(
+            f"{planning.shown(there[0].target)} is already there{more}: choose another output, "
+            "add --skip-existing to go on, or --overwrite"
+        )
+    for job, reason in failed.items():
+        report.add_job(job, "failed", reason)
+    for job in there:
+        report.add_job(job, "skipped")
     if dry_run:
-        for job in planned:
+        for job in left:
             report.add_job(job, "planned")
-    elif planned:
+    elif left:
         _restore_all(
             ctx,
             report,
-            planned,
+            left,
             model,
             device,
             precision,
@@ -211,15 +222,16 @@ def _restore_all(
         if debug:
             traceback.print_exception(error)
 
-    restorer = Restorer(model, device, precision)
-    report.say(_describe(restorer))
-    pipeline = Pipeline(restorer, jobs, Settings(**settings), show)
+    pipeline = None
     try:
+        restorer = Restorer(model, device, precision)
+        report.say(_describe(restorer))
+        pipeline = Pipeline(restorer, jobs, Settings(**settings), show)
         with report.progress(len(jobs)):
             for outcome in pipeline:
                 report.add(outcome)
     except KeyboardInterrupt:
-        for outcome in pipeline.stop():
+        for outcome in pipeline.stop() if pipeline else ():
             report.add(outcome)
         left = len(jobs) - report.handled
         report.say(
@@ -255,10 +267,10 @@ class _Report:
             self._task = self._progress.add_task("restoring", total=total)
             yield
 
-    def add_job(self, job: Job, status: str) -> None:
+    def add_job(self, job: Job, status: str, error: str | None = None) -> None:
         from moceir.tool.pipeline import Outcome
 
-        self._write(Outcome.of(job, status))
+        self._write(Outcome.of(job, status, error=error))
 
     def add(self, outcome: Outcome) -> None:
         self.handled += 1

@@ -48,8 +48,8 @@ def walk_pictures(
     """The files of a folder whose names end so, in order, then those of the folders in it.
 
     Hidden names (systems keep files of their own under them) and linked folders, which may lead
-    round in circles, are left out, as is the folder ``skip``. Folders that cannot be read go to
-    ``on_error``.
+    round in circles, are left out, as is the folder ``skip``. Folders that cannot be read, and
+    links to what cannot be reached, go to ``on_error``.
     """
     skipped = os.path.realpath(skip) if skip else None
     for place, folders, names in os.walk(folder, onerror=on_error):
@@ -62,8 +62,13 @@ def walk_pictures(
         )
         for name in sorted(names):
             path = Path(place, name)
-            if path.suffix.lower() in suffixes and not name.startswith(".") and path.is_file():
-                yield path
+            if path.suffix.lower() not in suffixes or name.startswith("."):
+                continue
+            try:
+                if path.is_file():
+                    yield path
+            except OSError as error:  # a link into a folder that may not be searched
+                on_error(error)
 
 
 def open_image(path: Path) -> Image.Image:

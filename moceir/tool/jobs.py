@@ -25,6 +25,20 @@ class Job:
     target: Path | None
     """None: standard output."""
 
+    def is_done(self) -> bool:
+        """Whether something bears the name of the result.
+
+        Raises:
+            OSError: nobody can tell: a folder that may not be searched, too long a name, ...
+        """
+        if self.target is None:
+            return False
+        try:
+            self.target.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
     def __str__(self) -> str:
         return shown(self.source)
 
@@ -70,7 +84,7 @@ def plan(
             for path in [given] if given == DASH or os.path.lexists(given) else _matches(given):
                 if path == DASH:
                     sources.append((None, Path(f"stdin{ext or '.png'}")))
-                elif path.is_dir():
+                elif os.path.isdir(path):  # Path.is_dir raises where it may not look
                     found = _in_folder(path, recursive, output, failures)
                     sources += [(p, p.relative_to(path)) for p in found]
                 else:
@@ -84,7 +98,7 @@ def plan(
         if len(sources) != 1:
             raise ConfigError(f"-o - takes one picture, not {len(sources)}: give a folder")
         return [Job(sources[0][0], None)], failures
-    one = len(inputs) == 1 and len(sources) == 1 and not inputs[0].is_dir()
+    one = len(inputs) == 1 and len(sources) == 1 and not os.path.isdir(inputs[0])
     if one and output.suffix and not output.is_dir():
         if ext or suffix:
             raise ConfigError(

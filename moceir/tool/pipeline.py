@@ -261,9 +261,8 @@ class Pipeline:
             return notes
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            if job.target.exists() and not self._settings.overwrite:
-                raise PictureError("has appeared meanwhile, and is kept")
-            with whole_file(job.target) as temporary, open(temporary, "wb") as file:
+            whole = whole_file(job.target, self._settings.overwrite)
+            with whole as temporary, open(temporary, "wb") as file:
                 return codec.encode(picture, file, codec.writable(job.target.suffix), quality)
         except PictureError as error:
             raise PictureError(f"{shown(job.target)}: {error}") from error

@@ -46,7 +46,7 @@ def restore(weights: Path) -> Restore:
     """``moceir restore WORDS`` with a small network; ``before`` are words for moceir itself."""
 
     def run(*words: object, before: tuple[str, ...] = (), stdin: bytes | None = None) -> Result:
-        words = (*before, "restore", *words, "-m", weights, "--device", "cpu")
+        words = (*before, "restore", "-m", weights, "--device", "cpu", *words)
         return CliRunner().invoke(main, [str(word) for word in words], input=stdin)
 
     return run

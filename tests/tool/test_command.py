@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -19,14 +20,14 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from moceir.restore import Restorer
 from moceir.tool import codec, pipeline
 from moceir.tool.jobs import Job
 from moceir.tool.pipeline import Pipeline, Settings
 from tests.tool.conftest import Restore, noise, picture
-from tests.tool.test_codec import bomb
+from tests.tool.test_codec import ICC, bomb, exif
 
 
 def names(folder: Path) -> list[str]:
@@ -139,6 +140,152 @@ def test_pictures_as_they_come(tmp_path: Path, restore: Restore, mode: str) -> N
         assert restored.getchannel("A").tobytes() == noise().getchannel("R").tobytes()
 
 
+WIDE_PRIMARIES = {  # XYZ under D50, of Display P3
+    b"rXYZ": (0.5151, 0.2412, -0.0011),
+    b"gXYZ": (0.2920, 0.6922, 0.0419),
+    b"bXYZ": (0.1571, 0.0666, 0.7841),
+}
+
+
+def wide_gamut() -> bytes:
+    """A colour profile that is sRGB's but for its primaries."""
+    profile = bytearray(ICC)
+    for entry in range(struct.unpack_from(">I", profile, 128)[0]):
+        name, place, _ = struct.unpack_from(">4sII", profile, 132 + 12 * entry)
+        if name in WIDE_PRIMARIES:
+            numbers = (round(65536 * value) for value in WIDE_PRIMARIES[name])
+            struct.pack_into(">3i", profile, place + 8, *numbers)
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_photo_is_turned_once_and_keeps_its_metadata_and_colours(
+    tmp_path: Path, restore: Restore, suffix: str
+) -> None:
+    source, target = tmp_path / "a.jpg", tmp_path / f"b.{suffix}"
+    xmp, icc = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a dc:title="ok"/></x:xmpmeta>', wide_gamut()
+    noise().save(source, exif=exif(6), xmp=xmp, icc_profile=icc)
+    with Image.open(source) as image:
+        upright = ImageOps.exif_transpose(image)
+    orange = Image.new("RGB", (1, 1), (200, 100, 50))
+    wide = ImageCms.ImageCmsProfile(BytesIO(icc))
+    in_srgb = ImageCms.profileToProfile(orange, wide, ImageCms.createProfile("sRGB"))
+    assert in_srgb.getpixel((0, 0))[0] > 205  # a conversion of the colours would be seen
+
+    result = restore(source, "-o", target, "--strength", 0, "--json")
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout)
+    assert (line["width"], line["height"], line["notes"]) == (16, 24, [])
+    with Image.open(target) as restored:
+        restored.load()
+    assert restored.size == (16, 24)
+    assert restored.tobytes() == upright.tobytes()
+    assert restored.info["icc_profile"] == icc
+    tags = restored.getexif()
+    assert tags.get(0x0112, 1) == 1 and tags[0x010F] == "Maker"
+    assert tags.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+    if suffix == "png":
+        assert restored.info["exif"] == exif(1)
+        assert restored.info["XML:com.adobe.xmp"].encode() == xmp
+    else:
+        assert restored.tag_v2[700] == xmp
+
+
+def test_of_several_frames_the_first_and_that_is_said(tmp_path: Path, restore: Restore) -> None:
+    first, second = Image.new("RGB", (24, 16), "white"), Image.new("RGB", (24, 16), "black")
+    source, said = tmp_path / "a.gif", "the first of its 2 frames"
+    first.save(source, save_all=True, append_images=[second])
+    result = restore(source, "-o", tmp_path / "b.png", "--strength", 0, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["notes"] == [said]
+    assert Image.open(tmp_path / "b.png").getcolors() == [(24 * 16, (255, 255, 255))]
+    result = restore(source, "-o", tmp_path / "c.png")
+    assert result.exit_code == 0 and result.stdout == ""
+    (line,) = (line for line in result.stderr.splitlines() if "c.png" in line)
+    assert line.endswith(f"; {said}")
+
+
+def test_precision(tmp_path: Path, restore: Restore) -> None:
+    source, pixels = picture(tmp_path / "a.png"), {}
+    for precision in ("float32", "bfloat16"):
+        target = tmp_path / f"{precision}.png"
+        result = restore(source, "-o", target, "--precision", precision, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["precision"] == precision
+        assert f", {precision}; " in result.stderr
+        pixels[precision] = np.asarray(Image.open(target)).astype(int)
+    difference = np.abs(pixels["bfloat16"] - pixels["float32"])
+    assert 0 < difference.mean() < 0.02 * 255
+    result = restore(source, "-o", tmp_path / "b.png", "--precision", "int8")
+    assert result.exit_code == 2 and "'int8' is not one of" in result.output
+
+
+def test_tiles_and_their_overlap(tmp_path: Path, restore: Restore) -> None:
+    source = picture(tmp_path / "a.png", 400, 100)
+    for overlap, tiles in ((0, 2), (100, 3)):
+        words = ("-t", 256, "--tile-overlap", overlap, "--json")
+        result = restore(source, "-o", tmp_path / f"{overlap}.png", *words)
+        assert result.exit_code == 0, result.output
+        line = json.loads(result.stdout)
+        assert (line["tile"], line["tile_overlap"], len(line["experts"])) == (256, overlap, tiles)
+        assert Image.open(tmp_path / f"{overlap}.png").size == (400, 100)
+    result = restore(source, "-o", tmp_path / "b.png", "-t", 256, "--tile-overlap", 200)
+    assert result.exit_code == 1
+    assert "tile 256 is too small" in result.output and "at least 328" in result.output
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_so_many_jobs_write_at_once(
+    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    encode, together, threads = codec.encode, threading.Barrier(jobs), set()
+
+    def watched(*args: object) -> list[str]:
+        together.wait(60)
+        threads.add(threading.get_ident())
+        return encode(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline.codec, "encode", watched)
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", "--jobs", jobs)
+    assert result.exit_code == 0, result.output
+    assert len(threads) == jobs
+    assert names(tmp_path / "out") == ["a.png", "b.png", "c.png"]
+
+
+def test_folders_in_a_folder_if_they_are_wanted(tmp_path: Path, restore: Restore) -> None:
+    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / "sub" / "b.png")
+    for i, (word, expected) in enumerate(
+        [
+            ((), ["a.png", "sub"]),
+            (("--recursive",), ["a.png", "sub"]),
+            (("--no-recursive",), ["a.png"]),
+            (("-R",), ["a.png"]),
+        ]
+    ):
+        out = tmp_path / str(i)
+        assert restore(tmp_path / "in", "-o", out, *word).exit_code == 0
+        assert names(out) == expected
+        if "sub" in expected:
+            assert names(out / "sub") == ["b.png"]
+    (tmp_path / "in" / "a.png").unlink()
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", "-R")
+    assert result.exit_code == 1 and "; --recursive looks deeper" in result.output
+
+
+def test_weights_in_a_folder(tmp_path: Path, restore: Restore, restorer: Restorer) -> None:
+    source, hub = picture(tmp_path / "a.png"), tmp_path / "hub"
+    restorer.model.save_pretrained(hub)
+    assert restore(source, "-o", tmp_path / "b.png").exit_code == 0
+    assert restore(source, "-o", tmp_path / "c.png", "-m", hub).exit_code == 0
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+    (hub / "model.safetensors").unlink()
+    result = restore(source, "-o", tmp_path / "d.png", "-m", hub)
+    assert result.exit_code == 1 and str(hub) in result.output
+
+
 def test_going_on_with_skip_existing(tmp_path: Path, restore: Restore) -> None:
     picture(tmp_path / "in" / "a.png")
     picture(tmp_path / "in" / "b.png")
@@ -154,20 +301,24 @@ def test_going_on_with_skip_existing(tmp_path: Path, restore: Restore) -> None:
     assert "choose one" in restore(*words, "--skip-existing", "--overwrite").output
 
 
-def test_a_result_that_appears_meanwhile_is_kept(
+def test_a_result_that_appears_while_it_is_encoded_is_kept(
     tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, target = picture(tmp_path / "a.png"), tmp_path / "b.png"
-    restore_batch = Restorer.restore_batch
+    source, target = picture(tmp_path / "a.png"), tmp_path / "out" / "b.png"
+    encode = codec.encode
 
-    def slow(*args: object, **settings: object) -> object:
+    def slow(*args: object) -> list[str]:
         target.write_text("precious")
-        return restore_batch(*args, **settings)
+        return encode(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Restorer, "restore_batch", slow)
+    monkeypatch.setattr(pipeline.codec, "encode", slow)
     result = restore(source, "-o", target)
-    assert result.exit_code == 1 and "b.png: has appeared meanwhile" in result.output
+    assert result.exit_code == 1
+    assert f"not restored: {target}: has appeared meanwhile, and is kept" in result.output
     assert target.read_text() == "precious"
+    assert names(target.parent) == ["b.png"]
+    assert restore(source, "-o", target, "--overwrite").exit_code == 0
+    assert Image.open(target).size == (24, 16)
 
 
 def test_dry_run_does_nothing(tmp_path: Path, restore: Restore) -> None:
@@ -278,6 +429,59 @@ def test_write_protected_and_unreadable_folders_are_named(
     locked.chmod(0o700)
 
 
+def test_a_folder_that_may_not_be_searched_does_not_stop_the_rest(
+    open_path: Path, restore: Restore, restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moceir.restore.Restorer", lambda *given: restorer)  # nobody may not load
+    picture(open_path / "in" / "a.png")
+    picture(open_path / "in" / "sub" / "b.png")
+    picture(open_path / "elsewhere" / "c.png")
+    for link in (open_path / "in" / "linked.png", open_path / "link.png"):
+        link.symlink_to(open_path / "elsewhere" / "c.png")
+    out = open_path / "out"
+    closed = [out / "sub", open_path / "elsewhere"]
+    for folder in (out, *closed):
+        folder.mkdir(exist_ok=True)
+        owned_by_nobody(folder)
+    for folder in closed:
+        folder.chmod(0o000)
+    words = (open_path / "in", open_path / "link.png", "-o", out, "--json")
+    try:
+        with as_nobody():
+            results = [restore(*words), restore(*words, "--skip-existing")]
+    finally:
+        for folder in closed:
+            folder.chmod(0o700)
+    for result, first in zip(results, ("restored", "skipped"), strict=True):
+        assert result.exit_code == 1, result.output
+        lines = {line["input"]: line for line in map(json.loads, result.stdout.splitlines())}
+        assert {Path(name).name: line["status"] for name, line in lines.items()} == {
+            "a.png": first,
+            "b.png": "failed",
+            "link.png": "failed",
+        }
+        assert f"not restored: {out}/sub/b.png: Permission denied" in result.stderr
+        for link in ("link.png", "in/linked.png"):
+            assert f"not restored: {open_path}/{link}: Permission denied" in result.stderr
+    assert names(out) == ["a.png", "sub"] and names(out / "sub") == []
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",), ("--skip-existing",), ("--dry-run",)])
+def test_too_long_a_name_does_not_stop_the_rest(
+    tmp_path: Path, restore: Restore, more: tuple[str, ...]
+) -> None:
+    picture(tmp_path / "in" / f"{'x' * 240}.png")
+    picture(tmp_path / "in" / "a.png")
+    if more:
+        (tmp_path / "out").mkdir()
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", "--suffix", "_" + "y" * 20, *more)
+    assert result.exit_code == 1
+    (failure,) = (line for line in result.stderr.splitlines() if line.startswith("not restored"))
+    assert failure.endswith("y.png: File name too long")
+    if more != ("--dry-run",):
+        assert names(tmp_path / "out") == [f"a_{'y' * 20}.png"]
+
+
 @contextmanager
 def full_disk(folder: Path) -> Iterator[str]:
     """Lets 64 KiB be written below a folder; yields what is then said."""
@@ -342,6 +546,32 @@ def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
     assert names(tmp_path / "out") == ["a.png", "b.png", "c.png"]
     assert restore(*words, "--skip-existing").exit_code == 0
     assert names(tmp_path / "out") == [f"{name}.png" for name in "abcdefgh"]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("moceir.tool.jobs.plan", "stopped"),
+        (
+            "moceir.restore.load_model",
+            "stopped: 3 of 3 pictures left; the same command with --skip-existing goes on",
+        ),
+    ],
+)
+def test_ctrl_c_before_the_first_picture(
+    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch, where: str, message: str
+) -> None:
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+
+    def interrupted(*args: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    result = restore(tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 130
+    assert result.output == f"{message}\n"
+    assert names(tmp_path) == ["in"]
 
 
 KILLED = """
