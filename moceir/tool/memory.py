@@ -14,7 +14,7 @@ from moceir.config import MoCEIRConfig
 SHARE = 0.75
 """Part of the available memory that one picture may take: the rest is for what else goes on."""
 
-SMALL = 64 * 2**20
+SMALL = 96 * 2**20
 """Bytes that are not worth asking the system for: that takes as long as a small picture."""
 
 _MEMINFO = Path("/proc/meminfo")

@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_tiled_and_said(
 def test_too_large_tiles_are_made_smaller_and_said(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = np.zeros((300, 500, 3), np.uint8)
+    pixels = np.zeros((500, 500, 3), np.uint8)
     room = memory.network_bytes(restorer.model.config, 256, 256)
     monkeypatch.setattr(memory, "available_bytes", lambda device: int(room / memory.SHARE) + 1)
     _, run = restorer.restore_pixels(pixels, tile=400)
