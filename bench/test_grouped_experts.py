@@ -5,7 +5,8 @@
 The published layer gathers the images of each expert and loops over the experts; it is imported
 from the clone that FOLDER names, and needs einops. An expert of rank r on C channels takes
 2 (3 C r + 4 r^2 + 107 r) operations for each pixel and r (15 log2 P + 11) for its FFT attention;
-backward twice as many more. Forward moves x, shared and the output; backward reads three and writes two.
+backward twice as many more. Forward moves x, shared and the output; backward reads three and
+writes two.
 """
 
 from __future__ import annotations

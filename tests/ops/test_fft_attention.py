@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moce_kernels import fft_attention
+from moceir.tool import memory
 from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 from tests.published_weights import filled, golden
 
@@ -75,6 +79,48 @@ def test_any_shape(
     torch.testing.assert_close(
         ours, fft_attention(*tensors, window, backend="reference"), rtol=tolerance, atol=tolerance
     )
+
+
+MEASURE = """
+import sys, torch
+from moce_kernels import fft_attention
+from moceir.tool import memory
+backend, window, direction = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+def run(side):
+    shape = 1, 48, side, side
+    *tensors, grad = (
+        torch.randn(shape).contiguous(memory_format=torch.channels_last) for _ in range(4)
+    )
+    tensors += [torch.ones(48), torch.zeros(48)]
+    backward = direction == "forward_backward"
+    for t in tensors:
+        t.requires_grad_(backward)
+    peak = memory.Peak(torch.device("cpu"))
+    before = memory._fields(memory._OWN_STATUS)["VmRSS"]
+    out = fft_attention(*tensors, window, backend=backend)
+    results = [out, *(torch.autograd.grad(out, tensors, grad) if backward else ())]
+    returned = sum(t.numel() * t.element_size() for t in results)
+    return peak.bytes() - before - returned, out.numel() * out.element_size()
+run(64)
+print(*run(512))
+"""
+
+
+@pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc to measure with")
+@pytest.mark.parametrize("direction", ["forward", "forward_backward"])
+@pytest.mark.parametrize("window", [4, 32])
+def test_extra_memory_is_at_most_the_output_s(window: int, direction: str) -> None:
+    """Beyond the inputs and what is returned: plain PyTorch takes several times as much."""
+    skip_unless_it_runs("cpu", "fft_attention")
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE, "cpu", str(window), direction],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    extra, output = map(int, process.stdout.split())
+    # Far below zero would mean that the peak missed what is returned.
+    assert -output / 2 < extra <= output
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
