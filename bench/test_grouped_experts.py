@@ -4,8 +4,9 @@
 
 The published layer gathers the images of each expert and loops over the experts; it is imported
 from the clone that FOLDER names, and needs einops. An expert of rank r on C channels takes
-2 (3 C r + 4 r^2 + 107 r) operations for each pixel, without its FFT attention; backward twice as
-many more. Forward moves x, shared and the output; backward reads three and writes two.
+2 (3 C r + 4 r^2 + 107 r) operations for each pixel and r (15 log2 P + 11) for its FFT attention;
+backward twice as many more. Forward moves x, shared and the output; backward reads three and
+writes two.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def test_grouped_experts(
     logits = torch.nn.functional.one_hot(expert, 4).float()
     backward = direction == "forward_backward"
     operations = sum(
-        2 * (3 * dim * r + 4 * r * r + 107 * r) + r * (7.5 * math.log2(w) + 11)
+        2 * (3 * dim * r + 4 * r * r + 107 * r) + r * (15 * math.log2(w) + 11)
         for r, w in zip(ranks, WINDOWS, strict=True)
     )
     if contender == "published":

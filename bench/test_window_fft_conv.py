@@ -1,8 +1,8 @@
 """window_fft_conv beside the torch.fft composition, in one run.
 
-A transform of a P x P window of one channel takes 2.5 P^2 log2 P additions and multiplications;
-there are 3 forward and 5 more backward, and 3 P^2 for each product of spectra. Forward moves q, k
-and the output; backward three inputs and two gradients.
+A real transform of a P x P window of one channel takes 2.5 P^2 log2(P^2) = 5 P^2 log2 P additions
+and multiplications; there are 3 forward and 5 more backward, and 3 P^2 for each product of spectra.
+Forward moves q, k and the output; backward three inputs and two gradients.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ def test_window_fft_conv(
         [q, k],
         lambda backend, *t: window_fft_conv(*t, window, backend=backend),
         (8 if backward else 3) * q.numel() * q.element_size(),
-        q.numel() * ((8 if backward else 3) * 2.5 * math.log2(window) + (9 if backward else 3)),
+        q.numel() * ((8 if backward else 3) * 5 * math.log2(window) + (9 if backward else 3)),
         quick,
     )

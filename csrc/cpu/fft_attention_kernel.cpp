@@ -1,9 +1,10 @@
 // Window FFT attention for CPUs: out = LayerNorm_C(q (*) k) * v and its gradients.
 //
-// Spectra, convolution and normalisation of a strip of windows stay in scratch (32*P*C floats
-// forward, three times that backward); q, k, v are read once and the results written once, so the
-// forward pass moves 4 and the backward pass 7 elements for each output element. The backward pass
-// recomputes the convolution. Forward, per element: about 15 log2(P) + 20 float operations.
+// Spectra, convolution and normalisation of a strip of windows stay in scratch (for each thread twice
+// 32*P*C floats forward and five times that backward, C up to whole vectors); q, k, v are read once and
+// the results written once, so the forward pass moves 4 and the backward pass 7 elements for each
+// output element. The backward pass recomputes the convolution. Per element: about 15 log2(P) + 11
+// float operations forward, 30 log2(P) + 24 backward.
 //
 // Compiled once for each instruction set; see simd.h for what that forbids.
 

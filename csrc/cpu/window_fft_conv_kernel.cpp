@@ -2,8 +2,8 @@
 // correlations of grad with k and with q.
 //
 // A strip of windows is transformed, multiplied and transformed back window by window: forward moves
-// 3 and backward 5 elements for each output element. Forward, per element: about 15 log2(P) float
-// operations; backward, which transforms q and k again, 25 log2(P).
+// 3 and backward 5 elements for each output element. Forward, per element: about 15 log2(P) + 3
+// float operations; backward, which transforms q and k again, 25 log2(P) + 6.
 //
 // Compiled once for each instruction set; see simd.h for what that forbids.
 

@@ -2,7 +2,8 @@
 // convolution of each P x P window of (B, C, H, W), and its gradients, the correlations of grad with k
 // and with q. 3 numbers moved for each output forward, 5 backward.
 //
-// FLOPs: a transform of a window takes about 2.5 P^2 log2(P^2) / 2; forward has 3, backward 5.
+// FLOPs: a real transform of a window takes about 2.5 P^2 log2(P^2) = 5 P^2 log2 P and a product of
+// spectra 3 P^2; forward has 3 and 1, backward 5 and 2.
 
 #include "window_fft_device.h"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moce_kernels import fft_attention
+from moceir.tool import memory
 from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
 from tests.published_weights import filled, golden
 
@@ -62,19 +66,72 @@ def test_published_module(window: int, backend: str) -> None:
     width=sizes(70),
     window=st.sampled_from([4, 8, 16, 32]),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
+    grad_layout=st.sampled_from(["contiguous", "channels_last", "sliced_last", "expanded"]),
 )
 def test_any_shape(
-    backend: str, batch: int, channels: int, height: int, width: int, window: int, layout: str
+    backend: str,
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    window: int,
+    layout: str,
+    grad_layout: str,
 ) -> None:
     skip_unless_it_runs(backend, "fft_attention")
     torch.manual_seed(height * 71 + width)
-    tensors = inputs((batch, channels, height, width), layout)
-    ours = fft_attention(*tensors, window, backend=backend)
-    # One channel's variance is zero: LayerNorm then amplifies rounding by 1 / sqrt(eps).
-    tolerance = 1e-4 if channels > 2 else 1e-2
-    torch.testing.assert_close(
-        ours, fft_attention(*tensors, window, backend="reference"), rtol=tolerance, atol=tolerance
+    shape = batch, channels, height, width
+    tensors = [*inputs(shape, layout)[:3], torch.randn(channels), torch.randn(channels)]
+    (grad,) = activations(1, shape, grad_layout)
+    results = []
+    for runs, dtype in ((backend, torch.float32), ("reference", torch.float64)):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in tensors]
+        # Of few channels the variance may be zero: rounding is amplified by 1 / sqrt(eps).
+        out = fft_attention(*leaves, window, eps=1e-2, backend=runs)
+        results.append((out, *torch.autograd.grad(out, leaves, grad.to(dtype))))
+    for ours, exact in zip(*results, strict=True):
+        scale = max(1.0, float(exact.detach().abs().max())) if exact.numel() else 1.0
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5 * scale)
+
+
+MEASURE = """
+import sys, torch
+from moce_kernels import fft_attention
+from moceir.tool import memory
+def run(side, window, backward):
+    shape = 1, 48, side, side
+    *tensors, grad = (
+        torch.randn(shape).contiguous(memory_format=torch.channels_last) for _ in range(4)
     )
+    tensors += [torch.ones(48), torch.zeros(48)]
+    for t in tensors:
+        t.requires_grad_(backward)
+    peak = memory.Peak(torch.device("cpu"))
+    before = memory._fields(memory._OWN_STATUS)["VmRSS"]
+    out = fft_attention(*tensors, window, backend="cpu")
+    results = [out, *(torch.autograd.grad(out, tensors, grad) if backward else ())]
+    returned = sum(t.numel() * t.element_size() for t in results)
+    return peak.bytes() - before - returned, out.numel() * out.element_size()
+for backward in (False, True):
+    for window in (4, 32):
+        run(64, window, backward)
+        print(window, backward, *run(512, window, backward))
+"""
+
+
+@pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc to measure with")
+def test_extra_memory_is_at_most_the_output_s() -> None:
+    """Beyond the inputs and what is returned: plain PyTorch takes three times as much and more."""
+    skip_unless_it_runs("cpu", "fft_attention")
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
+    )
+    lines = process.stdout.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        extra, output = map(int, line.split()[2:])
+        # Far below zero would mean that the peak missed what is returned.
+        assert -output / 2 < extra <= output, line
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

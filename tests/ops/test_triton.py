@@ -75,6 +75,21 @@ def test_properties_interpreted() -> None:
     assert f"{len(files)} passed" in tests and "skipped" not in tests, tests
 
 
+def test_launches_of_a_layer_do_not_grow_with_the_batch() -> None:
+    """Nor is a value read back to the host or an image copied: that ends the program."""
+    runs = [json.loads(line) for line in python("tests/ops/count_launches.py").splitlines()]
+    assert [(run.pop("batch"), run.pop("top_k")) for run in runs] == [
+        (2, 1),
+        (7, 1),
+        (2, 2),
+        (7, 2),
+    ]
+    for small, large in (runs[:2], runs[2:]):
+        assert small == large
+    assert all(len(run["forward"]) == 10 for run in runs)  # the plan's, and 9
+    assert all(run["backward"] for run in runs)
+
+
 @SLOW
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_compiles_without_spills(capability: int) -> None:
