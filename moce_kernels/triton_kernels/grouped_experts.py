@@ -33,6 +33,7 @@ from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import (
     Plan,
     blocks,
+    compute_capability,
     expert_shape,
     implement,
     load,
@@ -382,7 +383,8 @@ class _Layer:
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
             BACKWARD=backward,
-            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
+            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH,
+            num_warps=4, num_stages=3 if compute_capability() < 100 else 2,  # 3 spill
         )  # fmt: skip
         return z, d_attention, d_modulation
 

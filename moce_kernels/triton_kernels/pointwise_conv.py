@@ -27,6 +27,7 @@ from torch import Tensor
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import (
     blocks,
+    compute_capability,
     float32_precision,
     implement,
     load,
@@ -236,6 +237,7 @@ def pointwise(
         block, wide, warps = 32 if x.dtype == torch.float32 else 64, up_to(WHOLE, come_out), 8
     block = pixel_block(block, size)
     beside = residual if normalised is None else normalised
+    stages = 2 if x.dtype == torch.float32 and compute_capability() < 90 else 3  # 3 spill there
     weight = weight.to(x.dtype)
     strides = weight.stride() if weight.dim() == 3 else (0, *weight.stride())
     channel_blocks = blocks(come_out, wide)
@@ -245,7 +247,7 @@ def pointwise(
         go_in, come_out, size, width, channel_blocks,
         NORM=norm, RESIDUAL=residual is not None, NORM_GRADIENT=normalised is not None,
         PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide, DEPTH=depth,
-        num_warps=warps,
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
