@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from moce_kernels import (
     ExpertWeights,
@@ -16,7 +17,13 @@ from moce_kernels import (
     grouped_experts,
     routing_plan,
 )
-from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
+from tests.ops.spec import (
+    activations,
+    assert_close_to_float64,
+    examples,
+    sizes,
+    skip_unless_it_runs,
+)
 
 BACKENDS = ["reference", "cpu"]
 RANKS, WINDOWS = (2, 4, 8), (4, 8, 16)
@@ -116,24 +123,12 @@ def test_any_shape(
     shape = 3, channels, height, width
     tensors = [*activations(2, shape, layout), plan.gate, *weights(channels, tuple(ranks))]
     (grad,) = activations(1, shape, grad_layout)
-    results = []
-    for runs, dtype in ((backend, torch.float32), ("reference", torch.float64)):
-        leaves = [t.detach().to(dtype).requires_grad_() for t in tensors]
-        x, shared, gate, *bank = leaves
-        out = grouped_experts(
-            x,
-            shared,
-            plan._replace(gate=gate),
-            ExpertWeights(*bank),
-            ranks,
-            windows,
-            eps=1e-2,
-            backend=runs,
-        )
-        results.append((out, *torch.autograd.grad(out, leaves, grad.to(dtype))))
-    for ours, exact in zip(*results, strict=True):
-        scale = max(1.0, float(exact.detach().abs().max()))
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5 * scale)
+
+    def call(runs: str, x: Tensor, shared: Tensor, gate: Tensor, *bank: Tensor) -> Tensor:
+        routed, experts = plan._replace(gate=gate), ExpertWeights(*bank)
+        return grouped_experts(x, shared, routed, experts, ranks, windows, eps=1e-2, backend=runs)
+
+    assert_close_to_float64(backend, call, tensors, grad)
 
 
 def test_autocast() -> None:

@@ -8,9 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from moce_kernels import pointwise_conv
-from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs
+from tests.ops.spec import (
+    activations,
+    assert_close_to_float64,
+    examples,
+    sizes,
+    skip_unless_it_runs,
+)
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -61,15 +68,15 @@ def test_any_shape(
     torch.manual_seed(inner * 100 + width)
     (x,) = activations(1, (2, inner, height, width), layout)
     (grad,) = activations(1, (2, outer, height, width), grad_layout)
-    leaves = [x, torch.randn(outer, inner), torch.rand(inner), torch.randn(inner)]
-    results = []
-    for runs, dtype in ((backend, torch.float32), ("reference", torch.float64)):
-        x, weight, *norm_parameters = (t.detach().to(dtype).requires_grad_() for t in leaves)
-        both = (norm_parameters[0], norm_parameters[1]) if norm else None
-        out = pointwise_conv(x, weight, norm=both, eps=1e-2, backend=runs)
-        results.append((out, *torch.autograd.grad(out, (x, weight), grad.to(dtype))))
-    for ours, exact in zip(*results, strict=True):
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
+    tensors = [x, torch.randn(outer, inner)]
+    if norm:
+        tensors += [torch.rand(inner), torch.randn(inner)]
+
+    def call(runs: str, x: Tensor, weight: Tensor, *affine: Tensor) -> Tensor:
+        both = (affine[0], affine[1]) if norm else None
+        return pointwise_conv(x, weight, norm=both, eps=1e-2, backend=runs)
+
+    assert_close_to_float64(backend, call, tensors, grad)
 
 
 def test_autocast() -> None:

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import transposed_attention
-from tests.ops.spec import activations, examples, sizes, skip_unless_it_runs, transposed_sample
+from tests.ops.spec import (
+    activations,
+    assert_close_to_float64,
+    examples,
+    sizes,
+    skip_unless_it_runs,
+    transposed_sample,
+)
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -83,16 +90,13 @@ def test_any_shape(
     parts = ("bias", "norm") if norm else ("bias",)
     sample = transposed_sample(shape, layout, heads, inner, outer, *parts)
     (grad,) = activations(1, (2, outer, height, width), grad_layout)
-    results = []
-    for runs, dtype in ((backend, torch.float32), ("reference", torch.float64)):
-        leaves = {name: t.detach().requires_grad_() for name, t in sample.cast(dtype).items()}
-        out = sample.call(runs, **leaves)
-        gradients = torch.autograd.grad(out, list(leaves.values()), grad.to(dtype))
-        results.append({"out": out, **dict(zip(leaves, gradients, strict=True))})
-    ours, exact = results
-    for name, value in exact.items():
-        scale = max(1.0, float(value.detach().abs().max()))
-        torch.testing.assert_close(ours[name].double(), value, rtol=1e-4, atol=1e-5 * scale)
+    names = list(sample.tensors)
+    assert_close_to_float64(
+        backend,
+        lambda runs, *leaves: sample.call(runs, **dict(zip(names, leaves, strict=True))),
+        list(sample.cast(torch.float32).values()),
+        grad,
+    )
 
 
 def test_neighbours_do_not_leak() -> None:

@@ -61,7 +61,8 @@ def curve(run: Path, tag: str = "train/loss") -> list[float]:
 
     events = EventAccumulator(str(run / "curves"))
     events.Reload()
-    return [point.value for point in events.Scalars(tag)]
+    # A resumed run has a file for each start: they are read in the order of their names.
+    return [point.value for point in sorted(events.Scalars(tag), key=lambda point: point.step)]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
