@@ -149,19 +149,24 @@ static Tensor grouped_experts(const Tensor& x, const Tensor& shared, const Tenso
   walk(
       layer, layer.base,
       [&](ExpertOnImage& e) {
+        e.rows = kernel.band_rows(e);
         packed = allocate_scratch(kernel.packed_size(e));
         planes = allocate_scratch(kernel.planes_size(e));
         e.packed = packed.get();
         e.planes = planes.get();
         kernel.pack(e);
       },
-      [&](const ExpertOnImage& e, int64_t) {
-        torch::stable::parallel_for(0, e.H + 6, 8, [&](int64_t begin, int64_t end) {
-          kernel.project(e, begin, end, allocate_scratch(kernel.scratch_size(e, false)).get());
-        });
-        torch::stable::parallel_for(0, kernel.strips(e), 1, [&](int64_t begin, int64_t end) {
-          kernel.forward(e, begin, end, allocate_scratch(kernel.scratch_size(e, false)).get());
-        });
+      [&](ExpertOnImage e, int64_t) {
+        const auto run = [&](auto stage, int64_t first, int64_t last, int64_t grain) {
+          torch::stable::parallel_for(first, last, grain, [&](int64_t begin, int64_t end) {
+            stage(e, begin, end, allocate_scratch(kernel.scratch_size(e, false)).get());
+          });
+        };
+        for (int64_t made = 0;; made = kPlaneMargins, kernel.advance(e)) {
+          run(kernel.project, made, std::min(e.rows, e.H - e.top) + kPlaneMargins, 2);
+          run(kernel.forward, 0, kernel.strips(e), 1);
+          if (e.top + e.rows >= e.H) break;
+        }
       },
       [](const ExpertOnImage&, size_t) {});
   return out;
@@ -200,6 +205,7 @@ static std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> grouped_experts_b
   walk(
       layer, layer.base,
       [&](ExpertOnImage& e) {
+        e.rows = e.H;
         packed = allocate_scratch(kernel.packed_size(e));
         planes = allocate_scratch(kernel.planes_size(e));
         grad_planes = allocate_scratch(kernel.planes_size(e));
@@ -217,7 +223,7 @@ static std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> grouped_experts_b
             stage(e, begin, end, allocate_scratch(kernel.scratch_size(e, true)).get());
           });
         };
-        run(kernel.project, e.H + 6, 8);
+        run(kernel.project, e.rows + kPlaneMargins, 8);
         run(kernel.backward_strips, kParts, 1);
         run(kernel.backward_rows, kParts, 1);
         gates[slot] = static_cast<float>(kernel.gate_gradient(e));

@@ -3,11 +3,11 @@
 //   h = P0 x;  q = dw3x3(Wq h);  k, v = dw7x7(Wkv h);  a = LayerNorm(q (*) k) v;
 //   o = (Wo a + b) SiLU(P1 shared);  out (+)= gate (P2 o + x)
 //
-// in two passes. The first, row by row, leaves Wq h and Wkv h in planes with a margin of zeros (3 r
-// floats for each pixel, the only intermediate that is stored whole). The second, strip by strip of
-// windows, does all the rest in cache. About 3 r C + 4 r^2 + 107 r multiply-adds for each pixel.
-// Backward: the planes again; the strips with their gradients up to the depthwise convolutions; the
-// rows from there to x.
+// in two passes over a band of rows. The first, row by row, leaves Wq h and Wkv h in planes with a
+// margin of zeros (3 r floats for each pixel; a band of them stays in a cache). The second, strip by
+// strip of windows, does all the rest. About 3 r C + 4 r^2 + 107 r multiply-adds for each pixel.
+// Backward, the whole image in one band: the planes again; the strips with their gradients up to the
+// depthwise convolutions; the rows from there to x.
 //
 // Buffers hold channels padded to whole vectors of W: r to `rp`, C to `Cp`. Compiled once for each
 // instruction set; see simd.h for what that forbids.
@@ -20,7 +20,7 @@
 namespace moce {
 inline namespace MOCE_ISA {
 
-constexpr int kMargin = 3;  // of the planes: half of a 7 x 7 neighbourhood
+constexpr int kMargin = kPlaneMargins / 2;  // half of a 7 x 7 neighbourhood
 
 // Hands out pieces of one allocation, each on a cache line.
 struct Pieces {
@@ -38,7 +38,7 @@ struct Expert {
   using V = Vec<W>;
   const ExpertOnImage& e;
   const int64_t r, rp, Cp;
-  const int64_t plane_width, plane;  // pixels of a plane's row; floats of a plane
+  const int64_t plane_width, plane_row, plane;  // pixels and floats of a plane's row; floats of a plane
 
   explicit Expert(const ExpertOnImage& e)
       : e(e),
@@ -48,7 +48,8 @@ struct Expert {
         // depthwise_row reads whole groups of pixels
         plane_width((e.W + kDepthwisePixels - 1) / kDepthwisePixels * kDepthwisePixels +
                     2 * kMargin),
-        plane((e.H + 2 * kMargin) * plane_width * rp) {}
+        plane_row(plane_width * rp),
+        plane((e.rows + 2 * kMargin) * plane_row) {}
 
   // --- weights ---------------------------------------------------------------------------------
 
@@ -207,23 +208,41 @@ struct Expert {
   }
 
   int64_t strip_columns() const { return (e.W + kColumns - 1) / kColumns; }
-  int64_t strips() const { return (e.H + e.window - 1) / e.window * strip_columns(); }
+  int64_t strips() const {
+    const int64_t rows = e.H - e.top < e.rows ? e.H - e.top : e.rows;
+    return (rows + e.window - 1) / e.window * strip_columns();
+  }
   static int columns_from(int64_t x, int64_t width) {
     return width - x < kColumns ? int(width - x) : kColumns;
   }
 
   float* in_plane(float* planes, int i, int64_t y, int64_t x) const {
-    return planes + i * plane + ((y + kMargin) * plane_width + x + kMargin) * rp;
+    return planes + i * plane + (y - e.top + kMargin) * plane_row + (x + kMargin) * rp;
   }
 
   // --- forward ---------------------------------------------------------------------------------
+
+  int64_t band_rows() const {
+    constexpr int64_t kFloats = int64_t{1} << 21, kFewest = 32;  // whole windows of any size
+    const int64_t rows = kFloats / (3 * plane_row) / kFewest * kFewest;
+    return rows >= e.H ? e.H : rows < kFewest ? (e.H < kFewest ? e.H : kFewest) : rows;
+  }
+
+  // The margin between two bands is moved, not made again.
+  void keep_margin() const {
+    for (int i = 0; i < 3; i++) {
+      float* first = e.planes + i * plane;
+      const float* last = first + e.rows * plane_row;
+      for (int64_t j = 0; j < kPlaneMargins * plane_row; j += W) store<W>(first + j, load<W>(last + j));
+    }
+  }
 
   void project(int64_t begin, int64_t end, float* scratch) const {
     const Packed w = packed(e.packed);
     Pieces pieces{scratch};
     float *x_copy = pieces.take(kColumns * Cp), *h = pieces.take(kColumns * rp);
     for (int64_t row = begin; row < end; row++) {
-      const int64_t y = row - kMargin;
+      const int64_t y = e.top + row - kMargin;
       const bool inside = y >= 0 && y < e.H;
       for (int i = 0; i < 3; i++) {
         float* p = in_plane(e.planes, i, y, -kMargin);
@@ -290,7 +309,7 @@ struct Expert {
   Place strip_at(int64_t i) const {
     Place t;
     t.x = i % strip_columns() * kColumns;
-    t.y = i / strip_columns() * e.window;
+    t.y = e.top + i / strip_columns() * e.window;
     t.h = e.H - t.y < e.window ? int(e.H - t.y) : e.window;
     t.w = columns_from(t.x, e.W);
     return t;
@@ -299,7 +318,7 @@ struct Expert {
   // q, k, v of a strip, and the attention on them as an image of its own.
   FftAttention attend(const Place& t, const Packed& w, const StripBuffers& b) const {
     for (int row = 0; row < t.h; row++) {
-      const int64_t o = row * kColumns * rp, stride = plane_width * rp;
+      const int64_t o = row * kColumns * rp, stride = plane_row;
       depthwise_row<W, 3>(in_plane(e.planes, 0, t.y + row - 1, t.x - 1), stride, w.dw[0],
                           w.dw_bias[0], rp, b.q + o, t.w);
       depthwise_row<W, 7>(in_plane(e.planes, 1, t.y + row - 3, t.x - 3), stride, w.dw[1],
@@ -445,7 +464,7 @@ struct Expert {
     }
     a.grad = in_strip(b.d_attended);
     const auto in_gradient = [&](int i) {
-      return Strided{in_plane(e.grad_planes, i, t.y, t.x), 0, 1, plane_width * rp, rp};
+      return Strided{in_plane(e.grad_planes, i, t.y, t.x), 0, 1, plane_row, rp};
     };
     a.dq = in_gradient(0);
     a.dk = in_gradient(1);
@@ -483,7 +502,7 @@ struct Expert {
   void backward_row(int64_t y, int64_t x, const Packed& w, const RowBuffers& b,
                     const Part& sum) const {
     const int n = columns_from(x, e.W);
-    const int64_t stride = plane_width * rp;
+    const int64_t stride = plane_row;
     const Pixels in = read(e.x, y, x, n, b.x), g = read(e.grad, y, x, n, b.g);
     multiply_pixels<W>(in.data, in.pixel, e.C, w.in, rp, nullptr, b.h, rp, n);
     for (int64_t j = 0; j < n * rp; j += W) store<W>(b.dh + j, V{});
@@ -539,6 +558,7 @@ auto dispatch(const ExpertOnImage& e, F&& f) {
 }
 
 extern const GroupedExpertsKernel grouped_experts_kernel = {
+    [](const ExpertOnImage& e) { return dispatch(e, [](auto x) { return x.band_rows(); }); },
     [](const ExpertOnImage& e) {
       return dispatch(e, [](auto x) { return x.packed(nullptr).size; });
     },
@@ -550,6 +570,10 @@ extern const GroupedExpertsKernel grouped_experts_kernel = {
     [](const ExpertOnImage& e) { dispatch(e, [](auto x) { x.pack(); }); },
     [](const ExpertOnImage& e, int64_t begin, int64_t end, float* scratch) {
       dispatch(e, [=](auto x) { x.project(begin, end, scratch); });
+    },
+    [](ExpertOnImage& e) {
+      dispatch(e, [](auto x) { x.keep_margin(); });
+      e.top += e.rows;
     },
     [](const ExpertOnImage& e) { return dispatch(e, [](auto x) { return x.strips(); }); },
     [](const ExpertOnImage& e, int64_t begin, int64_t end, float* scratch) {

@@ -21,6 +21,7 @@ from tests.ops.spec import (
     activations,
     assert_close_to_float64,
     examples,
+    experts_sample,
     sizes,
     skip_unless_it_runs,
 )
@@ -67,6 +68,16 @@ def test_batch_does_not_matter(backend: str) -> None:
             backend=backend,
         )
         torch.testing.assert_close(together[one], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_bands_of_a_large_picture() -> None:
+    """What does not fit a cache is taken in bands of rows: the last is cut off, two experts add."""
+    skip_unless_it_runs("cpu", "grouped_experts")
+    torch.manual_seed(0)
+    sample = experts_sample((1, 24, 75, 800), "channels_last", (6, 24), (8, 32), [[1, 0]])
+    ours = sample.call("cpu", **sample.tensors)
+    exact = sample.call("reference", **sample.cast(torch.float64))
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
