@@ -361,7 +361,7 @@ class Restorer:
         except (torch.OutOfMemoryError, MemoryError):
             return False
         except RuntimeError as error:
-            if "DefaultCPUAllocator" not in str(error):  # how torch says it on a CPU
+            if "can't allocate memory" not in str(error):  # how a CPU's operators say it
                 raise
             return False
         return True
@@ -373,7 +373,7 @@ class Restorer:
 
         def need(size: int) -> int:
             sides = (height, width) if size == 0 else (min(size, height), min(size, width))
-            return memory.network_bytes(self.model.config, *sides, batch)
+            return memory.network_bytes(self.model.config, *sides, batch, self.device)
 
         if need(tile or 0) <= memory.SMALL:
             return tile or 0, []

@@ -3,42 +3,47 @@
 
 #include <cstdlib>
 #include <memory>
-#include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
+#include "blocks.h"
 #include "moce/tensor.h"
 
 namespace moce {
 
+// Vectors of channels whose weights one thread packs at least.
+constexpr int64_t kPackedVectors = 8;
+
 struct Free {
-  void operator()(float* p) const { std::free(p); }
+  size_t bytes = 0;
+  void operator()(float* p) const {
+    if (bytes >= kSmallestBlock) give_block(p, bytes);
+    else std::free(p);
+  }
 };
 using Scratch = std::unique_ptr<float[], Free>;
 
-inline Scratch allocate_scratch(int64_t floats) {
-  const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-  void* p = std::aligned_alloc(64, bytes);
-  if (!p) throw std::bad_alloc();
-  return Scratch(static_cast<float*>(p));
+// PyTorch's allocator says it in the same words.
+inline void* there_is(void* p, size_t bytes) {
+  STD_TORCH_CHECK(p, "can't allocate memory: you tried to allocate ", bytes, " bytes");
+  return p;
 }
 
-// An output like t with so many channels. A large one is fresh from the system, which would hand it
-// over in pages of 4 KiB, at several times the cost of writing them: large pages are asked for.
+inline Scratch allocate_scratch(int64_t floats) {
+  const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
+  void* p = bytes >= kSmallestBlock ? take_block(bytes) : std::aligned_alloc(64, bytes);
+  return Scratch(static_cast<float*>(there_is(p, bytes)), Free{bytes});
+}
+
+// new_like, in a block where it is large.
 inline Tensor new_output(const Tensor& t, int64_t channels) {
-  Tensor out = new_like(t, channels);
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kLarge = uintptr_t{1} << 21;
-  const auto begin = reinterpret_cast<uintptr_t>(out.data_ptr());
-  const uintptr_t first = (begin + kLarge - 1) / kLarge * kLarge;
-  const uintptr_t end = (begin + out.numel() * out.element_size()) / kLarge * kLarge;
-  // Advice: where there are no large pages, nothing changes.
-  if (end >= first + 8 * kLarge)
-    madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#endif
-  return out;
+  const int64_t B = t.size(0), C = channels, H = t.size(2), W = t.size(3);
+  const size_t bytes = static_cast<size_t>(B * C * H * W) * t.element_size();
+  if (bytes < kSmallestBlock) return new_like(t, channels);
+  const bool last = t.stride(1) == 1;
+  const int64_t size[4] = {B, C, H, W};
+  const int64_t stride[4] = {C * H * W, last ? 1 : H * W, last ? W * C : W, last ? C : 1};
+  return torch::stable::from_blob(there_is(take_block(bytes), bytes), {size, 4}, {stride, 4},
+                                  t.device(), t.scalar_type(),
+                                  [=](void* p) { give_block(p, bytes); });
 }
 inline Tensor new_output(const Tensor& t) { return new_output(t, t.size(1)); }
 

@@ -14,32 +14,35 @@ from moceir.config import MoCEIRConfig
 SHARE = 0.75
 """Part of the available memory that one picture may take: the rest is for what else goes on."""
 
-SMALL = 96 * 2**20
+SMALL = 64 * 2**20
 """Bytes that are not worth asking the system for: that takes as long as a small picture."""
 
+_CPU = torch.device("cpu")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _OWN_STATUS = Path("/proc/self/status")
 
 
-def network_bytes(config: MoCEIRConfig, height: int, width: int, batch: int = 1) -> int:
+def network_bytes(
+    config: MoCEIRConfig, height: int, width: int, batch: int = 1, device: torch.device = _CPU
+) -> int:
     """Bytes that the activations of a batch take at their peak, an upper estimate.
 
-    The peak lies in a decoder block at full resolution: there live the block's input, its shared
-    and routed features, the result, and the queries, keys and values of an expert (or of one of the
-    attentions); on GPUs also in the hidden features of the feed-forward network, of which a CPU
-    holds a few rows. Beside these the C library's heap keeps up to three quarters again of what
-    comes in blocks of less than 32 MiB. The factors are fitted to what was measured on CPUs
-    (docs/restore.md); bfloat16 and float16 save little there, so the estimate ignores them.
+    The peak lies in a decoder block at full resolution: there live the block's input, the shared
+    features, the queries, keys and values of the cross attention or its result, and the input of
+    the level. A GPU also holds an expert's queries, keys and values whole, or the hidden features
+    of the feed-forward network, of which a CPU has a few rows. The factor for CPUs is fitted to
+    what was measured (docs/restore.md); bfloat16 and float16 save, so the estimate ignores them.
     """
     channels = config.dims[0]
-    experts = 5.5 * channels + 3 * max(config.ranks(0))
-    floats = max(experts, (2.5 + 3 * config.ffn_expansion) * channels)
+    floats = 6.5 * channels
+    if device.type != "cpu":
+        experts = 5.5 * channels + 3 * max(config.ranks(0))
+        floats = max(floats, experts, (2.5 + 3 * config.ffn_expansion) * channels)
     cell = 2 ** (len(config.dims) - 1)
     padded = (height + -height % cell) * (width + -width % cell)
-    activations = int(4 * floats * padded) * batch
-    return activations + min(activations * 3 // 4, 8 * 32 * 2**20) + 40 * 2**20
+    return int(4 * floats * padded) * batch + 32 * 2**20
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -151,8 +151,8 @@ class Pipeline:
             return False
         pixels = first.result().pixels
         height, width, _ = pixels.shape
-        config = self._restorer.model.config
-        if memory.network_bytes(config, height, width, len(group) + 1) > memory.SMALL:
+        config, device = self._restorer.model.config, self._restorer.device
+        if memory.network_bytes(config, height, width, len(group) + 1, device) > memory.SMALL:
             return False
         if reading.exception():
             return False

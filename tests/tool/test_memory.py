@@ -51,6 +51,12 @@ def test_the_estimate_grows_with_pixels_and_width() -> None:
     assert memory.network_bytes(full, 500, 500) > 2.5 * memory.network_bytes(compact, 500, 500)
 
 
+def test_a_gpu_holds_more() -> None:
+    config = preset("compact")
+    on_gpu = memory.network_bytes(config, 500, 500, device=torch.device("cuda"))
+    assert on_gpu > memory.network_bytes(config, 500, 500)
+
+
 def files(folder: Path, **content: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in content.items():
@@ -96,13 +102,13 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_does_not_fit_is_tiled_and_said(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = np.zeros((300, 500, 3), np.uint8)
-    need = memory.network_bytes(restorer.model.config, 300, 500)
+    pixels = np.zeros((600, 1000, 3), np.uint8)
+    need = memory.network_bytes(restorer.model.config, 600, 1000)
     monkeypatch.setattr(memory, "available_bytes", lambda device: need)  # 75 % of it may be used
     _, run = restorer.restore_pixels(pixels)
-    assert run.tile == 256
-    assert "500 x 300 whole needs about 113 MB; 113 MB are free on cpu" in run.notes[0]
-    assert run.notes[0].endswith("tiles of 256")
+    assert run.tile == 512
+    assert "1000 x 600 whole needs about 158 MB; 158 MB are free on cpu" in run.notes[0]
+    assert run.notes[0].endswith("tiles of 512")
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * need)
     assert restorer.restore_pixels(pixels)[1].tile == 0
 
@@ -110,22 +116,22 @@ def test_what_does_not_fit_is_tiled_and_said(
 def test_too_large_tiles_are_made_smaller_and_said(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = np.zeros((500, 500, 3), np.uint8)
-    room = memory.network_bytes(restorer.model.config, 256, 256)
+    pixels = np.zeros((800, 800, 3), np.uint8)
+    room = memory.network_bytes(restorer.model.config, 512, 512)
     monkeypatch.setattr(memory, "available_bytes", lambda device: int(room / memory.SHARE) + 1)
-    _, run = restorer.restore_pixels(pixels, tile=400)
-    assert run.tile == 256
-    assert "tiles of 400 are too large, tiles of 256" in run.notes[0]
+    _, run = restorer.restore_pixels(pixels, tile=700)
+    assert run.tile == 512
+    assert "tiles of 700 are too large, tiles of 512" in run.notes[0]
 
 
 def test_whole_by_name_is_refused_with_the_numbers(
     tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 8 * 10**7)
-    source = picture(tmp_path / "a.png", 500, 300)
+    source = picture(tmp_path / "a.png", 1000, 600)
     result = restore(source, "-o", tmp_path / "b.png", "--tile", 0)
     assert result.exit_code == 1
-    assert "a.png: 500 x 300 whole needs about 113 MB; 80 MB are free on cpu" in result.output
+    assert "a.png: 1000 x 600 whole needs about 158 MB; 80 MB are free on cpu" in result.output
     assert not (tmp_path / "b.png").exists()
 
 
@@ -134,7 +140,7 @@ def test_too_little_for_any_tile_is_refused(
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 10**6)
     with pytest.raises(PictureError, match=r"tiles of 256 need .*: free some memory"):
-        restorer.restore_pixels(np.zeros((300, 500, 3), np.uint8))
+        restorer.restore_pixels(np.zeros((600, 1000, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""Memory of large outputs and scratch, which CPU kernels take from the system themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from moce_kernels import depthwise_conv
+from moceir.tool import memory
+from tests.ops.spec import skip_unless_it_runs
+
+MEASURE = """
+import torch
+from moce_kernels import depthwise_conv
+from moceir.tool import memory
+def resident():
+    return memory._fields(memory._OWN_STATUS)["VmRSS"]
+weight = torch.randn(48, 1, 3, 3)
+depthwise_conv(torch.randn(1, 48, 64, 64), weight, backend="cpu")
+before = resident()
+for side in (1000, 700, 900, 1100, 800):  # none fits where another was
+    out = depthwise_conv(torch.randn(1, 48, side, side), weight, backend="cpu")
+    del out
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc to measure with")
+def test_what_was_freed_is_the_system_s_again() -> None:
+    """200 MB a picture; 64 MiB may be kept, and a little is PyTorch's own."""
+    skip_unless_it_runs("cpu", "depthwise_conv")
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
+    )
+    assert int(process.stdout) < 100e6
+
+
+TOO_LARGE = """
+import resource, torch
+from moce_kernels import depthwise_conv
+x, weight = torch.zeros(1, 1, 1, 1).expand(1, 8, 4000, 4000), torch.randn(8, 1, 3, 3)
+depthwise_conv(x[..., :64, :64], weight, backend="cpu")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, resource.RLIM_INFINITY))
+try:
+    depthwise_conv(x, weight, backend="cpu")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc")
+def test_too_little_memory_is_said() -> None:
+    skip_unless_it_runs("cpu", "depthwise_conv")
+    process = subprocess.run(
+        [sys.executable, "-c", TOO_LARGE], capture_output=True, text=True, check=True
+    )
+    assert "can't allocate memory: you tried to allocate 512000000 bytes" in process.stdout
+
+
+def test_many_threads() -> None:
+    skip_unless_it_runs("cpu", "depthwise_conv")
+    torch.manual_seed(0)
+    weight = torch.randn(16, 1, 3, 3)
+
+    def outputs(side: int) -> tuple[Tensor, list[Tensor]]:
+        """Of 1.6 to 4.4 MB, all alive at once: had two the same memory, they would not agree."""
+        x = torch.randn(1, 16, side, side)
+        return x, [depthwise_conv(n * x, weight, backend="cpu") for n in range(1, 6)]
+
+    with ThreadPoolExecutor(4) as threads:
+        for x, several in threads.map(outputs, [160, 260, 200, 160] * 5):
+            expected = depthwise_conv(x, weight, backend="reference")
+            for n, out in enumerate(several, start=1):
+                torch.testing.assert_close(out, n * expected, rtol=1e-4, atol=1e-4)
