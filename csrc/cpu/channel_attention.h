@@ -9,7 +9,7 @@ MOCE_DECLARE_KERNEL(ChannelAttentionKernel, channel_attention)
 
 namespace moce {
 
-// `collect` fills a.parts; then the images' matrices are made and v is multiplied.
+// `collect` fills a.parts; then the heads' matrices are made and v is multiplied.
 template <class Collect>
 void attend(ChannelAttention& a, Collect&& collect) {
   const auto& kernel = channel_attention_for_this_cpu();
@@ -26,7 +26,7 @@ void attend(ChannelAttention& a, Collect&& collect) {
       stage(a, begin, end, allocate_scratch(kernel.scratch(a)).get());
     });
   };
-  run(kernel.mix, a.B);
+  run(kernel.mix, a.B * a.heads);
   run(kernel.apply, kernel.blocks(a));
 }
 

@@ -50,7 +50,7 @@ struct Attention {
   }
   int64_t scratch() const {
     const int64_t pixels = kBlock * (4 * hp + 2 * Cp + 2 * Np);
-    const int64_t images = 2 * C * Np + 7 * a.heads * c * c + part_size(true);
+    const int64_t images = 2 * C * Np + 7 * a.heads * c * c + 2 * gram_size() + part_size(true);
     const int64_t sums = 3 * (part_size(true) > part_size(false) ? part_size(true)
                                                                  : part_size(false));
     return pixels + (images > sums ? images : sums) + 64;
@@ -85,9 +85,9 @@ struct Attention {
   }
 
   void transpose_weight() const {
-    for (int64_t i = 0; i < C; i++)
-      for (int64_t n = 0; n < Np; n++)
-        a.weight_t[i * Np + n] = n < a.outer ? a.weight[n * C + i] : 0.f;
+    for (int64_t n = 0; n < Np; n += W)
+      transpose_rows<W>(a.weight + n * C, C, a.outer - n < W ? int(a.outer - n) : W, C,
+                        a.weight_t + n, Np);
   }
 
   // --- forward ---------------------------------------------------------------------------------
@@ -143,61 +143,69 @@ struct Attention {
     return n > kSmallest ? n : kSmallest;
   }
 
-  // Cosines of the angles between q's and k's channels, and the softmax A of them: (heads, c, c).
+  // Cosines of the angles between q's and k's channels of a head, and the softmax A of them: (c, c).
   // Small beside the passes over the pixels, hence in float64.
-  void attention(int64_t b, double* cosine, double* matrix) const {
-    for (int64_t h = 0; h < a.heads; h++)
-      for (int64_t i = 0; i < c; i++, cosine += c, matrix += c) {
-        const float* gram = gram_of(b, h) + i * c;
-        const double q = length(b, 0, h * c + i);
-        double highest = -__builtin_inf(), sum = 0;
-        for (int64_t j = 0; j < c; j++) {
-          cosine[j] = gram[j] / (q * length(b, 1, h * c + j));
-          matrix[j] = cosine[j] * a.temperature[h];
-          if (!(matrix[j] <= highest)) highest = matrix[j];
-        }
-        for (int64_t j = 0; j < c; j++) {
-          matrix[j] = __builtin_exp(matrix[j] - highest);
-          sum += matrix[j];
-        }
-        for (int64_t j = 0; j < c; j++) matrix[j] /= sum;
+  void attention(int64_t b, int64_t h, double* cosine, double* matrix) const {
+    for (int64_t i = 0; i < c; i++, cosine += c, matrix += c) {
+      const float* gram = gram_of(b, h) + i * c;
+      const double q = length(b, 0, h * c + i);
+      double highest = -__builtin_inf(), sum = 0;
+      for (int64_t j = 0; j < c; j++) {
+        cosine[j] = gram[j] / (q * length(b, 1, h * c + j));
+        matrix[j] = cosine[j] * a.temperature[h];
+        if (!(matrix[j] <= highest)) highest = matrix[j];
       }
-  }
-
-  // M^T (C, Np): row h c + j is the sum over i of A_ij Wo^T's row h c + i.
-  void fold(const double* matrix, float* transposed, float* folded) const {
-    for (int64_t h = 0; h < a.heads; h++) {
-      for (int64_t i = 0; i < c; i++)
-        for (int64_t j = 0; j < c; j++)
-          transposed[j * c + i] = static_cast<float>(matrix[h * c * c + i * c + j]);
-      multiply_pixels<W>(transposed, c, c, a.weight_t + h * c * Np, Np, nullptr,
-                         folded + h * c * Np, Np, int(c));
+      for (int64_t j = 0; j < c; j++) {
+        matrix[j] = __builtin_exp(matrix[j] - highest);
+        sum += matrix[j];
+      }
+      for (int64_t j = 0; j < c; j++) matrix[j] /= sum;
     }
   }
 
+  // The head's rows (c, Np) of M^T: row j is the sum over i of A_ij Wo^T's row h c + i.
+  void fold(int64_t h, const double* matrix, float* transposed, float* folded) const {
+    for (int64_t i = 0; i < c; i++)
+      for (int64_t j = 0; j < c; j++)
+        transposed[j * c + i] = static_cast<float>(matrix[i * c + j]);
+    multiply_pixels<W>(transposed, c, c, a.weight_t + h * c * Np, Np, nullptr, folded, Np, int(c));
+  }
+
+  // Heads begin <= i < end of all images: the sums of the parts, and M in panels.
   void mix(int64_t begin, int64_t end, float* scratch) const {
-    const int64_t matrix_size = a.heads * c * c;
-    double *cosine = reinterpret_cast<double*>(scratch), *matrix = cosine + matrix_size;
-    float *folded = scratch + 4 * matrix_size, *transposed = folded + C * Np;
-    for (int64_t b = begin; b < end; b++) {
-      const float* parts = a.parts + b * a.num_parts * part_size(false);
-      const auto total = [&](int64_t i) {
-        double sum = 0;
-        for (int64_t n = 0; n < a.num_parts; n++) sum += parts[n * part_size(false) + i];
-        return static_cast<float>(sum);
-      };
-      for (int64_t h = 0; h < a.heads; h++)
-        for (int64_t i = 0; i < c; i++) {
-          for (int64_t j = 0; j < c; j++)
-            gram_of(b, h)[i * c + j] = total((h * c + i) * cp + j);
-          for (int which = 0; which < 2; which++)
-            a.squares[(b * 2 + which) * C + h * c + i] =
-                total(gram_size() + which * hp + h * cp + i);
-        }
-      attention(b, cosine, matrix);
-      fold(matrix, transposed, folded);
+    const int64_t products = c * cp, squares = products + 2 * cp;
+    double *total = reinterpret_cast<double*>(scratch), *cosine = total + squares;
+    double* matrix = cosine + c * c;
+    float *folded = scratch + 2 * squares + 4 * c * c, *transposed = folded + c * Np;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t b = i / a.heads, h = i % a.heads;
+      for (int64_t j = 0; j < squares; j++) total[j] = 0;
+      const float* part = a.parts + b * a.num_parts * part_size(false);
+      for (int64_t n = 0; n < a.num_parts; n++, part += part_size(false)) {
+        for (int64_t j = 0; j < products; j++) total[j] += part[h * products + j];
+        const float* of_head = part + gram_size() + h * cp;
+        for (int64_t j = 0; j < cp; j++) total[products + j] += of_head[j];
+        for (int64_t j = 0; j < cp; j++) total[products + cp + j] += of_head[hp + j];
+      }
+      float* gram = gram_of(b, h);
+      for (int64_t j = 0; j < c; j++) {
+        for (int64_t k = 0; k < c; k++)
+          gram[j * c + k] = static_cast<float>(total[j * cp + k]);
+        for (int which = 0; which < 2; which++)
+          a.squares[(b * 2 + which) * C + h * c + j] =
+              static_cast<float>(total[products + which * cp + j]);
+      }
+      attention(b, h, cosine, matrix);
+      fold(h, matrix, transposed, folded);
       float* to = a.matrices + b * matrices_size(false);
-      pack_panels<W>(folded, C, a.outer, Np, 1, to);
+      constexpr int64_t panel = kTileVectors * W;
+      for (int64_t n0 = 0; n0 < Np; n0 += panel) {
+        const int64_t width = Np - n0 < panel ? Np - n0 : panel;
+        float* rows = to + n0 * C + h * c * width;
+        for (int64_t j = 0; j < c; j++)
+          for (int64_t n = 0; n < width; n++) *rows++ = folded[j * Np + n0 + n];
+      }
+      if (h > 0) continue;
       for (int64_t n = 0; n < Np; n++)
         to[C * Np + n] = a.bias && n < a.outer ? a.bias[n] : 0.f;
     }
@@ -207,7 +215,13 @@ struct Attention {
     float *v_copy = scratch, *start = v_copy + kBlock * Cp, *buffer = start + kBlock * Np;
     for (int64_t i = begin; i < end; i++) {
       const Place t = place(i);
-      const Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
+      Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
+      if (a.out.data == a.v.data && v.data != v_copy) {  // out takes the place of v
+        for (int p = 0; p < t.count; p++)
+          for (int64_t c = 0; c < C; c += W)
+            store<W>(v_copy + p * Cp + c, load<W>(v.data + p * v.pixel + c));
+        v = {v_copy, Cp};
+      }
       Pixels from{nullptr, 0};
       if (a.residual.data)
         from = read_pixels<W, T>(a.residual, a.outer, t.b, t.y, t.x, t.count, start);
@@ -256,8 +270,10 @@ struct Attention {
         for (int64_t n = 1; n < a.num_parts; n++) total += parts[n * part_size(true) + i];
         parts[i] = static_cast<float>(total);
       }
-      attention(b, cosine, matrix);
-      fold(matrix, transposed, folded);
+      for (int64_t h = 0; h < a.heads; h++) {
+        attention(b, h, cosine + h * c * c, matrix + h * c * c);
+        fold(h, matrix + h * c * c, transposed, folded + h * c * Np);
+      }
       float* to = a.matrices + b * matrices_size(true);
       pack_panels<W>(folded, a.outer, C, 1, Np, to);
       float *by_k = to + a.outer * Cp, *by_q = by_k + gram_size();

@@ -19,7 +19,7 @@ struct ChannelAttention {
   int64_t num_parts;
   float* matrices;  // (B, matrices size): what the second pass multiplies with
 
-  Strided residual, out;  // forward; residual.data may be null
+  Strided residual, out;  // forward; residual.data may be null, out may be v
 
   Strided grad, dq, dk, dv;                           // backward
   float *dweights, *dtemperatures;                    // (B, C, outer up ...), (B, heads)
@@ -36,7 +36,7 @@ struct ChannelAttentionKernel {
   int64_t (*scratch)(const ChannelAttention&);
 
   void (*transpose_weight)(const ChannelAttention&);
-  // Parts begin <= i < end of all images; images; blocks.
+  // Parts begin <= i < end of all images; heads of all images, backward images; blocks.
   void (*collect)(const ChannelAttention&, int64_t begin, int64_t end, float* scratch);
   void (*mix)(const ChannelAttention&, int64_t begin, int64_t end, float* scratch);
   void (*apply)(const ChannelAttention&, int64_t begin, int64_t end, float* scratch);

@@ -42,7 +42,8 @@ static Tensor gated_feedforward(const Tensor& x, const Tensor& in, std::optional
   const auto& kernel = gated_feedforward_for_this_cpu();
   const Scratch packed = allocate_scratch(kernel.packed_size(a));
   a.packed = packed.get();
-  kernel.pack(a);
+  torch::stable::parallel_for(0, kernel.vectors(a), kPackedVectors,
+                              [&](int64_t begin, int64_t end) { kernel.pack(a, begin, end); });
   torch::stable::parallel_for(0, kernel.rows(a), 1, [&](int64_t begin, int64_t end) {
     kernel.forward(a, begin, end, allocate_scratch(kernel.scratch(a)).get());
   });

@@ -37,11 +37,14 @@ struct FeedForward {
     return Rows::scratch(in) + Rows::row_pixels(in) * (hp + 2 * Cp) + 64;
   }
 
-  void pack() const {
-    pack_projection<W>(in, a.packed);
-    pack_depthwise<W, 3>(in, a.depthwise, a.depthwise_bias, a.packed + depthwise_at());
+  // Those of the hidden features, then those of out.
+  int64_t vectors() const { return (2 * hp + Cp) / W; }
+  void pack(int64_t begin, int64_t end) const {
+    const int64_t hidden = 2 * hp / W, last = end < hidden ? end : hidden;
+    pack_projection<W>(in, a.packed, begin, last);
+    pack_depthwise<W, 3>(in, a.depthwise, a.depthwise_bias, a.packed + depthwise_at(), begin, last);
     pack_projection<W>({0, 0, 0, a.hidden, 1, a.C, false, 0.f, {}, a.out_weight, a.out_bias},
-                       a.packed + out_at());
+                       a.packed + out_at(), begin > hidden ? begin - hidden : 0, end - hidden);
   }
 
   void forward(int64_t begin, int64_t end, float* scratch) const {
@@ -90,7 +93,10 @@ extern const GatedFeedForwardKernel gated_feedforward_kernel = {
     [](const G& a) { return dispatch(a, [](auto k) { return k.packed_size(); }); },
     [](const G& a) { return dispatch(a, [](auto k) { return k.rows(); }); },
     [](const G& a) { return dispatch(a, [](auto k) { return k.scratch(); }); },
-    [](const G& a) { dispatch(a, [](auto k) { k.pack(); }); },
+    [](const G& a) { return dispatch(a, [](auto k) { return k.vectors(); }); },
+    [](const G& a, int64_t begin, int64_t end) {
+      dispatch(a, [=](auto k) { k.pack(begin, end); });
+    },
     [](const G& a, int64_t begin, int64_t end, float* scratch) {
       dispatch(a, [=](auto k) { k.forward(begin, end, scratch); });
     },

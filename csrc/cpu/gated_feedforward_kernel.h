@@ -22,7 +22,9 @@ struct GatedFeedForwardKernel {
   int64_t (*packed_size)(const GatedFeedForward&);
   int64_t (*rows)(const GatedFeedForward&);     // of all strips
   int64_t (*scratch)(const GatedFeedForward&);  // floats, 64-byte aligned, for one thread
-  void (*pack)(const GatedFeedForward&);
+  // Vectors of channels begin <= i < end.
+  int64_t (*vectors)(const GatedFeedForward&);
+  void (*pack)(const GatedFeedForward&, int64_t begin, int64_t end);
   // Rows begin <= i < end.
   void (*forward)(const GatedFeedForward&, int64_t begin, int64_t end, float* scratch);
 };

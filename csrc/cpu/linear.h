@@ -95,6 +95,22 @@ MOCE_INLINE int64_t whole(int64_t channels) {
   return (channels + W - 1) / W * W;
 }
 
+// to[k * to_row + i] = from[i * from_row + k] for k < columns and i < rows, zero for i up to W.
+template <int W>
+MOCE_NOINLINE void transpose_rows(const float* from, int64_t from_row, int rows, int64_t columns,
+                                  float* to, int64_t to_row) {
+  for (int64_t k = 0; k < columns; k += W) {
+    const int n = columns - k < W ? int(columns - k) : W;
+    Vec<W> square[W];
+    for (int i = 0; i < W; i++) {
+      const float* row = from + i * from_row + k;
+      square[i] = i >= rows ? Vec<W>{} : n == W ? load<W>(row) : load_first<W>(row, n);
+    }
+    transpose<W>(square);
+    for (int i = 0; i < n; i++) store<W>(to + (k + i) * to_row, square[i]);
+  }
+}
+
 // A matrix (inner, whole(channels)) in panels of kTileVectors vectors, one after the other, each
 // read from front to end: to = from[k * row + n * column], zeros beyond its channels.
 template <int W>
@@ -103,9 +119,16 @@ MOCE_NOINLINE void pack_panels(const float* from, int64_t inner, int64_t channel
   constexpr int64_t panel = kTileVectors * W;
   for (int64_t n0 = 0; n0 < whole<W>(channels); n0 += panel) {
     const int64_t width = whole<W>(channels) - n0 < panel ? whole<W>(channels) - n0 : panel;
+    float* panel_at = to + n0 * inner;
+    if (row == 1) {
+      for (int64_t n = n0; n < n0 + width; n += W)
+        transpose_rows<W>(from + n * column, column, channels - n < W ? int(channels - n) : W,
+                          inner, panel_at + (n - n0), width);
+      continue;
+    }
     for (int64_t k = 0; k < inner; k++)
       for (int64_t n = n0; n < n0 + width; n++)
-        *to++ = n < channels ? from[k * row + n * column] : 0.f;
+        *panel_at++ = n < channels ? from[k * row + n * column] : 0.f;
   }
 }
 

@@ -29,10 +29,11 @@ struct ProjectedDepthwise {
   int64_t packed_size() const { return packed_projection_size<W>(in) + Np / W * kTaps; }
   int64_t scratch() const { return Rows::scratch(in) + Rows::row_pixels(in) * Np + 64; }
 
-  void pack() const {
-    pack_projection<W>(in, a.packed);
+  int64_t vectors() const { return Np / W; }
+  void pack(int64_t begin, int64_t end) const {
+    pack_projection<W>(in, a.packed, begin, end);
     pack_depthwise<W, K>(in, a.depthwise, a.depthwise_bias,
-                         a.packed + packed_projection_size<W>(in));
+                         a.packed + packed_projection_size<W>(in), begin, end);
   }
 
   void forward(int64_t begin, int64_t end, float* scratch) const {
@@ -77,7 +78,10 @@ extern const ProjectedDepthwiseConvKernel projected_depthwise_conv_kernel = {
     [](const P& a) { return dispatch(a, [](auto k) { return k.packed_size(); }); },
     [](const P& a) { return dispatch(a, [](auto k) { return k.rows(); }); },
     [](const P& a) { return dispatch(a, [](auto k) { return k.scratch(); }); },
-    [](const P& a) { dispatch(a, [](auto k) { k.pack(); }); },
+    [](const P& a) { return dispatch(a, [](auto k) { return k.vectors(); }); },
+    [](const P& a, int64_t begin, int64_t end) {
+      dispatch(a, [=](auto k) { k.pack(begin, end); });
+    },
     [](const P& a, int64_t begin, int64_t end, float* scratch) {
       dispatch(a, [=](auto k) { k.forward(begin, end, scratch); });
     },

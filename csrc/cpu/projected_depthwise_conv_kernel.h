@@ -22,7 +22,9 @@ struct ProjectedDepthwiseConvKernel {
   int64_t (*packed_size)(const ProjectedDepthwiseConv&);
   int64_t (*rows)(const ProjectedDepthwiseConv&);     // of all strips
   int64_t (*scratch)(const ProjectedDepthwiseConv&);  // floats, 64-byte aligned, for one thread
-  void (*pack)(const ProjectedDepthwiseConv&);
+  // Vectors of channels begin <= i < end.
+  int64_t (*vectors)(const ProjectedDepthwiseConv&);
+  void (*pack)(const ProjectedDepthwiseConv&, int64_t begin, int64_t end);
   // Rows begin <= i < end.
   void (*forward)(const ProjectedDepthwiseConv&, int64_t begin, int64_t end, float* scratch);
 };

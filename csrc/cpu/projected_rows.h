@@ -32,30 +32,31 @@ MOCE_INLINE int64_t packed_projection_size(const Projection& p) {
   return (p.inner + 1) * projected_channels<W>(p);
 }
 
-// Panels of the transposed weight (see pack_panels), then the bias.
+// Panels of the transposed weight (see pack_panels), then the bias; of the vectors of channels
+// begin <= i < end alone.
 template <int W>
-MOCE_NOINLINE void pack_projection(const Projection& p, float* to) {
+MOCE_NOINLINE void pack_projection(const Projection& p, float* to, int64_t begin, int64_t end) {
   const int64_t channels = projected_channels<W>(p), whole_part = whole<W>(p.part);
   constexpr int64_t panel = kTileVectors * W;
-  for (int64_t n = 0; n < channels; n++) {
+  for (int64_t n = begin * W; n < end * W; n += W) {
     const int64_t in_part = n % whole_part, from = n / whole_part * p.part + in_part;
-    const bool exists = in_part < p.part;
+    const int exist = p.part - in_part < W ? int(p.part - in_part) : W;
     const int64_t n0 = n / panel * panel;
     const int64_t width = channels - n0 < panel ? channels - n0 : panel;
-    float* column = to + n0 * p.inner + (n - n0);
-    for (int64_t k = 0; k < p.inner; k++)
-      column[k * width] = exists ? p.weight[from * p.inner + k] : 0.f;
-    to[channels * p.inner + n] = exists && p.bias ? p.bias[from] : 0.f;
+    transpose_rows<W>(p.weight + from * p.inner, p.inner, exist, p.inner,
+                      to + n0 * p.inner + (n - n0), width);
+    for (int i = 0; i < W; i++)
+      to[channels * p.inner + n + i] = i < exist && p.bias ? p.bias[from + i] : 0.f;
   }
 }
 
 // A depthwise kernel's weights and then its bias, for channels in such parts: for each vector of
-// these what Depthwise<K, W>::strip takes.
+// these what Depthwise<K, W>::strip takes. Of the vectors begin <= i < end alone.
 template <int W, int K>
 MOCE_NOINLINE void pack_depthwise(const Projection& p, const float* weight, const float* bias,
-                                  float* to) {
-  const int64_t channels = projected_channels<W>(p), whole_part = whole<W>(p.part);
-  for (int64_t n = 0; n < channels; n++) {
+                                  float* to, int64_t begin, int64_t end) {
+  const int64_t whole_part = whole<W>(p.part);
+  for (int64_t n = begin * W; n < end * W; n++) {
     const int64_t in_part = n % whole_part, from = n / whole_part * p.part + in_part;
     const bool exists = in_part < p.part;
     float* lane = to + n / W * Depthwise<K, W>::kPacked + n % W;

@@ -14,7 +14,7 @@ MOCE_DECLARE_KERNEL(TransposedAttentionKernel, transposed_attention)
 namespace moce {
 
 // Rows whose sums one task makes, unless that makes too many parts.
-constexpr int64_t kPartRows = 8, kMostParts = 64;
+constexpr int64_t kPartRows = 2, kMostParts = 64;
 
 static std::tuple<Tensor, Tensor, Tensor> transposed_attention(
     const Tensor& x, const Tensor& qkv, std::optional<Tensor> qkv_bias, const Tensor& depthwise,
@@ -66,7 +66,7 @@ static std::tuple<Tensor, Tensor, Tensor> transposed_attention(
     check_like(*residual, out, "residual");
     a.residual = strided(*residual);
   }
-  const Tensor v = new_output(x, a.C);
+  const Tensor v = a.outer == a.C ? out : new_output(x, a.C);
   first.v = a.v = strided(v);
   const auto& kernel = transposed_attention_for_this_cpu();
   // The same for an image whatever else is in the batch.
@@ -75,7 +75,8 @@ static std::tuple<Tensor, Tensor, Tensor> transposed_attention(
   flatten(a);
   const Scratch packed = allocate_scratch(kernel.packed_size(first));
   first.packed = packed.get();
-  kernel.pack(first);
+  torch::stable::parallel_for(0, kernel.vectors(first), kPackedVectors,
+                              [&](int64_t begin, int64_t end) { kernel.pack(first, begin, end); });
   attend(a, [&] {
     first.parts = a.parts;
     torch::stable::parallel_for(0, a.B * a.num_parts, 1, [&](int64_t begin, int64_t end) {

@@ -36,10 +36,11 @@ struct Transposed {
     return Rows::scratch(in) + Rows::row_pixels(in) * 3 * hp + 3 * part_size() + 64;
   }
 
-  void pack() const {
-    pack_projection<W>(in, a.packed);
+  int64_t vectors() const { return 3 * hp / W; }
+  void pack(int64_t begin, int64_t end) const {
+    pack_projection<W>(in, a.packed, begin, end);
     pack_depthwise<W, 3>(in, a.depthwise, a.depthwise_bias,
-                         a.packed + packed_projection_size<W>(in));
+                         a.packed + packed_projection_size<W>(in), begin, end);
   }
 
   void collect(int64_t begin, int64_t end, float* scratch) const {
@@ -121,7 +122,10 @@ extern const TransposedAttentionKernel transposed_attention_kernel = {
     [](const A& a) { return dispatch(a, [](auto k) { return k.packed_size(); }); },
     [](const A& a) { return dispatch(a, [](auto k) { return k.rows(); }); },
     [](const A& a) { return dispatch(a, [](auto k) { return k.scratch(); }); },
-    [](const A& a) { dispatch(a, [](auto k) { k.pack(); }); },
+    [](const A& a) { return dispatch(a, [](auto k) { return k.vectors(); }); },
+    [](const A& a, int64_t begin, int64_t end) {
+      dispatch(a, [=](auto k) { k.pack(begin, end); });
+    },
     [](const A& a, int64_t begin, int64_t end, float* scratch) {
       dispatch(a, [=](auto k) { k.collect(begin, end, scratch); });
     },

@@ -24,7 +24,9 @@ struct TransposedAttentionKernel {
   int64_t (*packed_size)(const TransposedAttention&);
   int64_t (*rows)(const TransposedAttention&);     // of all strips of an image
   int64_t (*scratch)(const TransposedAttention&);  // floats, 64-byte aligned, for one thread
-  void (*pack)(const TransposedAttention&);
+  // Vectors of channels begin <= i < end.
+  int64_t (*vectors)(const TransposedAttention&);
+  void (*pack)(const TransposedAttention&, int64_t begin, int64_t end);
   // Parts begin <= i < end of all images.
   void (*collect)(const TransposedAttention&, int64_t begin, int64_t end, float* scratch);
 };
