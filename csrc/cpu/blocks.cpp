@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -13,7 +14,8 @@
 namespace moce {
 namespace {
 
-constexpr size_t kPage = 4096, kLargePage = size_t{1} << 21, kKeptIdle = size_t{64} << 20;
+constexpr size_t kPage = 4096, kLargePage = size_t{1} << 21;
+constexpr size_t kLargestIdle = size_t{32} << 20;  // of the blocks kept while none is in use
 
 #if defined(__linux__)
 // Large pages where the system has them: those of 4 KiB cost several times what writing them does.
@@ -48,13 +50,18 @@ struct Blocks {
   size_t used = 0, kept_bytes = 0, limit = 0;  // limit: of both together
   std::vector<Block> kept;                     // the oldest first
 
-  void let_go(size_t most) {
-    size_t n = 0;
-    for (; n < kept.size() && kept_bytes > most; n++) {
-      kept_bytes -= kept[n].bytes;
-      to_system(kept[n].data, kept[n].bytes);
+  // Gives the oldest back while more than `most` are kept, and whatever is larger than `largest`.
+  void let_go(size_t most, size_t largest = SIZE_MAX) {
+    std::vector<Block> rest;
+    for (const Block& b : kept) {
+      if (kept_bytes <= most && b.bytes <= largest) {
+        rest.push_back(b);
+        continue;
+      }
+      kept_bytes -= b.bytes;
+      to_system(b.data, b.bytes);
     }
-    kept.erase(kept.begin(), kept.begin() + n);
+    kept = std::move(rest);
   }
 
   void* take(size_t bytes) {
@@ -86,7 +93,7 @@ struct Blocks {
     kept_bytes += bytes;
     used -= bytes;
     if (used == 0) {
-      let_go(kKeptIdle);
+      let_go(SIZE_MAX, kLargestIdle);
       limit = kept_bytes;
     }
   }

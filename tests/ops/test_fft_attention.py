@@ -118,7 +118,7 @@ def run(side, window, backward):
 for backward in (False, True):
     for window in (4, 32):
         run(64, window, backward)
-        # Larger than what is kept of freed outputs, which would count as there before.
+        # Larger than the freed outputs that are kept, which would count as there before.
         print(window, backward, *run(640, window, backward))
 """
 

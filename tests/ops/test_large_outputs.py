@@ -32,7 +32,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc to measure with")
 def test_what_was_freed_is_the_system_s_again() -> None:
-    """200 MB a picture; 64 MiB may be kept, and a little is PyTorch's own."""
+    """200 MB a picture; scratch may be kept, and a little is PyTorch's own."""
     skip_unless_it_runs("cpu", "depthwise_conv")
     process = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
