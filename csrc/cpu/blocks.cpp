@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <mutex>
-#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -16,6 +16,7 @@ namespace {
 
 constexpr size_t kPage = 4096, kLargePage = size_t{1} << 21;
 constexpr size_t kLargestIdle = size_t{32} << 20;  // of the blocks kept while none is in use
+constexpr size_t kSlack = size_t{8} << 20;
 
 #if defined(__linux__)
 // Large pages where the system has them: those of 4 KiB cost several times what writing them does.
@@ -47,21 +48,27 @@ struct Block {
 
 struct Blocks {
   std::mutex mutex;
-  size_t used = 0, kept_bytes = 0, limit = 0;  // limit: of both together
-  std::vector<Block> kept;                     // the oldest first
+  size_t used = 0, most_used = 0, kept_bytes = 0;
+  std::vector<Block> kept;  // the oldest first
 
-  // Gives the oldest back while more than `most` are kept, and whatever is larger than `largest`.
-  void let_go(size_t most, size_t largest = SIZE_MAX) {
-    std::vector<Block> rest;
-    for (const Block& b : kept) {
-      if (kept_bytes <= most && b.bytes <= largest) {
-        rest.push_back(b);
-        continue;
+  std::vector<Block>::iterator let_go(std::vector<Block>::iterator which) {
+    kept_bytes -= which->bytes;
+    to_system(which->data, which->bytes);
+    return kept.erase(which);
+  }
+
+  // Lets go of kept blocks until `bytes` are free: the smallest that suffices, or else the largest.
+  void make_room(size_t bytes) {
+    for (size_t freed = 0; freed < bytes && !kept.empty();) {
+      auto best = kept.begin();
+      for (auto i = kept.begin(); i != kept.end(); i++) {
+        const bool suffices = i->bytes >= bytes - freed, did = best->bytes >= bytes - freed;
+        if (suffices != did ? suffices : suffices ? i->bytes < best->bytes : i->bytes > best->bytes)
+          best = i;
       }
-      kept_bytes -= b.bytes;
-      to_system(b.data, b.bytes);
+      freed += best->bytes;
+      let_go(best);
     }
-    kept = std::move(rest);
   }
 
   void* take(size_t bytes) {
@@ -71,14 +78,15 @@ struct Blocks {
     void* data = nullptr;
     if (last != kept.rend()) {
       data = last->data;
-      kept.erase(std::next(last).base());
       kept_bytes -= bytes;
+      kept.erase(std::next(last).base());
     } else {
-      limit = std::max(limit, used + bytes);
-      let_go(limit - used - bytes);
+      most_used = std::max(most_used, used + bytes);
+      const size_t all = used + kept_bytes + bytes, limit = most_used + kSlack;
+      if (all > limit) make_room(all - limit);
       data = from_system(bytes);
       if (!data) {
-        let_go(0);
+        make_room(SIZE_MAX);
         data = from_system(bytes);
       }
       if (!data) return nullptr;
@@ -92,10 +100,10 @@ struct Blocks {
     kept.push_back({data, bytes});
     kept_bytes += bytes;
     used -= bytes;
-    if (used == 0) {
-      let_go(SIZE_MAX, kLargestIdle);
-      limit = kept_bytes;
-    }
+    if (used > 0) return;
+    for (auto i = kept.begin(); i != kept.end();)
+      i = i->bytes > kLargestIdle ? let_go(i) : std::next(i);
+    most_used = std::min(most_used, kept_bytes);
   }
 };
 

@@ -10,9 +10,9 @@ namespace moce {
 constexpr size_t kSmallestBlock = size_t{1} << 20;
 
 // Page-aligned, uninitialised; null where there is no memory. Freed blocks are kept for others of
-// their size, so that their pages need not come from the system again; but never do the blocks in
-// use and those kept take more than were in use at once, and while none is in use, those above
-// 32 MiB are the system's, as the C library does with its own.
+// their size, so that their pages need not come from the system again; but the blocks in use
+// and those kept never take over 8 MiB more than were in use at once, and while none is in use,
+// those above 32 MiB are the system's, as the C library does with its own.
 void* take_block(size_t bytes);
 void give_block(void* block, size_t bytes);
 
