@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kPage = 4096, kLargePage = size_t{1} << 21;
 constexpr size_t kLargestIdle = size_t{32} << 20;  // of the blocks kept while none is in use
-constexpr size_t kSlack = size_t{8} << 20;
+constexpr size_t kSlack = size_t{8} << 20;  // a little scratch pushes no large block out
 
 #if defined(__linux__)
 // Large pages where the system has them: those of 4 KiB cost several times what writing them does.

@@ -38,7 +38,8 @@ struct Expert {
   using V = Vec<W>;
   const ExpertOnImage& e;
   const int64_t r, rp, Cp;
-  const int64_t plane_width, plane_row, plane;  // pixels and floats of a plane's row; floats of a plane
+  // Pixels and floats of a plane's row; floats of a plane.
+  const int64_t plane_width, plane_row, plane;
 
   explicit Expert(const ExpertOnImage& e)
       : e(e),
@@ -224,8 +225,9 @@ struct Expert {
 
   int64_t band_rows() const {
     constexpr int64_t kFloats = int64_t{1} << 21, kFewest = 32;  // whole windows of any size
-    const int64_t rows = kFloats / (3 * plane_row) / kFewest * kFewest;
-    return rows >= e.H ? e.H : rows < kFewest ? (e.H < kFewest ? e.H : kFewest) : rows;
+    const int64_t fit = kFloats / (3 * plane_row) / kFewest * kFewest;
+    const int64_t rows = fit < kFewest ? kFewest : fit;
+    return rows < e.H ? rows : e.H;
   }
 
   // The margin between two bands is moved, not made again.
@@ -233,7 +235,8 @@ struct Expert {
     for (int i = 0; i < 3; i++) {
       float* first = e.planes + i * plane;
       const float* last = first + e.rows * plane_row;
-      for (int64_t j = 0; j < kPlaneMargins * plane_row; j += W) store<W>(first + j, load<W>(last + j));
+      for (int64_t j = 0; j < kPlaneMargins * plane_row; j += W)
+        store<W>(first + j, load<W>(last + j));
     }
   }
 

@@ -22,7 +22,7 @@ struct Free {
 using Scratch = std::unique_ptr<float[], Free>;
 
 // PyTorch's allocator says it in the same words.
-inline void* there_is(void* p, size_t bytes) {
+inline void* require_memory(void* p, size_t bytes) {
   STD_TORCH_CHECK(p, "can't allocate memory: you tried to allocate ", bytes, " bytes");
   return p;
 }
@@ -30,7 +30,7 @@ inline void* there_is(void* p, size_t bytes) {
 inline Scratch allocate_scratch(int64_t floats) {
   const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
   void* p = bytes >= kSmallestBlock ? take_block(bytes) : std::aligned_alloc(64, bytes);
-  return Scratch(static_cast<float*>(there_is(p, bytes)), Free{bytes});
+  return Scratch(static_cast<float*>(require_memory(p, bytes)), Free{bytes});
 }
 
 // new_like, in a block where it is large.
@@ -41,8 +41,8 @@ inline Tensor new_output(const Tensor& t, int64_t channels) {
   const bool last = t.stride(1) == 1;
   const int64_t size[4] = {B, C, H, W};
   const int64_t stride[4] = {C * H * W, last ? 1 : H * W, last ? W * C : W, last ? C : 1};
-  return torch::stable::from_blob(there_is(take_block(bytes), bytes), {size, 4}, {stride, 4},
-                                  t.device(), t.scalar_type(),
+  void* block = require_memory(take_block(bytes), bytes);
+  return torch::stable::from_blob(block, {size, 4}, {stride, 4}, t.device(), t.scalar_type(),
                                   [=](void* p) { give_block(p, bytes); });
 }
 inline Tensor new_output(const Tensor& t) { return new_output(t, t.size(1)); }

@@ -135,8 +135,8 @@ def assert_close_to_float64(
 ) -> None:
     """Value and gradients of ``call(backend, *tensors)`` in float32 against float64.
 
-    LayerNorm over a few channels that are nearly equal amplifies the rounding of what comes before
-    it, without bound: four times what plain PyTorch in float32 is off by is allowed as well.
+    Give eps = 1 to a LayerNorm over few channels: where these are nearly equal a small one
+    amplifies the rounding of what comes before it without bound.
     """
 
     def run(runs: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -144,13 +144,10 @@ def assert_close_to_float64(
         out = call(runs, *leaves)
         return out, *torch.autograd.grad(out, leaves, grad.to(dtype))
 
-    ours = run(backend, torch.float32)
-    plain = run("reference", torch.float32)
-    exact = run("reference", torch.float64)
-    for a, b, c in zip(ours, plain, exact, strict=True):
-        largest, off = (float(t.detach().abs().max()) if t.numel() else 0.0 for t in (c, b - c))
-        atol = 1e-5 * max(1.0, largest) + 4 * off
-        torch.testing.assert_close(a.double(), c, rtol=1e-4, atol=atol)
+    ours, exact = run(backend, torch.float32), run("reference", torch.float64)
+    for a, b in zip(ours, exact, strict=True):
+        scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5 * scale)
 
 
 def activations(count: int, shape: tuple[int, int, int, int], layout: str) -> list[Tensor]:
