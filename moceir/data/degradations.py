@@ -564,14 +564,17 @@ def generator_for(seed: int, index: int) -> torch.Generator:
 
 
 def random_degradation(
-    generator: torch.Generator, kinds: Sequence[str] = KINDS, max_mixture: int = 1
+    generator: torch.Generator,
+    kinds: Sequence[str] = KINDS,
+    max_mixture: int = 1,
+    mixed: float = 0.5,
 ) -> Degradation:
     """Draw a degradation for training, its parameters from the training ranges.
 
-    Half of the draws are single, the rest mixtures of 2 to ``max_mixture`` kinds, each number
-    equally likely; all are single if ``max_mixture`` is 1. A mixture runs from the scene (haze,
-    then rain or snow) through the optics (one blur) to the sensor (low light, noise) and the file
-    (JPEG). It has fewer kinds than drawn where ``kinds`` does not offer as many stages.
+    A share ``mixed`` of the draws are mixtures of 2 to ``max_mixture`` kinds, each number equally
+    likely; the rest are single, as all are if ``max_mixture`` is 1. A mixture runs from the scene
+    (haze, then rain or snow) through the optics (one blur) to the sensor (low light, noise) and the
+    file (JPEG). It has fewer kinds than drawn where ``kinds`` does not offer as many stages.
 
     Raises:
         ValueError: ``kinds`` is empty or has an unknown name, or ``max_mixture`` is below 1.
@@ -582,7 +585,7 @@ def random_degradation(
     if max_mixture < 1:
         raise ValueError(f"max_mixture must be at least 1, got {max_mixture}")
     count = 1
-    if max_mixture > 1 and _uniform(generator) < 0.5:
+    if max_mixture > 1 and _uniform(generator) < mixed:
         count = 2 + int(_uniform(generator) * (max_mixture - 1))
     chosen: dict[int, str] = {}
     for k in torch.randperm(len(kinds), generator=generator, device=generator.device).tolist():

@@ -76,6 +76,7 @@ class DataConfig:
         validation: folder of clean pictures never trained on; without one there is no validation.
         kinds: degradations to train for.
         max_mixture: at most so many kinds in one picture.
+        mixed: share of the patches with several kinds, where ``max_mixture`` is above 1.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
         validation_pictures: so many pictures of the validation folder, every kind on each.
@@ -89,6 +90,7 @@ class DataConfig:
     validation: Path | None = None
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
     max_mixture: int = 3
+    mixed: float = 0.5
     crop: int = 128
     batch_size: int = 8
     validation_pictures: int = 4
@@ -97,9 +99,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(
-            "data", self, crop=8, batch_size=1, max_mixture=1, validation_pictures=1, cache_mb=0,
-            workers=0,
+            "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, validation_pictures=1,
+            cache_mb=0, workers=0,
         )  # fmt: skip
+        if self.mixed > 1:
+            raise ConfigError(f"data.mixed is {self.mixed}: give a share from 0 to 1")
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise ConfigError(f"data.kinds is {self.kinds}: choose some of {', '.join(KINDS)}")
@@ -162,6 +166,27 @@ class OptimizerConfig:
 
 
 @dataclass
+class KeepConfig:
+    """What a run that starts from ``weights`` must not forget (Li and Hoiem 2016).
+
+    Slight degradations have gradients ten times as small as haze or darkness, and learn next to
+    nothing beside these. With what is known of these as their target in place of the clean patches,
+    their gradients are zero but for what the network forgets.
+
+    Args:
+        labels: kinds of degradation, ``several`` for mixtures of them, or labels of sets: the
+            target of these patches is what the starting weights make of them.
+        weight: of their loss, see ``restoration_loss``.
+    """
+
+    labels: list[str] = field(default_factory=list)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least("keep", self, weight=0)
+
+
+@dataclass
 class TrainingConfig:
     """A training run.
 
@@ -173,6 +198,7 @@ class TrainingConfig:
         weights: what a new run starts from, as for ``moceir restore -m``; None: random weights.
         data: pictures and degradations.
         optimizer: optimiser, schedule and loss.
+        keep: what must not be forgotten of ``weights``.
         steps: optimiser steps of the whole run.
         epochs: instead of ``steps``: passes over ``data.mixture``, in whole batches.
         expert_of: for the router ``supervised``: the expert, 1 the cheapest, of each degradation's
@@ -195,6 +221,7 @@ class TrainingConfig:
     weights: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    keep: KeepConfig = field(default_factory=KeepConfig)
     steps: int = 100_000
     epochs: int | None = None
     expert_of: dict[str, int] = field(default_factory=dict)
@@ -220,6 +247,8 @@ class TrainingConfig:
                 f"data.batch_size is {self.data.batch_size}: give a multiple of devices x nodes x "
                 f"accumulate, which is {parts}"
             )
+        if self.keep.labels and self.weights is None:
+            raise ConfigError("keep.labels: give the weights that they are known to")
         if self.epochs is not None and (self.epochs < 1 or not self.data.mixture):
             raise ConfigError(f"epochs is {self.epochs}: give 1 or more, and a data.mixture")
         if self.epochs is None and self.optimizer.schedule == "published":

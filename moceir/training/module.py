@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moceir.data.degradations import Composition, degrade, generator_for, parse, random_degradation
 from moceir.data.patches import Source
-from moceir.errors import NonFiniteLoss
+from moceir.errors import ConfigError, NonFiniteLoss
 from moceir.model import MoCEIR
 from moceir.model.routing import supervise
 from moceir.training.config import TrainingConfig
@@ -41,9 +41,18 @@ class RestorationModule(LightningModule):
     Args:
         config: of the run.
         sources: the sets of a mixture; without them, clean patches are degraded at random.
+        before: the network at the start, if the configuration keeps some of what it knows.
+
+    Raises:
+        ConfigError: a label to keep that no patch has.
     """
 
-    def __init__(self, config: TrainingConfig, sources: Sequence[Source] = ()) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        sources: Sequence[Source] = (),
+        before: MoCEIR | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.sources = tuple(sources)
@@ -51,6 +60,11 @@ class RestorationModule(LightningModule):
         names = [source.label for source in sources] or [*config.data.kinds, SEVERAL]
         self.labels = list(dict.fromkeys(names))
         """What can be wrong with a patch."""
+        unknown = [label for label in config.keep.labels if label not in self.labels]
+        if unknown:
+            raise ConfigError(f"keep.labels: {unknown[0]!r} is none of {', '.join(self.labels)}")
+        # In a list it is no part of this module: neither trained nor averaged nor saved.
+        self._before = [] if before is None else [before.eval().requires_grad_(False)]
         self.last_routes: tuple[list[int], Tensor] = ([], torch.empty(0))
         """Of the last pass: the label of each patch, and (D, b, k) the experts taken."""
 
@@ -68,7 +82,7 @@ class RestorationModule(LightningModule):
         first = step * data.batch_size
         recipes = [
             random_degradation(
-                generator_for(seed, first + offset + i), data.kinds, data.max_mixture
+                generator_for(seed, first + offset + i), data.kinds, data.max_mixture, data.mixed
             )
             for i in range(len(clean))
         ]
@@ -100,6 +114,23 @@ class RestorationModule(LightningModule):
             for i, label in enumerate(self.labels)
         ]
 
+    def targets(
+        self, clean: Tensor, degraded: Tensor, labels: list[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the patches should become, and (b,) which are kept as they were restored before."""
+        kept = torch.tensor([self.labels[i] in self.config.keep.labels for i in labels])
+        if not kept.any():
+            return clean, None
+        kept = kept.to(clean.device)
+        target = clean.clone()
+        with torch.no_grad():
+            target[kept] = self._before[0](degraded[kept]).to(target.dtype)
+        return target, kept
+
+    def on_fit_start(self) -> None:
+        for network in self._before:
+            network.to(self.device)
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         step = self.global_step
         if batch["offset"] < self.config.data.batch_size // self.config.accumulate:
@@ -111,13 +142,16 @@ class RestorationModule(LightningModule):
             supervise(self.model, torch.tensor([targets[i] for i in labels], device=self.device))
         restored, routing = self.model(degraded, return_routing=True)
         optimizer = self.config.optimizer
+        target, kept = self.targets(clean, degraded, labels)
         loss = restoration_loss(
             restored,
-            clean,
+            target,
             routing.aux_loss,
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
             optimizer.loss,
+            kept,
+            self.config.keep.weight,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))

@@ -119,9 +119,12 @@ def train(config: TrainingConfig) -> Path:
 
     seed_everything(config.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    module = RestorationModule(config, mixture.sources if mixture else ())
-    if config.weights is not None and not last.exists():
-        load_state(module.model, load_model(config.weights).state_dict())
+    keep, new = bool(config.keep.labels), not last.exists()
+    start = load_model(config.weights) if config.weights and (keep or new) else None
+    sources = mixture.sources if mixture else ()
+    module = RestorationModule(config, sources, start if keep else None)
+    if start is not None and new:
+        load_state(module.model, start.state_dict())
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=config.devices,

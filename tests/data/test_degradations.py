@@ -271,6 +271,13 @@ def test_random_mixtures_run_from_the_scene_to_the_file() -> None:
     assert 50 < counts[3] < 100
 
 
+def test_random_degradation_mixes_the_share_asked_for() -> None:
+    drawn = [random_degradation(generator_for(1, i), max_mixture=2, mixed=0.2) for i in range(300)]
+    assert 40 < sum(isinstance(one, Composition) for one in drawn) < 80
+    alone = random_degradation(generator_for(1, 0), max_mixture=2, mixed=0)
+    assert not isinstance(alone, Composition)
+
+
 def test_random_degradation_keeps_to_the_kinds() -> None:
     for i in range(30):
         drawn = random_degradation(generator_for(1, i), kinds=("rain", "snow"), max_mixture=3)

@@ -142,6 +142,21 @@ def test_a_run_starts_from_weights(tmp_path: Path, pictures: Path, finished: Pat
         main(arguments(tmp_path / "other", pictures, *words, "--model.dim", "24"))
 
 
+def test_what_is_kept_does_not_change(tmp_path: Path, pictures: Path, finished: Path) -> None:
+    """With every kind kept and no auxiliary loss there is nothing to learn, even after resuming."""
+    start = str(finished / "model.safetensors")
+    words = ["--weights", start, "--optimizer.auxiliary_weight", "0", "--model.routing_noise"]
+    words += ["never", "--optimizer.weight_decay", "0", "--data.kinds", '["noise","rain"]']
+    words = arguments(tmp_path / "run", pictures, *words, "--keep.labels")
+    everything = '["noise","rain","several"]'
+    main([*words, everything, "--max_minutes", "0"])
+    weights = load_weights(main([*words, everything])).state_dict()
+    for key, tensor in load_weights(start).state_dict().items():
+        torch.testing.assert_close(weights[key], tensor, msg=key)
+    learned = load_weights(main([*words, '["rain"]', "--run", str(tmp_path / "other")]))
+    assert not torch.equal(learned.output.weight, weights["output.weight"])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path) -> None:
     main(arguments(tmp_path / "run", pictures, "--steps", "2"))
     last = tmp_path / "run" / "last.ckpt"
@@ -170,6 +185,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
         (["--stepps", "3"], "stepps"),
         (["--steps", "many"], "steps"),
         (["--data.crop", "2"], r"data\.crop is 2"),
+        (["--data.mixed", "1.5"], r"data\.mixed is 1\.5"),
+        (["--keep.labels", '["noise"]'], "give the weights"),
         (["--config", "none.yaml"], r"none\.yaml"),
     ],
 )
@@ -179,6 +196,14 @@ def test_bad_overrides_are_named(
     with pytest.raises(ConfigError, match=message):
         main(arguments(tmp_path / "run", pictures, *words))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_label_to_keep_that_no_patch_has_is_named(
+    tmp_path: Path, pictures: Path, finished: Path
+) -> None:
+    words = ["--weights", str(finished / "model.safetensors"), "--keep.labels", '["fog"]']
+    with pytest.raises(ConfigError, match=r"keep\.labels: 'fog' is none of noise, rain"):
+        main(arguments(tmp_path / "run", pictures, *words))
 
 
 def test_bad_pictures_are_named(tmp_path: Path, pictures: Path) -> None:
