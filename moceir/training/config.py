@@ -169,9 +169,9 @@ class OptimizerConfig:
 class KeepConfig:
     """What a run that starts from ``weights`` must not forget (Li and Hoiem 2016).
 
-    Slight degradations have gradients ten times as small as haze or darkness, and learn next to
-    nothing beside these. With what is known of these as their target in place of the clean patches,
-    their gradients are zero but for what the network forgets.
+    The gradients of blur and JPEG can be a tenth of those of haze and low light. With what is known
+    of heavy kinds as their target in place of the clean patches, the gradients of these are zero
+    but for what the network forgets.
 
     Args:
         labels: kinds of degradation, ``several`` for mixtures of them, or labels of sets: the
