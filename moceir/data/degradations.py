@@ -568,6 +568,7 @@ def random_degradation(
     kinds: Sequence[str] = KINDS,
     max_mixture: int = 1,
     mixed: float = 0.5,
+    typical: float = 0.0,
 ) -> Degradation:
     """Draw a degradation for training, its parameters from the training ranges.
 
@@ -575,6 +576,8 @@ def random_degradation(
     likely; the rest are single, as all are if ``max_mixture`` is 1. A mixture runs from the scene
     (haze, then rain or snow) through the optics (one blur) to the sensor (low light, noise) and the
     file (JPEG). It has fewer kinds than drawn where ``kinds`` does not offer as many stages.
+
+    A share ``typical`` of the draws has the default parameters, at which results are stated.
 
     Raises:
         ValueError: ``kinds`` is empty or has an unknown name, or ``max_mixture`` is below 1.
@@ -593,7 +596,11 @@ def random_degradation(
         chosen.setdefault(stage, kinds[k])
         if len(chosen) == count:
             break
-    steps = tuple(_SINGLES[chosen[stage]].sample(generator) for stage in sorted(chosen))
+    draw = typical == 0 or _uniform(generator) >= typical
+    steps = tuple(
+        _SINGLES[chosen[stage]].sample(generator) if draw else _SINGLES[chosen[stage]]()
+        for stage in sorted(chosen)
+    )
     return steps[0] if len(steps) == 1 else Composition(steps)
 
 

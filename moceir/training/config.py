@@ -77,6 +77,8 @@ class DataConfig:
         kinds: degradations to train for.
         max_mixture: at most so many kinds in one picture.
         mixed: share of the patches with several kinds, where ``max_mixture`` is above 1.
+        typical: share of the patches whose degradations have their default parameters, at which
+            results are stated; those of the rest are drawn from the training ranges.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
         validation_pictures: so many pictures of the validation folder, every kind on each.
@@ -91,6 +93,7 @@ class DataConfig:
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
     max_mixture: int = 3
     mixed: float = 0.5
+    typical: float = 0.0
     crop: int = 128
     batch_size: int = 8
     validation_pictures: int = 4
@@ -99,11 +102,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(
-            "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, validation_pictures=1,
-            cache_mb=0, workers=0,
+            "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, typical=0,
+            validation_pictures=1, cache_mb=0, workers=0,
         )  # fmt: skip
-        if self.mixed > 1:
-            raise ConfigError(f"data.mixed is {self.mixed}: give a share from 0 to 1")
+        for name, share in (("mixed", self.mixed), ("typical", self.typical)):
+            if share > 1:
+                raise ConfigError(f"data.{name} is {share}: give a share from 0 to 1")
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise ConfigError(f"data.kinds is {self.kinds}: choose some of {', '.join(KINDS)}")
@@ -166,24 +170,25 @@ class OptimizerConfig:
 
 
 @dataclass
-class KeepConfig:
-    """What a run that starts from ``weights`` must not forget (Li and Hoiem 2016).
+class DistillConfig:
+    """What other networks teach the trained one (knowledge distillation, Hinton et al. 2015).
 
-    The gradients of blur and JPEG can be a tenth of those of haze and low light. With what is known
-    of heavy kinds as their target in place of the clean patches, the gradients of these are zero
-    but for what the network forgets.
+    The target of a patch is then not the clean one but what a teacher makes of the degraded one. A
+    specialist knows a kind that is drowned beside the larger gradients of others, and its target is
+    without the detail that nobody could restore. The weights that a run starts from, as a teacher,
+    keep what they know (Li and Hoiem 2016): the gradients are zero but for what is forgotten.
 
     Args:
-        labels: kinds of degradation, ``several`` for mixtures of them, or labels of sets: the
-            target of these patches is what the starting weights make of them.
-        weight: of their loss, see ``restoration_loss``.
+        teachers: weights, as for ``moceir restore -m``, by the label of the patches that they
+            teach: a kind of degradation, ``several`` for mixtures, or the label of a set.
+        weight: of the loss of these patches, see ``restoration_loss``.
     """
 
-    labels: list[str] = field(default_factory=list)
+    teachers: dict[str, str] = field(default_factory=dict)
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least("keep", self, weight=0)
+        _at_least("distill", self, weight=0)
 
 
 @dataclass
@@ -198,7 +203,7 @@ class TrainingConfig:
         weights: what a new run starts from, as for ``moceir restore -m``; None: random weights.
         data: pictures and degradations.
         optimizer: optimiser, schedule and loss.
-        keep: what must not be forgotten of ``weights``.
+        distill: teachers, and what they teach.
         steps: optimiser steps of the whole run.
         epochs: instead of ``steps``: passes over ``data.mixture``, in whole batches.
         expert_of: for the router ``supervised``: the expert, 1 the cheapest, of each degradation's
@@ -221,7 +226,7 @@ class TrainingConfig:
     weights: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    keep: KeepConfig = field(default_factory=KeepConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     steps: int = 100_000
     epochs: int | None = None
     expert_of: dict[str, int] = field(default_factory=dict)
@@ -247,8 +252,6 @@ class TrainingConfig:
                 f"data.batch_size is {self.data.batch_size}: give a multiple of devices x nodes x "
                 f"accumulate, which is {parts}"
             )
-        if self.keep.labels and self.weights is None:
-            raise ConfigError("keep.labels: give the weights that they are known to")
         if self.epochs is not None and (self.epochs < 1 or not self.data.mixture):
             raise ConfigError(f"epochs is {self.epochs}: give 1 or more, and a data.mixture")
         if self.epochs is None and self.optimizer.schedule == "published":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,17 +41,17 @@ class RestorationModule(LightningModule):
     Args:
         config: of the run.
         sources: the sets of a mixture; without them, clean patches are degraded at random.
-        before: the network at the start, if the configuration keeps some of what it knows.
+        teachers: the networks of ``distill.teachers``, by the label that they teach.
 
     Raises:
-        ConfigError: a label to keep that no patch has.
+        ConfigError: a label to teach that no patch has.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         sources: Sequence[Source] = (),
-        before: MoCEIR | None = None,
+        teachers: Mapping[str, MoCEIR] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -60,11 +60,18 @@ class RestorationModule(LightningModule):
         names = [source.label for source in sources] or [*config.data.kinds, SEVERAL]
         self.labels = list(dict.fromkeys(names))
         """What can be wrong with a patch."""
-        unknown = [label for label in config.keep.labels if label not in self.labels]
+        teachers = dict(teachers or {})
+        unknown = [label for label in teachers if label not in self.labels]
         if unknown:
-            raise ConfigError(f"keep.labels: {unknown[0]!r} is none of {', '.join(self.labels)}")
-        # In a list it is no part of this module: neither trained nor averaged nor saved.
-        self._before = [] if before is None else [before.eval().requires_grad_(False)]
+            known = ", ".join(self.labels)
+            raise ConfigError(f"distill.teachers: {unknown[0]!r} is none of {known}")
+        # In a tuple they are no part of this module: neither trained nor averaged nor saved.
+        self._teachers = tuple(
+            (network, [self.labels.index(label) for label, n in teachers.items() if n is network])
+            for network in dict.fromkeys(teachers.values())
+        )
+        for network, _ in self._teachers:
+            network.eval().requires_grad_(False)
         self.last_routes: tuple[list[int], Tensor] = ([], torch.empty(0))
         """Of the last pass: the label of each patch, and (D, b, k) the experts taken."""
 
@@ -82,7 +89,11 @@ class RestorationModule(LightningModule):
         first = step * data.batch_size
         recipes = [
             random_degradation(
-                generator_for(seed, first + offset + i), data.kinds, data.max_mixture, data.mixed
+                generator_for(seed, first + offset + i),
+                data.kinds,
+                data.max_mixture,
+                data.mixed,
+                data.typical,
             )
             for i in range(len(clean))
         ]
@@ -117,18 +128,22 @@ class RestorationModule(LightningModule):
     def targets(
         self, clean: Tensor, degraded: Tensor, labels: list[int]
     ) -> tuple[Tensor, Tensor | None]:
-        """What the patches should become, and (b,) which are kept as they were restored before."""
-        kept = torch.tensor([self.labels[i] in self.config.keep.labels for i in labels])
-        if not kept.any():
+        """What the patches should become, and (b,) for which of them a teacher says so."""
+        if not self._teachers:
             return clean, None
-        kept = kept.to(clean.device)
+        label = torch.tensor(labels, device=clean.device)
+        distilled = torch.zeros_like(label, dtype=torch.bool)
         target = clean.clone()
-        with torch.no_grad():
-            target[kept] = self._before[0](degraded[kept]).to(target.dtype)
-        return target, kept
+        for network, taught in self._teachers:
+            mine = torch.isin(label, label.new_tensor(taught))
+            if mine.any():
+                with torch.no_grad():
+                    target[mine] = network(degraded[mine]).to(target.dtype)
+                distilled |= mine
+        return target, distilled
 
     def on_fit_start(self) -> None:
-        for network in self._before:
+        for network, _ in self._teachers:
             network.to(self.device)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
@@ -142,7 +157,7 @@ class RestorationModule(LightningModule):
             supervise(self.model, torch.tensor([targets[i] for i in labels], device=self.device))
         restored, routing = self.model(degraded, return_routing=True)
         optimizer = self.config.optimizer
-        target, kept = self.targets(clean, degraded, labels)
+        target, distilled = self.targets(clean, degraded, labels)
         loss = restoration_loss(
             restored,
             target,
@@ -150,8 +165,8 @@ class RestorationModule(LightningModule):
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
             optimizer.loss,
-            kept,
-            self.config.keep.weight,
+            distilled,
+            self.config.distill.weight,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))

@@ -97,7 +97,8 @@ def train(config: TrainingConfig) -> Path:
         PictureError: no training pictures, or one that cannot be read.
         CheckpointError: a checkpoint that cannot be written, read, or continued by this
             configuration.
-        WeightsError: weights to start from that are not there or are of another network.
+        WeightsError: weights to start from that are not there or are of another network, or those
+            of a teacher that are not there.
         NonFiniteLoss: the loss or a gradient is not finite; the last checkpoint stays.
     """
     data = RestorationData(config)
@@ -119,12 +120,15 @@ def train(config: TrainingConfig) -> Path:
 
     seed_everything(config.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    keep, new = bool(config.keep.labels), not last.exists()
-    start = load_model(config.weights) if config.weights and (keep or new) else None
-    sources = mixture.sources if mixture else ()
-    module = RestorationModule(config, sources, start if keep else None)
-    if start is not None and new:
-        load_state(module.model, start.state_dict())
+    by_label = config.distill.teachers
+    teachers = {weights: load_model(weights) for weights in set(by_label.values())}
+    module = RestorationModule(
+        config,
+        mixture.sources if mixture else (),
+        {label: teachers[weights] for label, weights in by_label.items()},
+    )
+    if config.weights is not None and not last.exists():
+        load_state(module.model, load_model(config.weights).state_dict())
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=config.devices,

@@ -278,6 +278,13 @@ def test_random_degradation_mixes_the_share_asked_for() -> None:
     assert not isinstance(alone, Composition)
 
 
+def test_random_degradation_has_default_parameters_as_often_as_asked() -> None:
+    drawn = [random_degradation(generator_for(1, i), ("jpeg",), typical=0.2) for i in range(300)]
+    assert 40 < sum(one == Jpeg() for one in drawn) < 80
+    every = [random_degradation(generator_for(1, i), typical=1, max_mixture=2) for i in range(30)]
+    assert all(single == parse(single.kind) for one in every for single in singles(one))
+
+
 def test_random_degradation_keeps_to_the_kinds() -> None:
     for i in range(30):
         drawn = random_degradation(generator_for(1, i), kinds=("rain", "snow"), max_mixture=3)

@@ -68,12 +68,13 @@ def test_squares_have_the_slope_of_l1_at_a_tenth() -> None:
     torch.testing.assert_close(*slopes)
 
 
-def test_kept_images_have_a_gradient_that_fades() -> None:
+def test_distilled_images_have_a_gradient_that_fades() -> None:
     clean = torch.zeros(3, 3, 8, 8)
     offset = torch.tensor([0.5, 0.1, 0.01])[:, None, None, None]
     restored = (clean + offset).requires_grad_()
-    kept = torch.tensor([False, True, True])
-    loss = restoration_loss(restored, clean, torch.tensor(0.0), 0, kept=kept, keep_weight=3)
+    distilled = torch.tensor([False, True, True])
+    none = torch.tensor(0.0)
+    loss = restoration_loss(restored, clean, none, 0, distilled=distilled, distill_weight=3)
     # Huber: the difference less 0.01, or its square over 0.04.
     assert loss.item() == pytest.approx((0.5 + 3 * 0.09 + 3 * 0.0025) / 3, rel=1e-5)
     slopes = torch.autograd.grad(loss, restored)[0].flatten(1).sum(1)

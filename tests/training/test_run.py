@@ -19,7 +19,9 @@ from moceir.errors import (
     PictureError,
     WeightsError,
 )
-from moceir.training.run import main
+from moceir.model import MoCEIR
+from moceir.training.module import RestorationModule
+from moceir.training.run import main, parse
 from moceir.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
@@ -142,19 +144,36 @@ def test_a_run_starts_from_weights(tmp_path: Path, pictures: Path, finished: Pat
         main(arguments(tmp_path / "other", pictures, *words, "--model.dim", "24"))
 
 
-def test_what_is_kept_does_not_change(tmp_path: Path, pictures: Path, finished: Path) -> None:
-    """With every kind kept and no auxiliary loss there is nothing to learn, even after resuming."""
+def test_what_the_starting_weights_teach_does_not_change(
+    tmp_path: Path, pictures: Path, finished: Path
+) -> None:
+    """With these as every kind's teacher there is nothing to learn, even after resuming."""
     start = str(finished / "model.safetensors")
     words = ["--weights", start, "--optimizer.auxiliary_weight", "0", "--model.routing_noise"]
     words += ["never", "--optimizer.weight_decay", "0", "--data.kinds", '["noise","rain"]']
-    words = arguments(tmp_path / "run", pictures, *words, "--keep.labels")
-    everything = '["noise","rain","several"]'
-    main([*words, everything, "--max_minutes", "0"])
-    weights = load_weights(main([*words, everything])).state_dict()
+    words = arguments(tmp_path / "run", pictures, *words, "--distill.teachers.rain", start)
+    rest = ["--distill.teachers.noise", start, "--distill.teachers.several", start]
+    main([*words, *rest, "--max_minutes", "0"])
+    weights = load_weights(main([*words, *rest])).state_dict()
     for key, tensor in load_weights(start).state_dict().items():
         torch.testing.assert_close(weights[key], tensor, msg=key)
-    learned = load_weights(main([*words, '["rain"]', "--run", str(tmp_path / "other")]))
+    learned = load_weights(main([*words, "--run", str(tmp_path / "other")]))
     assert not torch.equal(learned.output.weight, weights["output.weight"])
+
+
+def test_each_label_has_its_own_teacher(pictures: Path) -> None:
+    config = parse(arguments(Path("run"), pictures, "--data.max_mixture", "1"))
+    teachers = [MoCEIR(config.network()) for _ in range(2)]
+    module = RestorationModule(config, (), {"noise": teachers[0], "jpeg": teachers[1]})
+    clean, degraded = torch.rand(2, 4, 3, 16, 16)
+    labels = [module.labels.index(label) for label in ("jpeg", "rain", "noise", "jpeg")]
+    target, distilled = module.targets(clean, degraded, labels)
+    assert distilled is not None
+    assert distilled.tolist() == [True, False, True, True]
+    torch.testing.assert_close(target[1], clean[1])
+    torch.testing.assert_close(target[2:3], teachers[0](degraded[2:3]))
+    torch.testing.assert_close(target[[0, 3]], teachers[1](degraded[[0, 3]]))
+    assert not any("teacher" in name for name in module.state_dict())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path) -> None:
@@ -186,7 +205,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
         (["--steps", "many"], "steps"),
         (["--data.crop", "2"], r"data\.crop is 2"),
         (["--data.mixed", "1.5"], r"data\.mixed is 1\.5"),
-        (["--keep.labels", '["noise"]'], "give the weights"),
+        (["--data.typical", "2"], r"data\.typical is 2"),
         (["--config", "none.yaml"], r"none\.yaml"),
     ],
 )
@@ -198,11 +217,11 @@ def test_bad_overrides_are_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_to_keep_that_no_patch_has_is_named(
+def test_a_label_to_teach_that_no_patch_has_is_named(
     tmp_path: Path, pictures: Path, finished: Path
 ) -> None:
-    words = ["--weights", str(finished / "model.safetensors"), "--keep.labels", '["fog"]']
-    with pytest.raises(ConfigError, match=r"keep\.labels: 'fog' is none of noise, rain"):
+    words = ["--distill.teachers", f'{{"fog": "{finished / "model.safetensors"}"}}']
+    with pytest.raises(ConfigError, match=r"distill\.teachers: 'fog' is none of noise, rain"):
         main(arguments(tmp_path / "run", pictures, *words))
 
 
@@ -217,7 +236,9 @@ def test_bad_pictures_are_named(tmp_path: Path, pictures: Path) -> None:
 
 FULL_DISK = """
 import resource, sys
-from moceir.training.run import main
+from moceir.model import MoCEIR
+from moceir.training.module import RestorationModule
+from moceir.training.run import main, parse
 main(sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
