@@ -23,6 +23,15 @@ from moceir.data.pictures import find_pictures, open_rgb, to_image, to_tensor
 from moceir.files import whole_file
 from moceir.restore import Restorer
 
+OTHER_PARAMETERS = (
+    "noise:sigma=50",
+    "motion_blur:angle=120",
+    "motion_blur:length=15:angle=75",
+    "defocus_blur:radius=3",
+    "jpeg:quality=30",
+)
+"""What else a network can do that has seen the default parameters more often than others."""
+
 MIXTURES = (
     "low_light,noise",
     "haze,rain",
@@ -74,14 +83,14 @@ def table(rows: Sequence[dict[str, str | float]]) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-m", "--model", help="As for moceir restore. Default: the bundled weights.")
-@click.option("-d", "--degradation", "degradations", multiple=True, help="Default: all, mixtures.")
+@click.option("-d", "--degradation", "degradations", multiple=True, help="Default: the card's.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file.")
 def main(folder: Path, model: str | None, degradations: tuple[str, ...], output: Path) -> None:
     """Measure a network on the clean pictures in FOLDER."""
     restorer = Restorer(model)
     pictures = find_pictures(folder)
     rows = []
-    for degradation in degradations or (*KINDS, *MIXTURES):
+    for degradation in degradations or (*KINDS, *OTHER_PARAMETERS, *MIXTURES):
         rows.append(evaluate(restorer, pictures, degradation))
         click.echo(table(rows).splitlines()[-1])
     with whole_file(output) as temporary:
