@@ -569,6 +569,7 @@ def random_degradation(
     max_mixture: int = 1,
     mixed: float = 0.5,
     typical: float = 0.0,
+    first: int | None = None,
 ) -> Degradation:
     """Draw a degradation for training, its parameters from the training ranges.
 
@@ -577,7 +578,8 @@ def random_degradation(
     (haze, then rain or snow) through the optics (one blur) to the sensor (low light, noise) and the
     file (JPEG). It has fewer kinds than drawn where ``kinds`` does not offer as many stages.
 
-    A share ``typical`` of the draws has the default parameters, at which results are stated.
+    A share ``typical`` of the draws has the default parameters, at which results are stated. The
+    degradation has the kind of index ``first``, if given, for draws that take every kind in turn.
 
     Raises:
         ValueError: ``kinds`` is empty or has an unknown name, or ``max_mixture`` is below 1.
@@ -591,7 +593,8 @@ def random_degradation(
     if max_mixture > 1 and _uniform(generator) < mixed:
         count = 2 + int(_uniform(generator) * (max_mixture - 1))
     chosen: dict[int, str] = {}
-    for k in torch.randperm(len(kinds), generator=generator, device=generator.device).tolist():
+    order = torch.randperm(len(kinds), generator=generator, device=generator.device).tolist()
+    for k in order if first is None else (first, *order):
         stage = next(s for s, members in enumerate(_STAGES) if kinds[k] in members)
         chosen.setdefault(stage, kinds[k])
         if len(chosen) == count:

@@ -181,11 +181,13 @@ class DistillConfig:
     Args:
         teachers: weights, as for ``moceir restore -m``, by the label of the patches that they
             teach: a kind of degradation, ``several`` for mixtures, or the label of a set.
-        weight: of the loss of these patches, see ``restoration_loss``.
+        weight: of the loss of these patches, see ``restoration_loss``, for each the more the less
+            its teacher changes it: ``weight / (mean absolute change + 0.01)``. So that a hundredth
+            of what JPEG lacks counts about as much as a hundredth of what darkness lacks.
     """
 
     teachers: dict[str, str] = field(default_factory=dict)
-    weight: float = 1.0
+    weight: float = 0.1
 
     def __post_init__(self) -> None:
         _at_least("distill", self, weight=0)

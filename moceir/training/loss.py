@@ -16,8 +16,7 @@ def restoration_loss(
     spectrum_weight: float = 0.1,
     auxiliary_weight: float = 0.01,
     kind: str = "l1",
-    distilled: Tensor | None = None,
-    distill_weight: float = 1.0,
+    taught: Tensor | None = None,
 ) -> Tensor:
     """``L1 + 0.1 L1 of the spectra + 0.01 L_aux``.
 
@@ -33,11 +32,10 @@ def restoration_loss(
             the mean, so that halving an error counts the same for a slight and for a heavy
             degradation. The slope is that of ``l`` at 0.1; below 0.002, half a level of 8 bits, it
             levels off.
-        distilled: (B,) bool: images whose ``clean`` is in truth a teacher's restoration. Theirs is
-            ``distill_weight`` times the Huber loss in place of the above, with the slope of L1 from
-            a difference of 0.02 on. Below, its gradient fades: what agrees with its teacher does
-            not disturb what is still to be learned.
-        distill_weight: of ``distilled`` images.
+        taught: (B,) weights of images whose ``clean`` is in truth a teacher's restoration, or 0.
+            Theirs is the weighted Huber loss in place of the above, with the slope of L1 from a
+            difference of 0.02 on. Below, its gradient fades: what agrees with its teacher does not
+            disturb what is still to be learned.
     """
     difference = restored.float() - clean.float()
     spectrum = torch.view_as_real(torch.fft.rfft2(difference))
@@ -45,7 +43,7 @@ def restoration_loss(
     losses = pixels.flatten(1).mean(1) + spectrum_weight * spectrum.abs().flatten(1).mean(1)
     if kind == "log_l1":
         losses = 0.1 * (losses + 0.002).log()
-    if distilled is not None:
+    if taught is not None:
         huber = smooth_l1_loss(restored.float(), clean.float(), reduction="none", beta=0.02)
-        losses = torch.where(distilled, distill_weight * huber.flatten(1).mean(1), losses)
+        losses = torch.where(taught > 0, taught * huber.flatten(1).mean(1), losses)
     return losses.mean() + auxiliary_weight * auxiliary

@@ -81,22 +81,30 @@ class RestorationModule(LightningModule):
     def degrade(self, clean: Tensor, step: int, offset: int = 0) -> tuple[Tensor, list[int]]:
         """Degrade each patch of a step with a kind, or a mixture of kinds, of its own.
 
+        Kinds are taken in turn, in an order drawn anew for every round, so that no few steps have
+        much of one kind and little of another: what pulls at the weights in different directions
+        stays in balance.
+
         clean: (b, 3, H, W), the patches of the step from number ``offset`` on. Returns the degraded
         ones and the label of each.
         """
         data = self.config.data
         seed = self.config.seed + 1
         first = step * data.batch_size
-        recipes = [
-            random_degradation(
-                generator_for(seed, first + offset + i),
-                data.kinds,
-                data.max_mixture,
-                data.mixed,
-                data.typical,
+        recipes = []
+        for i in range(first + offset, first + offset + len(clean)):
+            turn, place = divmod(i, len(data.kinds))
+            order = torch.randperm(len(data.kinds), generator=generator_for(seed + 1, turn))
+            recipes.append(
+                random_degradation(
+                    generator_for(seed, i),
+                    data.kinds,
+                    data.max_mixture,
+                    data.mixed,
+                    data.typical,
+                    int(order[place]),
+                )
             )
-            for i in range(len(clean))
-        ]
         kinds = [SEVERAL if isinstance(r, Composition) else str(r).split(":")[0] for r in recipes]
         degraded = quantize(degrade(clean, recipes, seed + first, offset))
         return degraded, [self.labels.index(kind) for kind in kinds]
@@ -128,19 +136,21 @@ class RestorationModule(LightningModule):
     def targets(
         self, clean: Tensor, degraded: Tensor, labels: list[int]
     ) -> tuple[Tensor, Tensor | None]:
-        """What the patches should become, and (b,) for which of them a teacher says so."""
+        """What the patches should become, and (b,) the weights of those that a teacher says."""
         if not self._teachers:
             return clean, None
         label = torch.tensor(labels, device=clean.device)
-        distilled = torch.zeros_like(label, dtype=torch.bool)
+        weight = torch.zeros(len(labels), device=clean.device)
         target = clean.clone()
         for network, taught in self._teachers:
             mine = torch.isin(label, label.new_tensor(taught))
             if mine.any():
                 with torch.no_grad():
                     target[mine] = network(degraded[mine]).to(target.dtype)
-                distilled |= mine
-        return target, distilled
+                change = (target[mine] - degraded[mine]).abs().flatten(1).mean(1)
+                # A hundredth, for a teacher that changes nothing still has something to say.
+                weight[mine] = self.config.distill.weight / (change + 0.01)
+        return target, weight
 
     def on_fit_start(self) -> None:
         for network, _ in self._teachers:
@@ -157,7 +167,7 @@ class RestorationModule(LightningModule):
             supervise(self.model, torch.tensor([targets[i] for i in labels], device=self.device))
         restored, routing = self.model(degraded, return_routing=True)
         optimizer = self.config.optimizer
-        target, distilled = self.targets(clean, degraded, labels)
+        target, taught = self.targets(clean, degraded, labels)
         loss = restoration_loss(
             restored,
             target,
@@ -165,8 +175,7 @@ class RestorationModule(LightningModule):
             optimizer.spectrum_weight,
             optimizer.auxiliary_weight,
             optimizer.loss,
-            distilled,
-            self.config.distill.weight,
+            taught,
         )
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._advice("loss", loss))

@@ -285,6 +285,13 @@ def test_random_degradation_has_default_parameters_as_often_as_asked() -> None:
     assert all(single == parse(single.kind) for one in every for single in singles(one))
 
 
+def test_random_degradation_begins_with_the_kind_asked_for() -> None:
+    kinds = ("jpeg", "rain", "snow")
+    for i in range(30):
+        drawn = random_degradation(generator_for(1, i), kinds, max_mixture=2, first=i % 3)
+        assert kinds[i % 3] in {s.kind for s in singles(drawn)}
+
+
 def test_random_degradation_keeps_to_the_kinds() -> None:
     for i in range(30):
         drawn = random_degradation(generator_for(1, i), kinds=("rain", "snow"), max_mixture=3)

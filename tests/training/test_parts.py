@@ -68,13 +68,12 @@ def test_squares_have_the_slope_of_l1_at_a_tenth() -> None:
     torch.testing.assert_close(*slopes)
 
 
-def test_distilled_images_have_a_gradient_that_fades() -> None:
+def test_taught_images_have_a_gradient_that_fades() -> None:
     clean = torch.zeros(3, 3, 8, 8)
     offset = torch.tensor([0.5, 0.1, 0.01])[:, None, None, None]
     restored = (clean + offset).requires_grad_()
-    distilled = torch.tensor([False, True, True])
-    none = torch.tensor(0.0)
-    loss = restoration_loss(restored, clean, none, 0, distilled=distilled, distill_weight=3)
+    taught = torch.tensor([0.0, 3, 3])
+    loss = restoration_loss(restored, clean, torch.tensor(0.0), 0, taught=taught)
     # Huber: the difference less 0.01, or its square over 0.04.
     assert loss.item() == pytest.approx((0.5 + 3 * 0.09 + 3 * 0.0025) / 3, rel=1e-5)
     slopes = torch.autograd.grad(loss, restored)[0].flatten(1).sum(1)
@@ -104,6 +103,18 @@ def test_a_step_degrades_as_its_number_says() -> None:
     assert torch.equal(alone[0], first[0])
     rest, of_rest = module.degrade(clean[2:], step=3, offset=2)
     assert torch.equal(rest, first[2:]) and of_rest == labels[2:]
+
+
+def test_kinds_are_taken_in_turn() -> None:
+    """Every round of as many patches as there are kinds has each once, in an order of its own."""
+    kinds = ["noise", "haze", "jpeg", "jpeg"]
+    data = DataConfig(batch_size=3, kinds=kinds, max_mixture=1)
+    module = RestorationModule(TrainingConfig(preset="compact", model=TINY, data=data))
+    clean = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn = [label for step in range(8) for label in module.degrade(clean, step)[1]]
+    rounds = [drawn[i : i + 4] for i in range(0, 24, 4)]
+    assert all(sorted(one) == [0, 1, 2, 2] for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
 
 
 @pytest.mark.parametrize(
