@@ -190,7 +190,8 @@ class DistillConfig:
     weight: float = 0.1
 
     def __post_init__(self) -> None:
-        _at_least("distill", self, weight=0)
+        if self.weight <= 0:
+            raise ConfigError(f"distill.weight is {self.weight}: give more than 0")
 
 
 @dataclass

@@ -208,6 +208,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
         (["--data.crop", "2"], r"data\.crop is 2"),
         (["--data.mixed", "1.5"], r"data\.mixed is 1\.5"),
         (["--data.typical", "2"], r"data\.typical is 2"),
+        (["--distill.weight", "0"], r"distill\.weight is 0"),
         (["--config", "none.yaml"], r"none\.yaml"),
     ],
 )
