@@ -21,6 +21,7 @@ from moce_kernels.triton_kernels import interpreted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = tl.constexpr(interpreted())
+IEEE = tl.constexpr("ieee")  # a plain string would not be a constant to Triton 3.6
 
 
 def implement(name: str) -> Callable[[Function], Function]:
@@ -138,7 +139,7 @@ def pixels(pointer, stride_c, stride_h, stride_w, p, c, width):
 
 
 @triton.jit
-def product(a, b, PRECISION: tl.constexpr = "ieee"):
+def product(a, b, PRECISION: tl.constexpr = IEEE):
     """The matrix product, summed in float32: of a's 16-bit numbers, or of float32 at this
     precision."""
     if INTERPRETED:

@@ -8,6 +8,12 @@ from torch import Tensor, nn
 from moce_kernels import pointwise_conv, projected_depthwise_conv
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """x, channels-last in memory. On CUDA ``pixel_shuffle`` and its inverse return NCHW memory
+    whatever they are given; without this every kernel after them would run on it."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class ChannelNorm(nn.Module):
     """LayerNorm over C of (B, C, H, W), eps 1e-5, with weight and bias.
 

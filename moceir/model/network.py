@@ -14,7 +14,7 @@ from moce_kernels import pointwise_conv
 from moceir.config import MoCEIRConfig
 from moceir.model.blocks import DecoderBlock, TransformerBlock
 from moceir.model.experts import ExpertBank, ExpertLayer
-from moceir.model.layers import DepthwiseConv, PointwiseConv
+from moceir.model.layers import DepthwiseConv, PointwiseConv, channels_last
 from moceir.model.routing import BlockRouting, Router
 
 
@@ -57,7 +57,7 @@ class EncoderLevel(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         """Returns the features for the next level and adds those for the skip connection."""
         skips.append(self.blocks(x))
-        return F.pixel_unshuffle(self.downsample(skips[-1]), 2)
+        return channels_last(F.pixel_unshuffle(self.downsample(skips[-1]), 2))
 
 
 class DecoderLevel(nn.Module):
@@ -87,7 +87,7 @@ class DecoderLevel(nn.Module):
         self, x: Tensor, skips: list[Tensor], frequency: Tensor
     ) -> tuple[Tensor, list[BlockRouting]]:
         """Takes the last of ``skips`` off, so that its memory is free after the fusion."""
-        x = F.pixel_shuffle(self.upsample(x), 2)
+        x = channels_last(F.pixel_shuffle(self.upsample(x), 2))
         skip = skips.pop()
         # The 1x1 convolution of both, one beside the other.
         of_x, of_skip = self.fuse.weight.flatten(1).chunk(2, dim=1)
@@ -161,7 +161,7 @@ class MoCEIR(
             raise ValueError(f"image has dtype {image.dtype}: give floating point in [0, 1]")
 
         padded = self.pad(image)
-        x = self.stem(padded.contiguous(memory_format=torch.channels_last))
+        x = self.stem(channels_last(padded))
         skips: list[Tensor] = []
         for level in self.encoder:
             x = level(x, skips)
