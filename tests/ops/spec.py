@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from moce_kernels import (
@@ -29,6 +28,9 @@ from moce_kernels import (
 )
 from moce_kernels.backends import OPERATORS, why_not
 from moce_kernels.triton_kernels import interpreted
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
 CPU = torch.device("cpu")
 
@@ -126,7 +128,9 @@ def examples(count: int) -> int:
     return count // 10 if interpreted() else count
 
 
-def sizes(largest: int) -> st.SearchStrategy[int]:
+def sizes(largest: int) -> SearchStrategy[int]:
+    from hypothesis import strategies as st  # the table alone is of use without it, on a lent GPU
+
     return st.integers(1, min(largest, 18) if interpreted() else largest)
 
 

@@ -1,5 +1,5 @@
 """The CUDA C++ kernels without a GPU: their source compiled for this CPU (tests/cuda_emulation),
-where the threads of a block take turns. For what a GPU alone can show: ``bench/gpu_round.py``."""
+where the threads of a block take turns. What a GPU alone can show: ``python -m bench.lease``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Which shapes are captured and kept; that a replay equals the function only a GPU can show
-(``python -m bench.gpu_checks graph``)."""
+(``python -m bench.lease OUT``)."""
 
 from __future__ import annotations
 

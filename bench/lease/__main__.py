@@ -1,0 +1,247 @@
+"""All that only a machine with an NVIDIA GPU can show, in one command and five minutes.
+
+    python -m bench.lease OUT [--published FOLDER] [--only STEP ...] [--dry-run]
+
+Machines with a GPU are often lent for minutes. So every step is a process with a limit of its own,
+what does not need the card for itself runs side by side, and every result is appended to
+OUT/lease.jsonl the moment it is there: a lease that is cut off leaves what it found. OUT/lease.md,
+a short table, is written at the end; ``python -m bench.lease OUT --table`` makes it again.
+
+First it asks whether everything is right: every operator's values and gradients against float64 on
+every backend, the network against its reference, no waiting for the device, a CUDA graph equal to
+the eager pass. Then, one after the other, it measures: the card's ceilings, operators, the layer of
+experts, the whole network and its training step beside the published code (a clone of which
+``--published`` names; it needs einops), and each kernel of one call.
+
+Nothing is built: install first (``MOCE_CUDA=1 pip install .``), or carry the libraries. Exit status
+1 if a check or a step failed. ``--dry-run`` does all of it on a CPU, on small inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+# What the published code is compiled for. All at once, their memory must fit the card.
+COMPILED = (
+    ("moce_ir_s 1280 x 720", "bfloat16"),
+    ("moce_ir_s 1280 x 720", "float32"),
+    ("moce_ir_s step of 32 x 128 x 128", "bfloat16"),
+)
+
+
+@dataclass
+class Step:
+    name: str
+    function: str  # of checks or measure
+    arguments: tuple[str, ...] = ()
+    limit: float = 60  # seconds
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def beside(out: Path, published: str | None, dry: bool) -> list[Step]:
+    """What runs at the same time: the checks, and the compilation of the published code."""
+    steps = [
+        Step(
+            f"{backend} {dtype} {i + 1}/{of}",
+            "checks.operators",
+            (backend, dtype, f"{i}/{of}"),
+            140,
+        )
+        for backend, of in ((("cpu", 1),) if dry else (("triton", 3), ("cuda", 1)))
+        for dtype in (("float32",) if dry else ("float32", "bfloat16", "float16"))
+        for i in range(of)
+    ]
+    steps += [
+        Step(f"network {dtype}", "checks.network", (dtype,), 140)
+        for dtype in (("float32",) if dry else ("float32", "bfloat16"))
+    ]
+    steps += [
+        Step("no waiting", "checks.synchronisation", (), 100),
+        Step("CUDA graph", "checks.graph", (), 100),
+    ]
+    if published and not dry:
+        for i, (task, dtype) in enumerate(COMPILED):
+            arguments = (task, dtype, published, str(out / f"go_{i}"))
+            steps.append(Step(f"compile {task}, {dtype}", "measure.compiled", arguments, 330))
+    return steps
+
+
+def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
+    """What has the card for itself, one after the other."""
+    whole, small = "moce_ir_s 1280 x 720", "compact 1280 x 720"
+    step, small_step = "moce_ir_s step of 32 x 128 x 128", "compact step of 32 x 64 x 64"
+    who = "ours;published" if dry else "ours;ours, tf32;published;published, strict"
+    theirs = published or ""
+    small_tasks = f"{small};{small_step}"
+    dtypes = ("float32",) if dry else ("bfloat16", "float32")
+    return [
+        Step("ceilings", "measure.ceilings", (), 30),
+        Step("inference", "measure.network", (whole, who, theirs), 60),
+        Step("training", "measure.network", (step, who, theirs), 60),
+        *(Step(f"operators {d}", "measure.operators", (d,), 60) for d in dtypes),
+        Step("experts", "measure.experts", (theirs,), 30),
+        Step("compact network", "measure.network", (small_tasks, "ours", ""), 30),
+        *(
+            Step(f"kernels of {task}, {d}", "measure.profile", (task, d, str(out / file)), 30)
+            for task, d, file in (
+                (whole, "bfloat16", "kernels_infer_bf16.json.gz"),
+                (step, "bfloat16", "kernels_train_bf16.json.gz"),
+                (whole, "float32", "kernels_infer_f32.json.gz"),
+                (step, "float32", "kernels_train_f32.json.gz"),
+            )[: 1 if dry else 4]
+        ),
+    ]
+
+
+class Log:
+    """lease.jsonl, to which several steps write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, threading.Lock()
+
+    def write(self, row: dict[str, Any]) -> None:
+        with self.lock, self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class Running:
+    """A step's process, its rows copied to the log as they come."""
+
+    def __init__(self, step: Step, log: Log, dry: bool) -> None:
+        self.step, self.log, self.start = step, log, time.monotonic()
+        command = [sys.executable, "-m", "bench.lease", *(["--dry-run"] if dry else [])]
+        command += ["--step", step.function, *step.arguments]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **step.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self.said: list[str] = []
+        self.threads = [threading.Thread(target=work) for work in (self._rows, self._errors)]
+        for thread in self.threads:
+            thread.start()
+
+    def _rows(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self.log.write({"step": self.step.name, **json.loads(line)})
+
+    def _errors(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.said = [*self.said[-60:], line]
+
+    def finish(self) -> bool:
+        """Wait for the end, or make it at the limit; whether it ended well."""
+        left = self.start + self.step.limit - time.monotonic()
+        try:
+            self.process.wait(max(0.1, left))
+            outcome = "failed" if self.process.returncode else "passed"
+        except subprocess.TimeoutExpired:
+            outcome = "timed out"
+        if outcome != "passed":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # what the step started, too
+            self.process.wait()
+        for thread in self.threads:
+            thread.join(2)
+        took = round(time.monotonic() - self.start, 1)
+        row = {"step": self.step.name, "outcome": outcome, "seconds": took}
+        if outcome != "passed":
+            row["said"] = "".join(self.said)[-6000:]
+        self.log.write(row)
+        print(f"{took:6.1f} s  {self.step.name}: {outcome}", flush=True)
+        return outcome == "passed"
+
+
+def run_step(name: str, *arguments: str, dry: bool) -> None:
+    """In a step's own process: print its rows."""
+    import importlib
+
+    import torch
+
+    module, _, function = name.partition(".")
+    device = torch.device("cpu" if dry else "cuda")
+    if dry:
+        torch.set_num_threads(1)
+    values = [a or None for a in arguments]
+    found = getattr(importlib.import_module(f"bench.lease.{module}"), function)
+    for row in found(device, *values):
+        print(json.dumps(row), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder for what is found")
+    parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="steps whose names begin so")
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU, on small inputs")
+    parser.add_argument("--table", action="store_true", help="make OUT/lease.md again")
+    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        run_step(*arguments.step, dry=arguments.dry_run)
+        return
+    if arguments.out is None:
+        parser.error("name a folder for what is found")
+    out: Path = arguments.out.resolve()
+    from bench.lease.table import write_table
+
+    if arguments.table:
+        print(write_table(out))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    dry, published = arguments.dry_run, arguments.published
+    published = str(Path(published).resolve()) if published else None
+    log = Log(out / "lease.jsonl")
+    if log.path.exists():
+        raise SystemExit(f"{log.path} is there already: name another folder")
+
+    def chosen(steps: list[Step]) -> list[Step]:
+        only = arguments.only
+        return [s for s in steps if not only or s.name.startswith(tuple(only))]
+
+    good = Running(Step("versions", "checks.versions", (), 60), log, dry).finish()
+    side = chosen(beside(out, published, dry))
+    if dry:
+        for step in side:
+            good &= Running(step, log, dry).finish()
+        waiting: list[Running] = []
+    else:
+        running = [Running(step, log, dry) for step in side]
+        waiting = [r for r in running if r.step.function == "measure.compiled"]
+        for one in running:
+            if one not in waiting:
+                good &= one.finish()
+    for step in chosen(alone(out, published, dry)):
+        good &= Running(step, log, dry).finish()
+    for one in waiting:
+        go = Path(one.step.arguments[-1])
+        go.touch()
+        one.finish()  # the published code: how it ends is not this project's to pass
+        go.unlink()
+    print(write_table(out))
+    if not good:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

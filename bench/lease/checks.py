@@ -1,0 +1,213 @@
+"""Is it right? Each check yields rows for lease.jsonl; a row with ``"ok": False`` is a failure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moce_kernels import backends, info
+from moceir import MoCEIR, MoCEIRConfig, preset
+from moceir.model.routing import Router
+from moceir.tool.graphs import Replayed
+from moceir.training.loss import restoration_loss
+from tests.ops.spec import SPECS, OpSpec
+from tests.ops.test_all_ops import error, run
+
+Row = dict[str, Any]
+SMALL = MoCEIRConfig(dim=16, num_blocks=(1, 1, 1, 1), num_dec_blocks=(1, 1, 1))
+
+
+def versions(device: torch.device) -> Iterator[Row]:
+    def output_of(*command: str) -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:
+            return ""
+        return done.stdout.strip()
+
+    import triton
+
+    yield {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "capability": torch.cuda.get_device_capability() if device.type == "cuda" else None,
+        "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "info": info.report(),
+    }
+
+
+# --- operators -----------------------------------------------------------------------------------
+
+
+def operators(device: torch.device, backend: str, dtype: str, part: str) -> Iterator[Row]:
+    """Every sample of the tests' table, value and gradients, against float64: the error may be
+    twice plain PyTorch's in the same precision on the same device. Outputs are NaN before a kernel
+    writes them. Nothing is skipped: an operator that cannot run is a failure."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    one, of = map(int, part.split("/"))
+    known = [s for s in SPECS if backend == "reference" or s.name in backends.KERNELS[backend]]
+    for spec in known:
+        for i, sample in enumerate(spec.samples()):
+            if i % of == one:
+                yield from _operator(spec, sample, backend, getattr(torch, dtype), device)
+
+
+def _operator(
+    spec: OpSpec, wide: Any, backend: str, dtype: torch.dtype, device: torch.device
+) -> Iterator[Row]:
+    row = {"operator": spec.name, "backend": backend, "dtype": str(dtype)[6:], "sample": wide.name}
+    try:
+        sample = wide.rounded(dtype)
+        exact = run(sample, "reference", torch.float64)
+        plain = run(sample, "reference", dtype, device)
+        ours = run(sample, backend, dtype, device)
+        worst: Row = {"share": -1.0}
+        for name, value in exact.items():
+            allowed = 2 * error(plain[name], value) + spec.floor[dtype]
+            found = error(ours[name], value)
+            share = found / allowed if found == found else float("inf")
+            if share > worst["share"]:
+                worst = {"share": share, "tensor": name, "error": found, "allowed": allowed}
+        yield {**row, **worst, "ok": worst["share"] <= 1}
+    except Exception as problem:
+        traceback.print_exc()
+        if "CUDA error" in str(problem) or "illegal" in str(problem):
+            yield {**row, "ok": False, "problem": repr(problem)[:400]}
+            raise  # nothing that follows in this process would mean anything
+        yield {**row, "ok": False, "problem": repr(problem)[:400]}
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+def _gradients(
+    model: MoCEIR, images: Tensor, backend: str, dtype: torch.dtype, scale: float
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Restored images, routes, and the gradients of all parameters, in float64 on the host."""
+    os.environ[backends.VARIABLE] = backend
+    model.zero_grad(set_to_none=True)
+    with torch.autocast(images.device.type, dtype, enabled=dtype.itemsize == 2):
+        restored, routing = model(images, return_routing=True)
+    # float16 gradients underflow unless they are scaled, as training does.
+    (restoration_loss(restored, images.flip(-1), routing.aux_loss) * scale).backward()
+    found = {
+        name: p.grad.double().cpu() / scale
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+    return restored.detach().double().cpu(), routing.expert.cpu(), found
+
+
+def network(device: torch.device, dtype: str) -> Iterator[Row]:
+    """The whole network and its gradients, at a ragged size, against its reference in float64."""
+    name = "moce_ir_s" if device.type == "cuda" else "compact"
+    precision = getattr(torch, dtype)
+    torch.manual_seed(0)
+    config = preset(name)
+    model = MoCEIR(config).to(device).train()
+    routers = [m for m in model.modules() if isinstance(m, Router)]
+    for router in routers:
+        router.noise = "never"  # the same routes in every pass
+    side = (75, 101) if device.type == "cuda" else (24, 40)
+    images = torch.rand(3, 3, *side, device=device)
+    model.double()
+    for router in routers:
+        router.float()  # they decide in float32 whatever the precision around them
+    exact = _gradients(model, images.double(), "reference", torch.float64, 1.0)
+    model.float()
+    scale = 1024.0 if precision == torch.float16 else 1.0
+    plain = _gradients(model, images, "reference", precision, scale)
+    best = "triton" if device.type == "cuda" else "cpu"
+    ours = _gradients(model, images, best, precision, scale)
+
+    def against(found: tuple[Tensor, Tensor, dict[str, Tensor]]) -> Row:
+        all_of = torch.cat([g.flatten() for _, g in sorted(exact[2].items())])
+        theirs = torch.cat([g.flatten() for _, g in sorted(found[2].items())])
+        return {
+            "output": error(found[0], exact[0]),
+            "gradients": error(theirs, all_of),
+            "same_routes": bool(torch.equal(found[1], exact[1])),
+        }
+
+    errors, allowed = against(ours), against(plain)
+    limit = 2.0 if errors["same_routes"] and allowed["same_routes"] else float("inf")
+    yield {
+        "network": name,
+        "dtype": dtype,
+        "images": list(images.shape),
+        "ours": errors,
+        "plain": allowed,
+        "ok": all(errors[k] <= limit * allowed[k] + 1e-6 for k in ("output", "gradients")),
+    }
+
+
+def _small(device: torch.device) -> MoCEIR:
+    torch.manual_seed(0)
+    return MoCEIR(SMALL).to(device).eval()
+
+
+def _images(device: torch.device, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(4, 3, 128, 128, generator=generator).to(device)
+
+
+def synchronisation(device: torch.device) -> Iterator[Row]:
+    """A forward pass, and a training step, in which the host never waits for the device."""
+    model, batch = _small(device), _images(device, 0)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            model(batch)
+
+    def step() -> None:
+        restored, routing = model(batch, return_routing=True)
+        restoration_loss(restored, batch.flip(-1), routing.aux_loss).backward()
+
+    for what, work in (("forward pass", infer), ("training step", step)):
+        model.train(work is step)
+        work()  # libraries are loaded and kernels compiled
+        problem = None
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                work()
+            except RuntimeError as refused:
+                problem = f"{refused} at {traceback.extract_tb(sys.exc_info()[2])[-1]}"
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        yield {"without_waiting": what, "ok": problem is None, "problem": problem}
+
+
+def graph(device: torch.device) -> Iterator[Row]:
+    """The forward pass replayed from a CUDA graph, as Restorer does it: equal to the eager pass."""
+    model = _small(device)
+
+    def forward(batch: Tensor) -> tuple[Tensor]:
+        return (model(batch),)
+
+    with torch.inference_mode():
+        if device.type == "cpu":
+            forward(_images(device, 0))
+            yield {"graph": "there are no CUDA graphs here; a forward pass ran", "ok": True}
+            return
+        replayed = Replayed(forward)
+        replayed(_images(device, 0))  # as it is
+        for seed in range(1, 4):  # the first is captured
+            batch = _images(device, seed)
+            (ours,), (eager,) = replayed(batch), forward(batch)
+            difference = float((ours - eager).abs().max())
+            yield {"graph": f"images {seed}", "difference": difference, "ok": difference == 0}
+        yield {"graph": "captured", "ok": replayed.release()}

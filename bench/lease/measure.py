@@ -1,0 +1,424 @@
+"""How fast is it? Times are medians of CUDA events around single calls, on random data."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.compare import published_network
+from bench.test_blocks import BLOCKS
+from bench.test_grouped_experts import WINDOWS, published_layer
+from moce_kernels import (
+    ExpertWeights,
+    channel_attention,
+    depthwise_conv,
+    expert_weight_shapes,
+    fft_attention,
+    gated_depthwise_conv,
+    grouped_experts,
+    pointwise_conv,
+    routing_plan,
+)
+from moce_kernels.backends import BACKENDS, why_not
+from moceir import MoCEIR, preset
+from moceir.training.loss import restoration_loss
+
+Row = dict[str, Any]
+Work = Callable[[], Any]
+
+
+def seconds(work: Work, device: torch.device, most: float = 0.4) -> list[float]:
+    """Of single calls, after three that warm up, for about so many seconds: 5 to 50 of them."""
+    for _ in range(3 if device.type == "cuda" else 1):
+        work()
+    if device.type == "cpu":
+        start = time.perf_counter()
+        work()
+        return [time.perf_counter() - start]
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    count = min(50, max(5, int(most / (time.perf_counter() - start))))
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
+    for before, after in events:
+        before.record()
+        work()
+        after.record()
+    torch.cuda.synchronize()
+    return [before.elapsed_time(after) / 1e3 for before, after in events]
+
+
+def timed(work: Work, device: torch.device, most: float = 0.4) -> Row:
+    """The median and the range in milliseconds; or why there is none."""
+    try:
+        found = seconds(work, device, most)
+    except (RuntimeError, torch.OutOfMemoryError) as problem:
+        return {"problem": repr(problem)[:300]}
+    return {
+        "ms": 1e3 * statistics.median(found),
+        "least": 1e3 * min(found),
+        "greatest": 1e3 * max(found),
+        "calls": len(found),
+    }
+
+
+def captured(work: Work) -> Work:
+    """``work`` as one launch, after three calls on another stream as PyTorch asks."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def ceilings(device: torch.device) -> Iterator[Row]:
+    """What the card reaches: a copy of 1 GB, products of 8192 x 8192 matrices."""
+    bytes_, edge = (1 << 30, 8192) if device.type == "cuda" else (1 << 24, 512)
+    a = torch.randn(bytes_ // 4, device=device)
+    b = torch.empty_like(a)
+    found = timed(lambda: b.copy_(a), device)
+    yield {"ceiling": "copy", "TB/s": 2 * bytes_ / found["ms"] / 1e9, **found}
+    for name, dtype, precision in (
+        ("bf16", torch.bfloat16, "strict"),
+        ("tf32", torch.float32, "tf32"),
+        ("float32", torch.float32, "strict"),
+    ):
+        m, n = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
+        with _precision(precision):
+            found = timed(functools.partial(torch.mm, m, n), device)
+        yield {"ceiling": name, "TFLOP/s": 2 * edge**3 / found["ms"] / 1e9, **found}
+
+
+# --- operators -----------------------------------------------------------------------------------
+
+
+def _activation(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    t = torch.randn(shape, device=device, dtype=dtype)
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+Case = tuple[str, str, list[Tensor], Callable[..., Tensor], int]
+
+
+def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
+    """Operator, size, leaves, call, and the bytes that forward cannot do without."""
+    batch, side = (16, 256) if device.type == "cuda" else (1, 32)
+    some = functools.partial(_activation, device=device, dtype=dtype)
+    parameter = functools.partial(torch.randn, device=device)
+
+    for window in WINDOWS:
+        leaves = [some((batch, 48, side, side)) for _ in range(3)]
+        leaves += [parameter(48), parameter(48)]
+        call = functools.partial(_swapped, fft_attention, window=window)
+        yield "fft_attention", f"window {window}", leaves, call, 4 * _bytes(leaves[0])
+    for kernel, channels in ((3, 128), (7, 128)):
+        x = some((batch, channels, side, side))
+        leaves = [x, parameter(channels, 1, kernel, kernel) / kernel]
+        call = functools.partial(_swapped, depthwise_conv)
+        yield "depthwise_conv", f"{kernel} x {kernel}", leaves, call, 2 * _bytes(x)
+    x = some((batch, 128, side, side))
+    leaves, call = (
+        [x, parameter(128, 1, 3, 3) / 3],
+        functools.partial(_swapped, gated_depthwise_conv),
+    )
+    yield "gated_depthwise_conv", "128 to 64", leaves, call, 3 * _bytes(x) // 2
+    for inner, outer in ((32, 128), (64, 32), (256, 768)):
+        size = side if inner < 256 else side // 4
+        x, residual = some((batch, inner, size, size)), some((batch, outer, size, size))
+        leaves = [x, parameter(outer, inner) / inner**0.5, parameter(inner), parameter(inner)]
+        moved = _bytes(x) + _bytes(residual)
+        yield "pointwise_conv", f"norm, {inner} to {outer}", leaves, _normed, moved
+    query = some((batch, 144, side, side))
+    leaves = [query, parameter(1), parameter(48, 48) / 7]
+    call = functools.partial(_attend)
+    yield "channel_attention", "48 channels", leaves, call, 4 * _bytes(query) // 3
+    for name, (block, shapes, _, moved) in BLOCKS.items():
+        x = some((batch, 48, side, side))
+        leaves = [x, *(parameter(*shape) / max(1, shape[-1]) ** 0.5 for shape in shapes)]
+        yield name, "48 channels", leaves, block, int(moved * _bytes(x))
+
+
+def _bytes(t: Tensor) -> int:
+    return t.numel() * t.element_size()
+
+
+def _swapped(operator: Callable[..., Tensor], backend: str, *leaves: Tensor, **more: Any) -> Tensor:
+    return operator(*leaves, **more, backend=backend)
+
+
+def _normed(backend: str, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return pointwise_conv(x, weight, norm=(scale, shift), backend=backend)
+
+
+def _attend(backend: str, query: Tensor, temperature: Tensor, weight: Tensor) -> Tensor:
+    return channel_attention(query, None, temperature, weight, backend=backend)
+
+
+def _directions(call: Work, leaves: list[Tensor], device: torch.device) -> Iterator[Row]:
+    with torch.no_grad():
+        yield {"direction": "forward", **timed(lambda: call(*leaves), device, 0.15)}
+    for leaf in leaves:
+        leaf.requires_grad_()
+    try:
+        grad = torch.randn_like(call(*leaves))
+        work = lambda: torch.autograd.grad(call(*leaves), leaves, grad)  # noqa: E731
+        yield {"direction": "forward and backward", **timed(work, device, 0.15)}
+    except RuntimeError as problem:
+        yield {"direction": "forward and backward", "problem": repr(problem)[:300]}
+    finally:
+        for leaf in leaves:
+            leaf.requires_grad_(False)
+
+
+def operators(device: torch.device, dtype: str) -> Iterator[Row]:
+    for operator, size, leaves, call, moved in _cases(device, getattr(torch, dtype)):
+        for backend in BACKENDS:
+            if why_not(backend, operator, device) is None:
+                row = {"operator": operator, "size": size, "dtype": dtype, "backend": backend}
+                for found in _directions(functools.partial(call, backend), leaves, device):
+                    yield {**row, "shape": list(leaves[0].shape), "bytes": moved, **found}
+
+
+def experts(device: torch.device, published: str | None) -> Iterator[Row]:
+    """A layer of experts, a quarter of a batch of 32 to each, beside the published dispatch."""
+    batch, dim, side = (32, 64, 64) if device.type == "cuda" else (4, 16, 16)
+    ranks = [dim // 8, dim // 4, dim // 2, dim]
+    logits = torch.nn.functional.one_hot(torch.arange(batch, device=device) % 4, 4).float()
+    plan = routing_plan(logits, 1, backend="reference")
+    shapes = expert_weight_shapes(dim, ranks).values()
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [_activation((batch, dim, side, side), device, dtype) for _ in range(2)]
+        contenders: dict[str, tuple[list[Tensor], Callable[..., Tensor]]] = {}
+        for backend in BACKENDS:
+            if why_not(backend, "grouped_experts", device) is None:
+                weights = [torch.randn(shape, device=device) / 8 for shape in shapes]
+
+                def call(backend: str, x: Tensor, shared: Tensor, *weights: Tensor) -> Tensor:
+                    w = ExpertWeights(*weights)
+                    return grouped_experts(x, shared, plan, w, ranks, WINDOWS, backend=backend)
+
+                contenders[backend] = weights, call
+        if published is not None and dtype == torch.float32:
+            contenders["published"] = published_layer(published, dim, logits)
+        for name, (weights, call) in contenders.items():
+            weights = [w.detach() for w in weights] if name != "published" else weights
+            every = [*leaves, *weights]
+            for found in _directions(functools.partial(call, name), every, device):
+                yield {"contender": name, "dtype": str(dtype)[6:], **found}
+
+
+# --- the whole network ---------------------------------------------------------------------------
+
+
+def _step_and_infer(
+    who: str, name: str, published: str | None, batch: Tensor, dtype: torch.dtype, train: bool
+) -> Work:
+    """One inference, or forward, loss and backward, of this project's or the published network."""
+    theirs = who.startswith("published")
+    if theirs:
+        assert published is not None
+        model: Any = published_network(Path(published), name)
+        for module in model.modules():
+            if hasattr(module, "noise_std") and not train:
+                module.noise_std = 0.0
+    else:
+        torch.manual_seed(0)
+        model = MoCEIR(preset(name))
+    model = model.to(batch.device).train(train)
+    call = torch.compile(model) if "compile" in who else model
+    cast = functools.partial(
+        torch.autocast, batch.device.type, dtype, enabled=dtype != torch.float32
+    )
+
+    def infer() -> Tensor:
+        with torch.inference_mode(), cast():
+            return call(batch)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with cast():
+            if theirs:
+                restored, auxiliary = call(batch), model.total_loss
+            else:
+                restored, routing = call(batch, return_routing=True)
+                auxiliary = routing.aux_loss
+        restoration_loss(restored, batch.flip(-1), auxiliary).backward()
+
+    return step if train else infer
+
+
+# Preset, batch, height, width, training.
+TASKS = {
+    "moce_ir_s 1280 x 720": ("moce_ir_s", 1, 720, 1280, False),
+    "moce_ir_s step of 32 x 128 x 128": ("moce_ir_s", 32, 128, 128, True),
+    "compact 1280 x 720": ("compact", 1, 720, 1280, False),
+    "compact step of 32 x 64 x 64": ("compact", 32, 64, 64, True),
+}
+
+
+def _batch(task: str, device: torch.device) -> Tensor:
+    _, batch, height, width, _ = TASKS[task]
+    if device.type == "cpu":
+        batch, height, width = 1, 32, 32
+    torch.manual_seed(1)
+    return torch.rand(batch, 3, height, width, device=device)
+
+
+def _memory(device: torch.device, before: int) -> Row:
+    if device.type == "cpu":
+        return {}
+    return {"MB": (torch.cuda.max_memory_allocated() - before) / 1e6}
+
+
+@contextlib.contextmanager
+def _precision(who: str) -> Iterator[None]:
+    """How PyTorch computes products of float32: by its own defaults, which have TF32 for
+    convolutions and not for matrix products, unless "strict" or "tf32" is asked for."""
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, conv.fp32_precision
+    if "strict" in who or "tf32" in who:
+        matmul.fp32_precision = conv.fp32_precision = "tf32" if "tf32" in who else "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before
+
+
+def network(device: torch.device, tasks: str, who: str, published: str | None) -> Iterator[Row]:
+    """``who``: "ours" or "published", alone or followed by ", strict" or ", tf32" (see
+    ``_precision``), separated by ";"."""
+    for task in tasks.split(";"):
+        name, *_, train = TASKS[task]
+        for one in who.split(";"):
+            if one.startswith("published") and (published is None or name != "moce_ir_s"):
+                continue
+            for dtype in (torch.float32, torch.bfloat16):
+                if "," in one and dtype != torch.float32:
+                    continue
+                with _precision(one):
+                    yield from _times(device, task, one, dtype, published, train)
+
+
+def _times(
+    device: torch.device,
+    task: str,
+    who: str,
+    dtype: torch.dtype,
+    published: str | None,
+    train: bool,
+) -> Iterator[Row]:
+    row = {"task": task, "contender": who, "dtype": str(dtype)[6:]}
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+    try:
+        batch = _batch(task, device)
+        work = _step_and_infer(who, TASKS[task][0], published, batch, dtype, train)
+        if cuda:
+            work()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            before = 0
+        found = timed(work, device, 0.6)
+        yield {**row, "run": "eager", **found, **_memory(device, before)}
+        if cuda and who.startswith("ours"):
+            yield {**row, "run": "graph", **timed(captured(work), device, 0.6)}
+    except Exception as problem:  # one contender's failure must not hide the others' numbers
+        yield {**row, "run": "?", "problem": repr(problem)[:400]}
+
+
+def compiled(device: torch.device, task: str, dtype: str, published: str, go: str) -> Iterator[Row]:
+    """The published code under ``torch.compile``: compiled at once, timed when the file ``go`` is
+    there, so that this is done beside the checks and measured alone."""
+    torch._dynamo.config.recompile_limit = 256  # one frame for every width of a block
+    torch._dynamo.config.accumulated_recompile_limit = 2048
+    row = {"task": task, "contender": "published, compiled", "dtype": dtype}
+    with _precision("published"):
+        train = TASKS[task][-1]
+        batch = _batch(task, device)
+        work = _step_and_infer(
+            "published, compiled", TASKS[task][0], published, batch, getattr(torch, dtype), train
+        )
+        start = time.perf_counter()
+        for _ in range(3):
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()  # others use the card meanwhile
+        yield {**row, "run": "compile", "seconds": time.perf_counter() - start}
+        while not Path(go).exists():
+            time.sleep(0.05)
+        before = 0
+        if device.type == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        yield {**row, "run": "eager", **timed(work, device, 0.6), **_memory(device, before)}
+
+
+# --- kernels of one call -------------------------------------------------------------------------
+
+
+def profile(device: torch.device, task: str, dtype: str, out: str) -> Iterator[Row]:
+    """Every kernel of one call, in order, to ``out`` (JSON, gzipped), and the 40 dearest names."""
+    with _precision("ours"):
+        train = TASKS[task][-1]
+        batch = _batch(task, device)
+        precision = getattr(torch, dtype)
+        work = _step_and_infer("ours", TASKS[task][0], None, batch, precision, train)
+        for _ in range(3):
+            work()
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            activities = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as seen:
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        seen.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    kernels = [
+        {
+            "name": e["name"],
+            "us": e["dur"],
+            **{
+                k: e["args"].get(k)
+                for k in ("grid", "block", "registers per thread", "shared memory")
+            },
+        }
+        for e in sorted((e for e in events if e.get("dur")), key=lambda e: e["ts"])
+        if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
+    ]
+    with gzip.open(out, "wt") as file:
+        json.dump(kernels, file)
+    totals: dict[str, list[float]] = {}
+    for k in kernels:
+        count_and_sum = totals.setdefault(k["name"][:80], [0, 0.0])
+        count_and_sum[0] += 1
+        count_and_sum[1] += k["us"]
+    row = {"task": task, "dtype": dtype}
+    whole = math.fsum(k["us"] for k in kernels)
+    yield {**row, "kernels": len(kernels), "ms": whole / 1e3}
+    for name, (count, total) in sorted(totals.items(), key=lambda t: -t[1][1])[:40]:
+        yield {**row, "kernel": name, "launches": int(count), "ms": total / 1e3}

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.lease import __main__ as lease
+from bench.lease.__main__ import alone, beside
+from bench.lease.table import markdown
+from moce_kernels.backends import OPERATORS
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_dry_run(tmp_path: Path) -> None:
+    """Every step of a lease on a CPU, and what is written."""
+    out = tmp_path / "found"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.lease", str(out), "--dry-run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (out / "lease.jsonl").read_text().splitlines()]
+    steps = {r["step"]: r["outcome"] for r in rows if "outcome" in r}
+    planned = [*beside(out, None, True), *alone(out, None, True)]
+    assert steps == {name: "passed" for name in ("versions", *(s.name for s in planned))}
+    checked = {r["operator"] for r in rows if "sample" in r}
+    assert checked == set(OPERATORS)
+    assert all(r["ok"] for r in rows if "ok" in r)
+    written = (out / "lease.md").read_text()
+    assert "| moce_ir_s 1280 x 720 | float32 | ours | eager |" in written
+    assert "| fft_attention | window 32 | float32 | forward | cpu |" in written
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome"),
+    [
+        ("print('{\"ok\": true}'); exit(3)", "failed"),
+        ("import signal; print('{\"ok\": true}', flush=True); signal.pause()", "timed out"),
+    ],
+)
+def test_a_step_that_fails_or_hangs_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, outcome: str
+) -> None:
+    """With what it had found before."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **more: popen([sys.executable, "-c", program], **more)
+    )
+    limit = 60 if outcome == "failed" else 3
+    log = lease.Log(tmp_path / "lease.jsonl")
+    assert not lease.Running(lease.Step("a", "checks.graph", (), limit), log, True).finish()
+    first, last = map(json.loads, log.path.read_text().splitlines())
+    assert first == {"step": "a", "ok": True}
+    assert (last["step"], last["outcome"]) == ("a", outcome)
+
+
+def test_what_is_wrong_is_in_the_table() -> None:
+    """A value that is off, an operator that raises, a number that is not one."""
+    row = {"step": "s", "operator": "o", "backend": "b", "dtype": "float32", "sample": "1x1"}
+    rows = [
+        {**row, "ok": False, "share": 3.5, "tensor": "out"},
+        {**row, "ok": False, "problem": "CompilationError"},
+        {**row, "ok": True, "share": 0.5},
+    ]
+    text = markdown(rows)
+    assert "| o | b | float32 | 3 | 1 | 9e+09 |" in text
+    assert '"tensor": "out"' in text and "CompilationError" in text
+
+
+def test_rates_in_the_table() -> None:
+    def bench(contender: str, median: float) -> dict:
+        info = {"operator": "op", "size": "1", "dtype": "float32", "direction": "forward"}
+        info |= {"contender": contender, "calls": 2, "bytes": 1e9, "flops": 3e9}
+        return {"extra_info": info, "stats": {"median": median}}
+
+    data = {
+        "machine_info": {
+            "moce": {
+                "device": "D",
+                "torch": "2",
+                "commit": "c",
+                "copy_bytes_per_second": 4e9,
+                "matrix_flops_per_second": {"float32": 30e9},
+            }
+        },
+        "datetime": "2026-01-01T00:00:00",
+        "benchmarks": [bench("reference", 4.0), bench("cpu", 1.0)],
+    }
+    rows = report.table(data).splitlines()[-2:]
+    assert rows[0].endswith("| cpu | 500.000 ms | 4.00x | 2.0 | 50 % | 6.0 | 20 % |")
+    assert rows[1].endswith("| reference | 2000.000 ms | 1.00x | 0.5 | 12 % | 1.5 | 5 % |")
