@@ -74,7 +74,7 @@ def beside(out: Path, published: str | None, dry: bool) -> list[Step]:
     if published and not dry:
         for i, (task, dtype) in enumerate(COMPILED):
             arguments = (task, dtype, published, str(out / f"go_{i}"))
-            steps.append(Step(f"compile {task}, {dtype}", "measure.compiled", arguments, 330))
+            steps.append(Step(f"compile {task}, {dtype}", "measure.compiled", arguments, 240))
     return steps
 
 
@@ -88,11 +88,8 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
     dtypes = ("float32",) if dry else ("bfloat16", "float32")
     return [
         Step("ceilings", "measure.ceilings", (), 30),
-        Step("inference", "measure.network", (whole, who, theirs), 60),
-        Step("training", "measure.network", (step, who, theirs), 60),
-        *(Step(f"operators {d}", "measure.operators", (d,), 60) for d in dtypes),
-        Step("experts", "measure.experts", (theirs,), 30),
-        Step("compact network", "measure.network", (small_tasks, "ours", ""), 30),
+        Step("inference", "measure.network", (whole, who, theirs), 80),
+        Step("training", "measure.network", (step, who, theirs), 80),
         *(
             Step(f"kernels of {task}, {d}", "measure.profile", (task, d, str(out / file)), 30)
             for task, d, file in (
@@ -102,6 +99,9 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
                 (step, "float32", "kernels_train_f32.json.gz"),
             )[: 1 if dry else 4]
         ),
+        *(Step(f"operators {d}", "measure.operators", (d,), 60) for d in dtypes),
+        Step("experts", "measure.experts", (theirs,), 30),
+        Step("compact network", "measure.network", (small_tasks, "ours", ""), 30),
     ]
 
 
