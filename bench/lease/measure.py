@@ -237,8 +237,10 @@ def _step_and_infer(
         assert published is not None
         model: Any = published_network(Path(published), name)
         for module in model.modules():
-            if hasattr(module, "noise_std") and not train:
-                module.noise_std = 0.0
+            if hasattr(module, "noise_std"):
+                module.noise_std = module.noise_std if train else 0.0
+                # Under CUDA's autocast its scatter_ gets two dtypes and fails: in float32, as ours.
+                module.forward = _in_float32(module.forward, batch.device)
     else:
         torch.manual_seed(0)
         model = MoCEIR(preset(name))
@@ -263,6 +265,14 @@ def _step_and_infer(
         restoration_loss(restored, batch.flip(-1), auxiliary).backward()
 
     return step if train else infer
+
+
+def _in_float32(forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    def call(*tensors: Tensor) -> Any:
+        with torch.autocast(device.type, enabled=False):
+            return forward(*(t.float() for t in tensors))
+
+    return call
 
 
 # Preset, batch, height, width, training.
