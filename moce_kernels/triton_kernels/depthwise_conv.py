@@ -108,7 +108,7 @@ def _depthwise_conv(
     x, x_b, x_c, x_h, x_w,
     out, out_b, out_c, out_h, out_w,
     weight, bias,
-    rank, height, width, strip,
+    rank, height, width, strip, channel_blocks,
     index, order,
     RANKS: tl.constexpr,
     WINDOWS: tl.constexpr,
@@ -121,13 +121,15 @@ def _depthwise_conv(
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
+    slot, e = slot_and_expert(tl.program_id(1), index, order, RANKS)
     r, rows, _, _ = expert_shape(e, RANKS, WINDOWS, rank)
     channels = TIMES * r
     x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
     out_b, out_h, out_w = aligned_strides(out_b, out_h, out_w, ALIGNED)
-    if tl.program_id(1) * CHANNELS < channels:
-        c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    # Programs of the same pixels follow each other.
+    block, part = tl.program_id(0) % channel_blocks, tl.program_id(0) // channel_blocks
+    if block * CHANNELS < channels:
+        c = block * CHANNELS + tl.arange(0, CHANNELS)
         exists = c < aligned(channels, ALIGNED)
         taps = load_taps(weight, TIMES * rows + c, exists, KERNEL, FLIP)
         empty = tl.zeros((COLUMNS, CHANNELS), tl.float32)
@@ -136,12 +138,12 @@ def _depthwise_conv(
         sums = (empty,) * KERNEL
 
         across = tl.cdiv(width, COLUMNS)
-        column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
+        column = part % across * COLUMNS + tl.arange(0, COLUMNS)
         inside = shifted_masks(column, width, exists, KERNEL)
         x_at = tile_offsets(column, x_w, c, x_c, OFFSET)
         out_at = tile_offsets(column, out_w, c, out_c, OFFSET)
         HALF: tl.constexpr = KERNEL // 2
-        first = tl.program_id(0) // across * strip
+        first = part // across * strip
         last = tl.minimum(first + strip, height)
         start, stop = tl.maximum(first - HALF, 0), tl.minimum(last + HALF, height)
         x += slot * x_b + start.to(tl.int64) * x_h
@@ -151,15 +153,18 @@ def _depthwise_conv(
             there = row_exists(start + i, 0, stop)
             values += load_row(x, x_w, x_at, inside, there, KERNEL)
             x += x_h
-        for y in range(start, last + HALF):
-            there = row_exists(y + AHEAD, 0, stop)
-            values += load_row(x, x_w, x_at, inside, there, KERNEL)
-            x += x_h
-            sums = add_row(sums, values[:KERNEL], taps, KERNEL)
-            there = row_exists(y - HALF, first, last)
-            store(out + out_at, sums[0], inside[HALF] & there)
-            out += out_h
-            values, sums = values[KERNEL:], append(sums[1:], empty)
+        for y in range(start, last + HALF, AHEAD):
+            later = ()
+            for i in tl.static_range(AHEAD):
+                sums = add_row(sums, values[i * KERNEL : (i + 1) * KERNEL], taps, KERNEL)
+                there = row_exists(y + i + AHEAD, 0, stop)
+                later += load_row(x, x_w, x_at, inside, there, KERNEL)
+                x += x_h
+                there = row_exists(y + i - HALF, first, last)
+                store(out + out_at, sums[0], inside[HALF] & there)
+                out += out_h
+                sums = append(sums[1:], empty)
+            values = later
 
 
 @triton.jit
@@ -167,7 +172,7 @@ def _depthwise_conv_backward_weight(
     grad, grad_b, grad_c, grad_h, grad_w,
     x, x_b, x_c, x_h, x_w,
     sums,
-    rank, height, width, strip, slots, total, channel_blocks,
+    rank, height, width, strip, slots, total,
     order, offsets,
     RANKS: tl.constexpr,
     WINDOWS: tl.constexpr,
@@ -180,8 +185,7 @@ def _depthwise_conv_backward_weight(
 ):  # fmt: skip
     """sums (splits, K K + 1, total): the gradient of each tap and, after them, grad's sum. A row of
     x meets the K rows of grad around it, which wait in registers."""
-    e = tl.program_id(1) // channel_blocks
-    block = tl.program_id(1) % channel_blocks
+    block, split, e = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     r, rows, _, _ = expert_shape(e, RANKS, WINDOWS, rank)
     channels = TIMES * r
     x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
@@ -195,7 +199,7 @@ def _depthwise_conv_backward_weight(
         HALF: tl.constexpr = KERNEL // 2
         across = tl.cdiv(width, COLUMNS)
         parts = across * tl.cdiv(height, strip)
-        for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
+        for i in range(split, count * parts, tl.num_programs(1)):
             slot = slot_at(first_slot + i // parts, order, RANKS)
             column = i % parts % across * COLUMNS + tl.arange(0, COLUMNS)
             inside = shifted_masks(column, width, exists, KERNEL)
@@ -228,7 +232,7 @@ def _depthwise_conv_backward_weight(
                     more = append(more, at)
                 found = more
         found = append(found, found_bias)
-        to = sums + tl.program_id(0).to(tl.int64) * (KERNEL * KERNEL + 1) * total
+        to = sums + split.to(tl.int64) * (KERNEL * KERNEL + 1) * total
         to += TIMES * rows + c
         for t in tl.static_range(KERNEL * KERNEL + 1):
             tl.store(to + t * total, tl.sum(found[t], axis=0), mask=exists)
@@ -279,10 +283,10 @@ def depthwise(
     """out = x * weight + bias. x and out: (slots, at least ``times * rank`` channels, H, W)."""
     slots, _, height, width = x.shape
     tile = _tile(height, width, slots, times * rank, kernel, plan)
-    _depthwise_conv[tile.parts, tile.deep, slots](
+    _depthwise_conv[tile.deep * tile.parts, slots](
         *strided(x), *strided(out),
         weight, bias,
-        rank, height, width, tile.rows,
+        rank, height, width, tile.rows, tile.deep,
         plan.expert, plan.order, plan.ranks, plan.windows,
         TIMES=times, KERNEL=kernel, FLIP=flip, AHEAD=1 if kernel == 7 else 2,
         OFFSET=offset_type(x, out), ALIGNED=alignment(plan.channels(rank, times), x, out),
@@ -299,10 +303,10 @@ def depthwise_backward_weight(
     total = times * plan.total(rank)
     parts = splits(slots * tile.parts, max(1, 1024 // tile.deep))
     sums = torch.empty((parts, kernel**2 + 1, total), dtype=torch.float32, device=x.device)
-    _depthwise_conv_backward_weight[parts, plan.experts * tile.deep](
+    _depthwise_conv_backward_weight[tile.deep, parts, plan.experts](
         *strided(grad), *strided(x),
         sums,
-        rank, height, width, tile.rows, slots, total, tile.deep,
+        rank, height, width, tile.rows, slots, total,
         plan.order, plan.offsets, plan.ranks, plan.windows,
         TIMES=times, KERNEL=kernel,
         OFFSET=offset_type(grad, x), ALIGNED=alignment(plan.channels(rank, times), grad, x),

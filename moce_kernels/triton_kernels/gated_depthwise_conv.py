@@ -47,12 +47,29 @@ from moce_kernels.triton_kernels.depthwise_conv import (
 
 
 @triton.jit
+def normal_cdf(x):
+    """Of the normal distribution, within 5e-8: 2 to the power of a polynomial, which is a third of
+    the work of an error function that is exact for small numbers, too. It falls ever faster."""
+    t = tl.abs(x)
+    p = -2.772089124646e-06 * t + 3.862123134227e-05
+    p = p * t - 1.825499418374e-04
+    p = p * t - 1.458643284833e-04
+    p = p * t + 7.075463849351e-03
+    p = p * t - 5.250502278039e-02
+    p = p * t - 4.592049095113e-01
+    p = p * t - 1.151105723155e00
+    p = p * t - 9.999999782995e-01
+    tail = tl.exp2(p)
+    return tl.where(x < 0, tail, 1.0 - tail)
+
+
+@triton.jit
 def _gated_depthwise_conv(
     x, x_b, x_c, x_h, x_w,
     grad, grad_b, grad_c, grad_h, grad_w,
     out, out_b, out_c, out_h, out_w,
     weight, bias,
-    channels, height, width, strip,
+    channels, height, width, strip, channel_blocks,
     BACKWARD: tl.constexpr,
     AHEAD: tl.constexpr,  # rows
     OFFSET: tl.constexpr,
@@ -61,12 +78,14 @@ def _gated_depthwise_conv(
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """out = GELU(a) b; backward, the gradients of a and b beside each other."""
-    image = tl.program_id(2).to(tl.int64)
+    # Programs of the same pixels follow each other.
+    block, part = tl.program_id(0) % channel_blocks, tl.program_id(0) // channel_blocks
+    image = tl.program_id(1).to(tl.int64)
     channels = aligned(channels, ALIGNED)
     x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
     grad_b, grad_h, grad_w = aligned_strides(grad_b, grad_h, grad_w, ALIGNED)
     out_b, out_h, out_w = aligned_strides(out_b, out_h, out_w, ALIGNED)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    c = block * CHANNELS + tl.arange(0, CHANNELS)
     exists = c < channels
     a_taps = load_taps(weight, c, exists, 3, False)
     b_taps = load_taps(weight, channels + c, exists, 3, False)
@@ -78,14 +97,14 @@ def _gated_depthwise_conv(
     a, b = (a_empty,) * 3, (b_empty,) * 3
 
     across = tl.cdiv(width, COLUMNS)
-    column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
+    column = part % across * COLUMNS + tl.arange(0, COLUMNS)
     inside = shifted_masks(column, width, exists, 3)
     a_at = tile_offsets(column, x_w, c, x_c, OFFSET)
     b_at = tile_offsets(column, x_w, channels + c, x_c, OFFSET)
     grad_at = tile_offsets(column, grad_w, c, grad_c, OFFSET)
     out_at = tile_offsets(column, out_w, c, out_c, OFFSET)
     db_at = tile_offsets(column, out_w, channels + c, out_c, OFFSET)
-    first = tl.program_id(0) // across * strip
+    first = part // across * strip
     last = tl.minimum(first + strip, height)
     start, stop = tl.maximum(first - 1, 0), tl.minimum(last + 1, height)
     x += image * x_b + start.to(tl.int64) * x_h
@@ -97,26 +116,29 @@ def _gated_depthwise_conv(
         a_row += load_row(x, x_w, a_at, inside, there, 3)
         b_row += load_row(x, x_w, b_at, inside, there, 3)
         x += x_h
-    for y in range(start, last + 1):
-        there = row_exists(y + AHEAD, 0, stop)
-        a_row += load_row(x, x_w, a_at, inside, there, 3)
-        b_row += load_row(x, x_w, b_at, inside, there, 3)
-        x += x_h
-        mask = inside[1] & row_exists(y - 1, first, last)
-        if BACKWARD:
-            d = load(grad + grad_at, mask)
-        a, b = add_row(a, a_row[:3], a_taps, 3), add_row(b, b_row[:3], b_taps, 3)
-        phi = 0.5 + 0.5 * tl.erf(0.70710678118654752 * a[0])  # of the normal distribution
-        if BACKWARD:
-            slope = phi + 0.39894228040143268 * a[0] * tl.exp(-0.5 * a[0] * a[0])
-            store(out + out_at, d * b[0] * slope, mask)
-            store(out + db_at, d * (a[0] * phi), mask)
-        else:
-            store(out + out_at, a[0] * phi * b[0], mask)
-        grad += grad_h
-        out += out_h
-        a_row, b_row = a_row[3:], b_row[3:]
-        a, b = append(a[1:], a_empty), append(b[1:], b_empty)
+    for y in range(start, last + 1, AHEAD):
+        later_a, later_b = (), ()
+        for i in tl.static_range(AHEAD):
+            mask = inside[1] & row_exists(y + i - 1, first, last)
+            if BACKWARD:
+                d = load(grad + grad_at, mask)
+            a = add_row(a, a_row[i * 3 : i * 3 + 3], a_taps, 3)
+            b = add_row(b, b_row[i * 3 : i * 3 + 3], b_taps, 3)
+            there = row_exists(y + i + AHEAD, 0, stop)
+            later_a += load_row(x, x_w, a_at, inside, there, 3)
+            later_b += load_row(x, x_w, b_at, inside, there, 3)
+            phi = normal_cdf(a[0])
+            if BACKWARD:
+                slope = phi + 0.39894228040143268 * a[0] * tl.exp(-0.5 * a[0] * a[0])
+                store(out + out_at, d * b[0] * slope, mask)
+                store(out + db_at, d * (a[0] * phi), mask)
+            else:
+                store(out + out_at, a[0] * phi * b[0], mask)
+            x += x_h
+            grad += grad_h
+            out += out_h
+            a, b = append(a[1:], a_empty), append(b[1:], b_empty)
+        a_row, b_row = later_a, later_b
 
 
 # --- the operator --------------------------------------------------------------------------------
@@ -131,10 +153,10 @@ def _launch(
     columns = column_block(256, wide)
     across, deep = blocks(width, columns), blocks(channels, wide)
     strip = strip_rows(height, across * deep * batch)
-    _gated_depthwise_conv[across * blocks(height, strip), deep, batch](
+    _gated_depthwise_conv[deep * across * blocks(height, strip), batch](
         *strided(x), *strided(given), *strided(out),
         weight, bias,
-        channels, height, width, strip,
+        channels, height, width, strip, deep,
         BACKWARD=grad is not None, AHEAD=1,
         OFFSET=offset_type(x, given, out), ALIGNED=alignment([channels], x, given, out),
         COLUMNS=columns, CHANNELS=wide, num_warps=4,
