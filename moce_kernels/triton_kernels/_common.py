@@ -7,6 +7,7 @@ images of a batch, or, with a routing plan, the pairs of an image and an expert 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -60,6 +61,10 @@ class Plan(NamedTuple):
         """The ranks of all experts."""
         return sum(self.ranks) if self.ranks else rank
 
+    def channels(self, rank: int, times: int) -> list[int]:
+        """Of each expert."""
+        return [times * r for r in self.ranks or (rank,)]
+
 
 def no_plan(window: int = 0) -> Plan:
     return Plan(None, None, None, None, (window,))
@@ -94,6 +99,24 @@ def scratch(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None
         device=like.device,
         memory_format=torch.channels_last,
     )
+
+
+def alignment(channels: Sequence[int], *tensors: Tensor) -> int:
+    """How many channels at a time, up to 4, may be loaded and stored as one vector, of tensors
+    that hold so many of them."""
+    whole = math.gcd(4, *channels)
+    for t in tensors:
+        batch, channel, row, column = t.stride()
+        if channel != 1:
+            return 1
+        whole = math.gcd(whole, batch, row, column, t.data_ptr() // t.element_size())
+    return whole
+
+
+def offset_type(*tensors: Tensor) -> tl.dtype:
+    """In which what lies within a row of an image can be numbered."""
+    spans = ((t.shape[1] - 1) * t.stride(1) + (t.shape[3] - 1) * t.stride(3) for t in tensors)
+    return tl.int32 if max(spans) < 2**31 else tl.int64
 
 
 def float32_precision() -> str:
@@ -136,6 +159,23 @@ def pixels(pointer, stride_c, stride_h, stride_w, p, c, width):
     """(P, C) pointers into an image: pixels numbered row by row, channels."""
     y, x = (p // width).to(tl.int64), (p % width).to(tl.int64)
     return (pointer + y * stride_h + x * stride_w)[:, None] + c.to(tl.int64)[None, :] * stride_c
+
+
+@triton.jit
+def aligned(n, ALIGNED: tl.constexpr):
+    """n, a multiple of ALIGNED, such that the compiler knows it."""
+    return n // ALIGNED * ALIGNED
+
+
+@triton.jit
+def aligned_strides(b, h, w, ALIGNED: tl.constexpr):
+    return aligned(b, ALIGNED), aligned(h, ALIGNED), aligned(w, ALIGNED)
+
+
+@triton.jit
+def tile_offsets(column, stride_w, c, stride_c, OFFSET: tl.constexpr):
+    """(columns, channels) offsets of elements in a row of an image."""
+    return column.to(OFFSET)[:, None] * stride_w + c.to(OFFSET)[None, :] * stride_c
 
 
 @triton.jit

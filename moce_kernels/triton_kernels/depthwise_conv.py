@@ -1,16 +1,20 @@
 """Triton kernels of depthwise_conv: out = x * weight + bias, K x K, and its gradients.
 
-A program computes a run of pixels, numbered row by row, of a block of channels: K K loads of
-shifted pixels, of which all but the first few find their data in the cache. x is read and the
-result written once in memory, 2 elements for each element, and 2 K K float operations; 3 x 3 is
-bound by memory, 7 x 7 by the loads from the cache.
+A program takes a tile of columns x channels and slides it down a strip of rows. Each row of x is
+loaded at K shifts, of which all but the first find their data in the cache, and added to the K rows
+of out that it is part of: their sums wait in registers, beside the taps, and the row that is done
+makes room for a new one. Rows are loaded ahead of their use. x is read and the result written once
+in memory, 2 elements for each element, and 2 K K float operations; 3 x 3 is bound by memory, 7 x 7
+by arithmetic.
 
 The gradient of x is the convolution of out's gradient with flipped weights. Those of weight and
-bias are sums over all pixels: each program takes one row of the kernel, a block of channels and
-every n-th run of pixels, in float32 and in a fixed order; what they found is added up after.
+bias are sums over all pixels: each program takes a block of channels and every n-th strip, in
+float32 and in a fixed order; what they found is added up after.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -18,22 +22,85 @@ import triton.language as tl
 from torch import Tensor
 
 from moce_kernels.ops._inputs import new_like
+from moce_kernels.triton_kernels import interpreted
 from moce_kernels.triton_kernels._common import (
     Plan,
+    aligned,
+    aligned_strides,
+    alignment,
     blocks,
     expert_shape,
     implement,
     load,
     no_plan,
-    pixel_block,
-    pixels,
+    offset_type,
     slot_and_expert,
     slot_at,
     slots_of,
     splits,
     store,
     strided,
+    tile_offsets,
 )
+
+
+@triton.jit
+def append(values, value):
+    values += (value,)
+    return values
+
+
+@triton.jit
+def load_taps(weight, c, mask, KERNEL: tl.constexpr, FLIP: tl.constexpr):
+    """A tuple of (1, C) for each tap."""
+    taps = ()
+    for t in tl.static_range(KERNEL * KERNEL):
+        at = KERNEL * KERNEL - 1 - t if FLIP else t
+        taps = append(taps, load(weight + c * (KERNEL * KERNEL) + at, mask)[None, :])
+    return taps
+
+
+@triton.jit
+def shifted_masks(column, width, mask, KERNEL: tl.constexpr):
+    """For each of K shifts, which pixels of a row there are; ``mask``: which channels."""
+    inside = ()
+    for kx in tl.static_range(KERNEL):
+        at = column + (kx - KERNEL // 2)
+        inside = append(inside, ((at >= 0) & (at < width))[:, None] & mask[None, :])
+    return inside
+
+
+@triton.jit
+def row_exists(y, first, last):
+    """(1, 1), whether y is among the rows from first to last: as a block, for the interpreter takes
+    a scalar for a number where it is to be part of a mask."""
+    y = tl.full((1, 1), y, tl.int32)
+    return (y >= first) & (y < last)
+
+
+@triton.jit
+def load_row(row, stride_w, offsets, inside, exists, KERNEL: tl.constexpr):
+    """A row of the tile at each of K shifts; zeros where it does not exist."""
+    values = ()
+    for kx in tl.static_range(KERNEL):
+        at = row + (kx - KERNEL // 2) * stride_w + offsets
+        values = append(values, tl.load(at, mask=inside[kx] & exists, other=0.0))
+    return values
+
+
+@triton.jit
+def add_row(sums, values, taps, KERNEL: tl.constexpr):
+    """The sums of K rows of out, from the top, with what this row of x adds to them."""
+    wide = ()
+    for kx in tl.static_range(KERNEL):
+        wide = append(wide, values[kx].to(tl.float32))
+    added = ()
+    for j in tl.static_range(KERNEL):
+        total = sums[j]
+        for kx in tl.static_range(KERNEL):
+            total += wide[kx] * taps[(KERNEL - 1 - j) * KERNEL + kx]
+        added = append(added, total)
+    return added
 
 
 @triton.jit
@@ -41,37 +108,63 @@ def _depthwise_conv(
     x, x_b, x_c, x_h, x_w,
     out, out_b, out_c, out_h, out_w,
     weight, bias,
-    rank, height, width,
+    rank, height, width, strip, channel_blocks,
     index, order,
     RANKS: tl.constexpr,
     WINDOWS: tl.constexpr,
     TIMES: tl.constexpr,  # channels of an expert for each of its rank
     KERNEL: tl.constexpr,
     FLIP: tl.constexpr,
-    PIXELS: tl.constexpr,
+    AHEAD: tl.constexpr,  # rows
+    OFFSET: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
+    slot, e = slot_and_expert(tl.program_id(1), index, order, RANKS)
     r, rows, _, _ = expert_shape(e, RANKS, WINDOWS, rank)
     channels = TIMES * r
-    if tl.program_id(1) * CHANNELS < channels:
-        c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-        row, column = p // width, p % width
-        taps = weight + (TIMES * rows + c) * (KERNEL * KERNEL)
-        total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
+    out_b, out_h, out_w = aligned_strides(out_b, out_h, out_w, ALIGNED)
+    # Programs of the same pixels follow each other.
+    block, part = tl.program_id(0) % channel_blocks, tl.program_id(0) // channel_blocks
+    if block * CHANNELS < channels:
+        c = block * CHANNELS + tl.arange(0, CHANNELS)
+        exists = c < aligned(channels, ALIGNED)
+        taps = load_taps(weight, TIMES * rows + c, exists, KERNEL, FLIP)
+        empty = tl.zeros((COLUMNS, CHANNELS), tl.float32)
         if bias is not None:
-            total += load(bias + TIMES * rows + c, c < channels)[None, :]
-        for t in range(KERNEL * KERNEL):
-            dy, dx = t // KERNEL - KERNEL // 2, t % KERNEL - KERNEL // 2
-            here = (row + dy >= 0) & (row + dy < height) & (column + dx >= 0)
-            here = here & (column + dx < width)
-            at = pixels(x + slot * x_b, x_c, x_h, x_w, p + dy * width + dx, c, width)
-            value = load(at, here[:, None] & (c < channels)[None, :])
-            tap = KERNEL * KERNEL - 1 - t if FLIP else t
-            total += value * load(taps + tap, c < channels)[None, :]
-        inside = (p < height * width)[:, None] & (c < channels)[None, :]
-        store(pixels(out + slot * out_b, out_c, out_h, out_w, p, c, width), total, inside)
+            empty += load(bias + TIMES * rows + c, exists)[None, :]
+        sums = (empty,) * KERNEL
+
+        across = tl.cdiv(width, COLUMNS)
+        column = part % across * COLUMNS + tl.arange(0, COLUMNS)
+        inside = shifted_masks(column, width, exists, KERNEL)
+        x_at = tile_offsets(column, x_w, c, x_c, OFFSET)
+        out_at = tile_offsets(column, out_w, c, out_c, OFFSET)
+        HALF: tl.constexpr = KERNEL // 2
+        first = part // across * strip
+        last = tl.minimum(first + strip, height)
+        start, stop = tl.maximum(first - HALF, 0), tl.minimum(last + HALF, height)
+        x += slot * x_b + start.to(tl.int64) * x_h
+        out += slot * out_b + (start - HALF).to(tl.int64) * out_h
+        values = ()
+        for i in tl.static_range(AHEAD):
+            there = row_exists(start + i, 0, stop)
+            values += load_row(x, x_w, x_at, inside, there, KERNEL)
+            x += x_h
+        for y in range(start, last + HALF, AHEAD):
+            later = ()
+            for i in tl.static_range(AHEAD):
+                sums = add_row(sums, values[i * KERNEL : (i + 1) * KERNEL], taps, KERNEL)
+                there = row_exists(y + i + AHEAD, 0, stop)
+                later += load_row(x, x_w, x_at, inside, there, KERNEL)
+                x += x_h
+                there = row_exists(y + i - HALF, first, last)
+                store(out + out_at, sums[0], inside[HALF] & there)
+                out += out_h
+                sums = append(sums[1:], empty)
+            values = later
 
 
 @triton.jit
@@ -79,54 +172,108 @@ def _depthwise_conv_backward_weight(
     grad, grad_b, grad_c, grad_h, grad_w,
     x, x_b, x_c, x_h, x_w,
     sums,
-    rank, height, width, slots, total, channel_blocks,
+    rank, height, width, strip, slots, total,
     order, offsets,
     RANKS: tl.constexpr,
     WINDOWS: tl.constexpr,
     TIMES: tl.constexpr,
     KERNEL: tl.constexpr,
-    PIXELS: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """sums (splits, total, K, K + 1): a row of the kernel and, beside it, the gradient's sum."""
-    ky = tl.program_id(1)
-    e = tl.program_id(2) // channel_blocks
-    block = tl.program_id(2) % channel_blocks
+    """sums (splits, K K + 1, total): the gradient of each tap and, after them, grad's sum. A row of
+    x meets the K rows of grad around it, which wait in registers."""
+    block, split, e = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     r, rows, _, _ = expert_shape(e, RANKS, WINDOWS, rank)
     channels = TIMES * r
+    x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
+    grad_b, grad_h, grad_w = aligned_strides(grad_b, grad_h, grad_w, ALIGNED)
     if block * CHANNELS < channels:
-        first, count = slots_of(e, offsets, slots, RANKS)
+        first_slot, count = slots_of(e, offsets, slots, RANKS)
         c = block * CHANNELS + tl.arange(0, CHANNELS)
-        column = tl.arange(0, KERNEL + 1)
-        found = tl.zeros((CHANNELS, KERNEL + 1), tl.float32)
-        parts = tl.cdiv(height * width, PIXELS)
-        dy = ky - KERNEL // 2
-        for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
-            slot = slot_at(first + i // parts, order, RANKS)
-            p = i % parts * PIXELS + tl.arange(0, PIXELS)
-            inside = (p < height * width)[:, None] & (c < channels)[None, :]
-            g = load(pixels(grad + slot * grad_b, grad_c, grad_h, grad_w, p, c, width), inside)
-            here = (p // width + dy >= 0) & (p // width + dy < height)
-            part = tl.where(column == KERNEL, tl.sum(g, axis=0)[:, None], 0.0)
-            for kx in tl.static_range(KERNEL):
-                dx = kx - KERNEL // 2
-                there = here & (p % width + dx >= 0) & (p % width + dx < width)
-                at = pixels(x + slot * x_b, x_c, x_h, x_w, p + dy * width + dx, c, width)
-                value = load(at, inside & there[:, None])
-                part += tl.where(column == kx, tl.sum(g * value, axis=0)[:, None], 0.0)
-            found += part
-        to = (tl.program_id(0).to(tl.int64) * total + TIMES * rows + c) * KERNEL + ky
-        to = sums + to[:, None] * (KERNEL + 1) + column[None, :]
-        tl.store(to, found, mask=(c < channels)[:, None] & (column >= 0)[None, :])
+        exists = c < aligned(channels, ALIGNED)
+        zero = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+        found, found_bias = (zero,) * (KERNEL * KERNEL), zero
+        HALF: tl.constexpr = KERNEL // 2
+        across = tl.cdiv(width, COLUMNS)
+        parts = across * tl.cdiv(height, strip)
+        for i in range(split, count * parts, tl.num_programs(1)):
+            slot = slot_at(first_slot + i // parts, order, RANKS)
+            column = i % parts % across * COLUMNS + tl.arange(0, COLUMNS)
+            inside = shifted_masks(column, width, exists, KERNEL)
+            x_at = tile_offsets(column, x_w, c, x_c, OFFSET)
+            grad_at = tile_offsets(column, grad_w, c, grad_c, OFFSET)
+            first = i % parts // across * strip
+            last = tl.minimum(first + strip, height)
+            start = first - HALF
+            x_row = x + slot * x_b + start.to(tl.int64) * x_h
+            grad_row = grad + slot * grad_b + first.to(tl.int64) * grad_h
+            there = row_exists(start, 0, height)
+            values = load_row(x_row, x_w, x_at, inside, there, KERNEL)
+            arriving = tl.load(grad_row + grad_at, mask=inside[HALF], other=0.0)
+            beside = (zero,) * KERNEL
+            for y in range(start, last + HALF):
+                beside = append(beside[1:], arriving.to(tl.float32))
+                wide = ()
+                for kx in tl.static_range(KERNEL):
+                    wide = append(wide, values[kx].to(tl.float32))
+                x_row += x_h
+                grad_row += grad_h
+                there = row_exists(y + 1, 0, height)
+                values = load_row(x_row, x_w, x_at, inside, there, KERNEL)
+                there = row_exists(y + 1 + HALF, first, last)
+                arriving = tl.load(grad_row + grad_at, mask=inside[HALF] & there, other=0.0)
+                found_bias += beside[KERNEL - 1]
+                more = ()
+                for t in tl.static_range(KERNEL * KERNEL):
+                    at = found[t] + beside[KERNEL - 1 - t // KERNEL] * wide[t % KERNEL]
+                    more = append(more, at)
+                found = more
+        found = append(found, found_bias)
+        to = sums + split.to(tl.int64) * (KERNEL * KERNEL + 1) * total
+        to += TIMES * rows + c
+        for t in tl.static_range(KERNEL * KERNEL + 1):
+            tl.store(to + t * total, tl.sum(found[t], axis=0), mask=exists)
 
 
 # --- launches ------------------------------------------------------------------------------------
 
 
-def _program(channels: int, size: int) -> tuple[int, int]:
-    """Pixels and channels of a program."""
-    wide = min(32, max(4, triton.next_power_of_2(channels)))
-    return pixel_block(2048 // wide, size), wide
+class _Tile(NamedTuple):
+    rows: int
+    columns: int
+    channels: int
+    parts: int  # tiles of an image
+    deep: int  # tiles of its channels
+
+
+def channel_block(channels: int, most: int) -> int:
+    return min(most, max(4, triton.next_power_of_2(channels)))
+
+
+def column_block(elements: int, channels: int) -> int:
+    """Columns of a tile. The interpreter is quickest with large ones."""
+    return max(32, elements // channels) if interpreted() else elements // channels
+
+
+def strip_rows(height: int, tiles: int) -> int:
+    """Rows of a strip: many, since rows beside it are read twice, but enough strips for a GPU."""
+    rows = 32
+    while rows > 8 and tiles * blocks(height, rows) < 1024:
+        rows //= 2
+    return rows
+
+
+def _tile(height: int, width: int, slots: int, channels: int, kernel: int, plan: Plan) -> _Tile:
+    """Narrow for experts, of which many have few channels, and where K K taps or sums of a channel
+    take many registers: 4 elements for a thread, or 2."""
+    wide = channel_block(channels, 16 if kernel == 7 or plan.ranks else 32)
+    columns = column_block(256 if kernel == 7 else 512, wide)
+    across, deep = blocks(width, columns), blocks(channels, wide)
+    rows = strip_rows(height, across * deep * slots)
+    return _Tile(rows, columns, wide, across * blocks(height, rows), deep)
 
 
 def depthwise(
@@ -135,13 +282,15 @@ def depthwise(
 ) -> None:  # fmt: skip
     """out = x * weight + bias. x and out: (slots, at least ``times * rank`` channels, H, W)."""
     slots, _, height, width = x.shape
-    block, wide = _program(times * rank, height * width)
-    _depthwise_conv[blocks(height * width, block), blocks(times * rank, wide), slots](
+    tile = _tile(height, width, slots, times * rank, kernel, plan)
+    _depthwise_conv[tile.deep * tile.parts, slots](
         *strided(x), *strided(out),
         weight, bias,
-        rank, height, width,
+        rank, height, width, tile.rows, tile.deep,
         plan.expert, plan.order, plan.ranks, plan.windows,
-        TIMES=times, KERNEL=kernel, FLIP=flip, PIXELS=block, CHANNELS=wide, num_warps=4,
+        TIMES=times, KERNEL=kernel, FLIP=flip, AHEAD=1 if kernel == 7 else 2,
+        OFFSET=offset_type(x, out), ALIGNED=alignment(plan.channels(rank, times), x, out),
+        COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
     )  # fmt: skip
 
 
@@ -150,22 +299,21 @@ def depthwise_backward_weight(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of weight (channels, K, K) and bias (channels,)."""
     slots, _, height, width = x.shape
-    block, wide = _program(times * rank, height * width)
+    tile = _tile(height, width, slots, times * rank, kernel, plan)
     total = times * plan.total(rank)
-    parts, channel_blocks = (
-        splits(slots * blocks(height * width, block)),
-        blocks(times * rank, wide),
-    )
-    sums = torch.empty((parts, total, kernel, kernel + 1), dtype=torch.float32, device=x.device)
-    _depthwise_conv_backward_weight[parts, kernel, plan.experts * channel_blocks](
+    parts = splits(slots * tile.parts, max(1, 1024 // tile.deep))
+    sums = torch.empty((parts, kernel**2 + 1, total), dtype=torch.float32, device=x.device)
+    _depthwise_conv_backward_weight[tile.deep, parts, plan.experts](
         *strided(grad), *strided(x),
         sums,
-        rank, height, width, slots, total, channel_blocks,
+        rank, height, width, tile.rows, slots, total,
         plan.order, plan.offsets, plan.ranks, plan.windows,
-        TIMES=times, KERNEL=kernel, PIXELS=block, CHANNELS=wide, num_warps=4,
+        TIMES=times, KERNEL=kernel,
+        OFFSET=offset_type(grad, x), ALIGNED=alignment(plan.channels(rank, times), grad, x),
+        COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
     )  # fmt: skip
     whole = sums.sum(dim=0)
-    return whole[..., :kernel].contiguous(), whole[:, 0, kernel].contiguous()
+    return whole[:-1].t().reshape(total, kernel, kernel), whole[-1]
 
 
 # --- the operator --------------------------------------------------------------------------------

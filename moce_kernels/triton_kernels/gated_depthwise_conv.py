@@ -19,16 +19,48 @@ from torch import Tensor
 
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import (
+    aligned,
+    aligned_strides,
+    alignment,
     blocks,
     implement,
     load,
     no_plan,
-    pixel_block,
-    pixels,
+    offset_type,
     store,
     strided,
+    tile_offsets,
 )
-from moce_kernels.triton_kernels.depthwise_conv import depthwise, depthwise_backward_weight
+from moce_kernels.triton_kernels.depthwise_conv import (
+    add_row,
+    append,
+    channel_block,
+    column_block,
+    depthwise,
+    depthwise_backward_weight,
+    load_row,
+    load_taps,
+    row_exists,
+    shifted_masks,
+    strip_rows,
+)
+
+
+@triton.jit
+def normal_cdf(x):
+    """Of the normal distribution, within 5e-8: 2 to the power of a polynomial, which is a third of
+    the work of an error function that is exact for small numbers, too. It falls ever faster."""
+    t = tl.abs(x)
+    p = -2.772089124646e-06 * t + 3.862123134227e-05
+    p = p * t - 1.825499418374e-04
+    p = p * t - 1.458643284833e-04
+    p = p * t + 7.075463849351e-03
+    p = p * t - 5.250502278039e-02
+    p = p * t - 4.592049095113e-01
+    p = p * t - 1.151105723155e00
+    p = p * t - 9.999999782995e-01
+    tail = tl.exp2(p)
+    return tl.where(x < 0, tail, 1.0 - tail)
 
 
 @triton.jit
@@ -37,43 +69,76 @@ def _gated_depthwise_conv(
     grad, grad_b, grad_c, grad_h, grad_w,
     out, out_b, out_c, out_h, out_w,
     weight, bias,
-    channels, height, width,
+    channels, height, width, strip, channel_blocks,
     BACKWARD: tl.constexpr,
-    PIXELS: tl.constexpr,
+    AHEAD: tl.constexpr,  # rows
+    OFFSET: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """out = GELU(a) b; backward, the gradients of a and b beside each other."""
-    image = tl.program_id(2).to(tl.int64)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    row, column = p // width, p % width
+    # Programs of the same pixels follow each other.
+    block, part = tl.program_id(0) % channel_blocks, tl.program_id(0) // channel_blocks
+    image = tl.program_id(1).to(tl.int64)
+    channels = aligned(channels, ALIGNED)
+    x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
+    grad_b, grad_h, grad_w = aligned_strides(grad_b, grad_h, grad_w, ALIGNED)
+    out_b, out_h, out_w = aligned_strides(out_b, out_h, out_w, ALIGNED)
+    c = block * CHANNELS + tl.arange(0, CHANNELS)
     exists = c < channels
-    mask = (p < height * width)[:, None] & exists[None, :]
-    a = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    b = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    a_taps = load_taps(weight, c, exists, 3, False)
+    b_taps = load_taps(weight, channels + c, exists, 3, False)
+    a_empty = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+    b_empty = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     if bias is not None:
-        a += load(bias + c, exists)[None, :]
-        b += load(bias + channels + c, exists)[None, :]
-    x += image * x_b
-    for t in range(9):
-        dy, dx = t // 3 - 1, t % 3 - 1
-        here = (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
-        here = here[:, None] & exists[None, :]
-        at = pixels(x, x_c, x_h, x_w, p + dy * width + dx, c, width)
-        a += load(at, here) * load(weight + c * 9 + t, exists)[None, :]
-        at = pixels(x, x_c, x_h, x_w, p + dy * width + dx, channels + c, width)
-        b += load(at, here) * load(weight + (channels + c) * 9 + t, exists)[None, :]
-    phi = 0.5 + 0.5 * tl.erf(0.70710678118654752 * a)  # of the normal distribution
-    to = pixels(out + image * out_b, out_c, out_h, out_w, p, c, width)
-    if BACKWARD:
-        at = pixels(grad + image * grad_b, grad_c, grad_h, grad_w, p, c, width)
-        d = load(at, mask)
-        slope = phi + 0.39894228040143268 * a * tl.exp(-0.5 * a * a)
-        store(to, d * b * slope, mask)
-        to = pixels(out + image * out_b, out_c, out_h, out_w, p, channels + c, width)
-        store(to, d * (a * phi), mask)
-    else:
-        store(to, a * phi * b, mask)
+        a_empty += load(bias + c, exists)[None, :]
+        b_empty += load(bias + channels + c, exists)[None, :]
+    a, b = (a_empty,) * 3, (b_empty,) * 3
+
+    across = tl.cdiv(width, COLUMNS)
+    column = part % across * COLUMNS + tl.arange(0, COLUMNS)
+    inside = shifted_masks(column, width, exists, 3)
+    a_at = tile_offsets(column, x_w, c, x_c, OFFSET)
+    b_at = tile_offsets(column, x_w, channels + c, x_c, OFFSET)
+    grad_at = tile_offsets(column, grad_w, c, grad_c, OFFSET)
+    out_at = tile_offsets(column, out_w, c, out_c, OFFSET)
+    db_at = tile_offsets(column, out_w, channels + c, out_c, OFFSET)
+    first = part // across * strip
+    last = tl.minimum(first + strip, height)
+    start, stop = tl.maximum(first - 1, 0), tl.minimum(last + 1, height)
+    x += image * x_b + start.to(tl.int64) * x_h
+    grad += image * grad_b + (start - 1).to(tl.int64) * grad_h
+    out += image * out_b + (start - 1).to(tl.int64) * out_h
+    a_row, b_row = (), ()
+    for i in tl.static_range(AHEAD):
+        there = row_exists(start + i, 0, stop)
+        a_row += load_row(x, x_w, a_at, inside, there, 3)
+        b_row += load_row(x, x_w, b_at, inside, there, 3)
+        x += x_h
+    for y in range(start, last + 1, AHEAD):
+        later_a, later_b = (), ()
+        for i in tl.static_range(AHEAD):
+            mask = inside[1] & row_exists(y + i - 1, first, last)
+            if BACKWARD:
+                d = load(grad + grad_at, mask)
+            a = add_row(a, a_row[i * 3 : i * 3 + 3], a_taps, 3)
+            b = add_row(b, b_row[i * 3 : i * 3 + 3], b_taps, 3)
+            there = row_exists(y + i + AHEAD, 0, stop)
+            later_a += load_row(x, x_w, a_at, inside, there, 3)
+            later_b += load_row(x, x_w, b_at, inside, there, 3)
+            phi = normal_cdf(a[0])
+            if BACKWARD:
+                slope = phi + 0.39894228040143268 * a[0] * tl.exp(-0.5 * a[0] * a[0])
+                store(out + out_at, d * b[0] * slope, mask)
+                store(out + db_at, d * (a[0] * phi), mask)
+            else:
+                store(out + out_at, a[0] * phi * b[0], mask)
+            x += x_h
+            grad += grad_h
+            out += out_h
+            a, b = append(a[1:], a_empty), append(b[1:], b_empty)
+        a_row, b_row = later_a, later_b
 
 
 # --- the operator --------------------------------------------------------------------------------
@@ -83,14 +148,18 @@ def _launch(
     x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor | None, out: Tensor
 ) -> None:
     batch, both, height, width = x.shape
-    channels, size = both // 2, height * width
-    wide = min(32, max(4, triton.next_power_of_2(channels)))
-    block = pixel_block(1024 // wide, size)
-    _gated_depthwise_conv[blocks(size, block), blocks(channels, wide), batch](
-        *strided(x), *strided(out if grad is None else grad), *strided(out),
+    channels, given = both // 2, out if grad is None else grad
+    wide = channel_block(channels, 16)
+    columns = column_block(256, wide)
+    across, deep = blocks(width, columns), blocks(channels, wide)
+    strip = strip_rows(height, across * deep * batch)
+    _gated_depthwise_conv[deep * across * blocks(height, strip), batch](
+        *strided(x), *strided(given), *strided(out),
         weight, bias,
-        channels, height, width,
-        BACKWARD=grad is not None, PIXELS=block, CHANNELS=wide, num_warps=4,
+        channels, height, width, strip, deep,
+        BACKWARD=grad is not None, AHEAD=1,
+        OFFSET=offset_type(x, given, out), ALIGNED=alignment([channels], x, given, out),
+        COLUMNS=columns, CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 
 
