@@ -1,8 +1,9 @@
 // The operators moce_kernels::depthwise_conv and depthwise_conv_backward_weight on GPUs: checks,
 // outputs, launches. The arithmetic is in depthwise_conv_kernel.cu.
 
+#include "depthwise_conv.h"
+
 #include <optional>
-#include <tuple>
 
 #include "depthwise_conv_kernel.h"
 #include "sum_rows.h"
@@ -26,11 +27,12 @@ static DepthwiseConv describe(const Tensor& x, int64_t kernel) {
   return a;
 }
 
-static Tensor depthwise_conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const Tensor* bias, bool flip) {
   STD_TORCH_CHECK(weight.dim() == 4, "weight must be (C, 1, K, K)");
   const int64_t K = weight.size(3);
   DepthwiseConv a = describe(x, K);
   a.weight = float_vector(weight, a.C * K * K, "weight");
+  a.flip = flip;
   a.bias = bias ? float_vector(*bias, a.C, "bias") : nullptr;
   const Device device(x);
   Tensor out = new_like(x);
@@ -40,8 +42,8 @@ static Tensor depthwise_conv(const Tensor& x, const Tensor& weight, std::optiona
   return out;
 }
 
-static std::tuple<Tensor, Tensor> depthwise_conv_backward_weight(const Tensor& grad,
-                                                                 const Tensor& x, int64_t K) {
+std::tuple<Tensor, Tensor> depthwise_conv_backward_weight(const Tensor& grad, const Tensor& x,
+                                                          int64_t K) {
   DepthwiseConv a = describe(x, K);
   check_like(grad, x, "grad");
   const Device device(x);
@@ -59,8 +61,12 @@ static std::tuple<Tensor, Tensor> depthwise_conv_backward_weight(const Tensor& g
   return {dweight, dbias};
 }
 
+static Tensor forward(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+  return depthwise_conv(x, weight, bias ? &*bias : nullptr, false);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(moce_kernels, MOCE_DEVICE_KEY, m) {
-  m.impl("depthwise_conv", TORCH_BOX(&depthwise_conv));
+  m.impl("depthwise_conv", TORCH_BOX(&forward));
   m.impl("depthwise_conv_backward_weight", TORCH_BOX(&depthwise_conv_backward_weight));
 }
 

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(K))
 }
 
 template <int K, int CH>
-__global__ void __launch_bounds__(kRowThreads, kResidentForWeight)
+__global__ void __launch_bounds__(kRowThreads, resident_for_weight(K))
     backward_weight_kernel(DepthwiseConv a, WeightTiles s) {
   constexpr int N = kWeightColumns, pad = K / 2, taps = K * K;
   const int H = static_cast<int>(a.H), W = static_cast<int>(a.W);
@@ -76,8 +76,8 @@ __global__ void __launch_bounds__(kRowThreads, kResidentForWeight)
       const auto take = [&](int y, auto place) {
         constexpr int j = decltype(place)::value;
         if (y >= top && y < end) {
-          grads.fetch();
           grads.read(grad[j]);
+          if (y + 1 < end) grads.fetch();
           unroll<N * CH>([&](auto k) {
             sum[taps][k.value % CH] += grad[j][k.value / CH][k.value % CH];
           });
@@ -85,8 +85,9 @@ __global__ void __launch_bounds__(kRowThreads, kResidentForWeight)
           unroll<N * CH>([&](auto k) { grad[j][k.value / CH][k.value % CH] = 0; });
         }
       };
-      unroll<K - 1>([&](auto j) { take(first - pad + j.value, Int<j.value>{}); });
+      grads.fetch();
       pixels.fetch();
+      unroll<K - 1>([&](auto j) { take(first - pad + j.value, Int<j.value>{}); });
 #pragma unroll 1
       for (int y = first; y < last; y += K)
         unroll<K>([&](auto phase) {

@@ -16,7 +16,7 @@ struct DepthwiseConv {
 
 // Blocks of kRowThreads threads that a multiprocessor runs at once, for which registers are kept.
 constexpr int resident_blocks(int kernel) { return kernel == 3 ? 6 : 3; }
-constexpr int kResidentForWeight = 4;
+constexpr int resident_for_weight(int kernel) { return kernel == 3 ? 5 : 3; }
 
 // The gradient of the taps: a block has `lanes` units of channels side by side and `per` runs of
 // columns of each, of one tile in every `chunks` after the other.
@@ -40,7 +40,7 @@ inline WeightTiles weight_tiles(const DepthwiseConv& a, int kernel, int64_t mult
   s.lanes = narrow(parts(s.units, s.groups));
   s.per = std::min(kRowThreads / s.lanes, s.runs);
   s.across = narrow(parts(s.runs, s.per));
-  const int64_t slots = std::max<int64_t>(1, multiprocessors * kResidentForWeight / s.groups);
+  const int64_t slots = std::max<int64_t>(1, multiprocessors * resident_for_weight(kernel) / s.groups);
   s.rows = narrow(parts(a.H, tiles_down(a.H, kernel, a.B * s.across, slots)));
   s.down = narrow(parts(a.H, s.rows));
   s.tiles = narrow(a.B * s.down * s.across);

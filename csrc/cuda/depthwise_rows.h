@@ -176,40 +176,48 @@ __device__ void read_bias(const float* bias, int64_t c, float (&to)[CH]) {
   unroll<CH>([&](auto i) { to[i.value] = bias ? bias[c + i.value] : 0.f; });
 }
 
+// Which of `count` columns from x on lie in the image, a bit for each.
+__device__ constexpr unsigned all_columns(int count) { return (1u << count) - 1; }
+__device__ inline unsigned columns_inside(int x, int count, int width) {
+  const unsigned all = all_columns(count), left = x < 0 ? all << -x : all;
+  return x + count <= width ? left & all : left & (1u << (width - x)) - 1;
+}
+
 // S pixels of one row after another; zeros for columns outside the image.
 template <class T, int CH, int S>
 class RowReader {
  public:
   __device__ RowReader(const Strided& s, int64_t b, int64_t c, int y, int x, int width)
-      : down_(s.h) {
-    // Columns outside are read where the image ends, so that loads need no conditions.
-    const int from = min(max(x, 0), width - 1);
-    from_ = static_cast<const T*>(s.data) + b * s.b + c * s.c + y * s.h + from * s.w;
-    outside_ = 0;
-    unroll<S>([&](auto i) {
-      const int at = min(max(x + i.value, 0), width - 1);
-      offset_[i.value] = (at - from) * static_cast<int>(s.w);
-      if (at != x + i.value) outside_ |= 1u << i.value;
-    });
+      : from_(static_cast<const T*>(s.data) + b * s.b + c * s.c + y * s.h + x * s.w),
+        down_(s.h), across_(s.w), inside_(columns_inside(x, S, width)) {
+    unroll<S>([&](auto i) { raw_[i.value] = {}; });  // as those outside remain
   }
   __device__ void fetch() {
-    unroll<S>([&](auto i) { raw_[i.value] = load_packed<T, CH>(from_ + offset_[i.value]); });
+    if (inside_ == all_columns(S))
+      unroll<S>([&](auto i) { load<i.value>(); });
+    else
+      unroll<S>([&](auto i) {
+        if (inside_ >> i.value & 1) load<i.value>();
+      });
     from_ += down_;
   }
   __device__ void read(float (&to)[S][CH]) const {
     unroll<S>([&](auto i) { unpack<T, CH>(raw_[i.value], to[i.value]); });
-    if (outside_)
-      unroll<S * CH>([&](auto i) {
-        constexpr int s = decltype(i)::value / CH, c = decltype(i)::value % CH;
-        if (outside_ >> s & 1) to[s][c] = 0.f;
-      });
+#ifndef MOCE_EMULATED
+    // Here and not where they are used, or else the next row is loaded to other registers first and
+    // has to be moved.
+    unroll<S * CH>([&](auto i) { asm volatile("" : "+f"(to[i.value / CH][i.value % CH])); });
+#endif
   }
 
  private:
+  template <int I>
+  __device__ void load() {
+    raw_[I] = load_packed<T, CH>(from_ + I * across_);
+  }
   const T* from_;
-  int64_t down_;
-  int offset_[S];
-  unsigned outside_;
+  int64_t down_, across_;
+  unsigned inside_;
   Packed<T, CH> raw_[S];
 };
 
@@ -219,18 +227,22 @@ class RowWriter {
  public:
   __device__ RowWriter(const Strided& s, int64_t b, int64_t c, int y, int x, int width)
       : to_(static_cast<T*>(s.data) + b * s.b + c * s.c + y * s.h + x * s.w),
-        down_(s.h), across_(static_cast<int>(s.w)), count_(width - x) {}
+        down_(s.h), across_(s.w), inside_(columns_inside(x, N, width)) {}
   __device__ void write(const float (&from)[N][CH]) {
-    unroll<N>([&](auto n) {
-      if (n.value < count_) store_packed<T, CH>(to_ + n.value * across_, from[n.value]);
-    });
+    if (inside_ == all_columns(N))
+      unroll<N>([&](auto n) { store_packed<T, CH>(to_ + n.value * across_, from[n.value]); });
+    else
+      unroll<N>([&](auto n) {
+        if (inside_ >> n.value & 1)
+          store_packed<T, CH>(to_ + n.value * across_, from[n.value]);
+      });
     to_ += down_;
   }
 
  private:
   T* to_;
-  int64_t down_;
-  int across_, count_;
+  int64_t down_, across_;
+  unsigned inside_;
 };
 
 // K - 1 rows of results that still lack some of their inputs.
