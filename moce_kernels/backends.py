@@ -28,7 +28,13 @@ OPERATORS = (
 
 # The operators that each backend has kernels for.
 KERNELS: dict[str, tuple[str, ...]] = {
-    "cuda": ("depthwise_conv", "fft_attention", "routing_plan", "window_fft_conv"),
+    "cuda": (
+        "depthwise_conv",
+        "fft_attention",
+        "gated_depthwise_conv",
+        "routing_plan",
+        "window_fft_conv",
+    ),
     "triton": triton_kernels.OPERATORS,
     "cpu": OPERATORS,
 }

@@ -1,16 +1,14 @@
 // The operators moce_kernels::depthwise_conv and depthwise_conv_backward_weight on GPUs: checks,
 // outputs, launches. The arithmetic is in depthwise_conv_kernel.cu.
 
+#include "depthwise_conv.h"
+
 #include <optional>
-#include <tuple>
 
 #include "depthwise_conv_kernel.h"
 #include "sum_rows.h"
 
 namespace moce {
-
-// Blocks of the gradient of the taps, each with sums of its own.
-constexpr int64_t kMostSums = 1024;
 
 static const DepthwiseConvKernel& kernel_of(const Tensor& t) {
   return for_type_of(t, depthwise_conv_float, depthwise_conv_bfloat16, depthwise_conv_half);
@@ -25,41 +23,50 @@ static DepthwiseConv describe(const Tensor& x, int64_t kernel) {
   a.H = x.size(2);
   a.W = x.size(3);
   a.x = strided(x);
+  a.pairs = has_pairs(a.x, a.C, type_of(x));
   return a;
 }
 
-static Tensor depthwise_conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const Tensor* bias, bool flip) {
   STD_TORCH_CHECK(weight.dim() == 4, "weight must be (C, 1, K, K)");
   const int64_t K = weight.size(3);
   DepthwiseConv a = describe(x, K);
   a.weight = float_vector(weight, a.C * K * K, "weight");
+  a.flip = flip;
   a.bias = bias ? float_vector(*bias, a.C, "bias") : nullptr;
   const Device device(x);
   Tensor out = new_like(x);
   if (out.numel() == 0) return out;
   a.out = strided(out);
-  kernel_of(x).forward(a, static_cast<int>(K), strips(a, kStripRows, 1 << 20), device.stream());
+  kernel_of(x).forward(a, static_cast<int>(K), device.multiprocessors(), device.stream());
   return out;
 }
 
-static std::tuple<Tensor, Tensor> depthwise_conv_backward_weight(const Tensor& grad,
-                                                                 const Tensor& x, int64_t K) {
+std::tuple<Tensor, Tensor> depthwise_conv_backward_weight(const Tensor& grad, const Tensor& x,
+                                                          int64_t K) {
   DepthwiseConv a = describe(x, K);
   check_like(grad, x, "grad");
   const Device device(x);
   Tensor dweight = empty_floats({a.C, 1, K, K}, x), dbias = empty_floats({a.C}, x);
   a.grad = strided(grad);
-  const Strips s = x.numel() == 0 ? Strips{} : strips(a, 1, kMostSums);
+  a.pairs = a.pairs && has_pairs(a.grad, a.C, type_of(grad));
+  const int kernel = static_cast<int>(K);
+  const WeightTiles s =
+      x.numel() ? weight_tiles(a, kernel, device.multiprocessors()) : WeightTiles{};
   Tensor sums = empty_floats({s.chunks, a.C * (K * K + 1)}, x);
   a.sums = static_cast<float*>(sums.mutable_data_ptr());
-  if (s.chunks) kernel_of(x).backward_weight(a, static_cast<int>(K), s, device.stream());
+  if (s.chunks) kernel_of(x).backward_weight(a, kernel, s, device.stream());
   sum_rows(sums, static_cast<float*>(dweight.mutable_data_ptr()), a.C * K * K,
            static_cast<float*>(dbias.mutable_data_ptr()), device.stream());
   return {dweight, dbias};
 }
 
+static Tensor forward(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+  return depthwise_conv(x, weight, bias ? &*bias : nullptr, false);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(moce_kernels, MOCE_DEVICE_KEY, m) {
-  m.impl("depthwise_conv", TORCH_BOX(&depthwise_conv));
+  m.impl("depthwise_conv", TORCH_BOX(&forward));
   m.impl("depthwise_conv_backward_weight", TORCH_BOX(&depthwise_conv_backward_weight));
 }
 

@@ -1,134 +1,157 @@
 // Kernels of depthwise_conv for one element type, MOCE_SCALAR: K x K taps of each channel of
 // (B, C, H, W), stride 1, zero padding K/2, and the gradient of the taps.
 //
-// A thread computes 2 rows of 8 pixels of one channel: (K + 1) (K + 7) loads, most of which its
-// neighbours make too, for 16 K^2 products. With channels-last memory the 32 lanes of a warp have
-// neighbouring channels, else neighbouring strips. Bytes that must be moved: 2 numbers for each
-// output; FLOPs: 2 K^2 for each. For the gradient of the taps a thread keeps all of them in registers
-// over its strips; blocks leave their sums, which are added up in a fixed order.
-
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
+// Threads slide down over rows, see depthwise_rows.h. 3 x 3: 8 results a row, of a pair of channels and
+// 4 columns where elements have 16 bits. 7 x 7: 8 columns of one channel, whose 49 taps fill the
+// registers. Bytes that must be moved: 2 numbers for each output; FLOPs: 2 K^2 for each.
+//
+// For the gradient of the taps a thread keeps all of them in registers over all its tiles, and the last
+// K rows of the output's gradient: each row of x is loaded once and multiplied into all taps. Blocks
+// leave their sums, which are added up in a fixed order.
 
 #include "depthwise_conv_kernel.h"
-#include "moce/unroll.h"
 
 namespace moce {
 namespace {
 
 using T = MOCE_SCALAR;
 
-struct Strip {
-  int64_t b, y, x;
-};
-
-__device__ Strip strip_at(const Strips& s, int rows, unsigned i) {
-  return {i / s.across / s.down, int64_t{i / s.across % s.down} * rows,
-          int64_t{i % s.across} * kStrip};
-}
-
-// Pixels x ... x + N - 1 of a row; zeros outside the image.
-template <int N>
-__device__ void read_row(const DepthwiseConv& a, const Strided& s, int64_t b, int64_t c, int64_t y,
-                         int64_t x, float (&to)[N]) {
-  const T* p = static_cast<const T*>(s.data) + b * s.b + c * s.c + y * s.h + x * s.w;
-  unroll<N>([&](auto i) {
-    const int64_t at = x + i.value;
-    to[i.value] = at >= 0 && at < a.W ? static_cast<float>(p[i.value * s.w]) : 0.f;
-  });
-}
-
-template <int K>
-__global__ void __launch_bounds__(kThreads) forward_kernel(DepthwiseConv a, Strips s) {
-  constexpr int N = kStrip, R = kStripRows, pad = K / 2;
-  float* taps = shared_memory();  // (K K, lanes)
-  const unsigned lane = threadIdx.x % s.lanes, each = kThreads / s.lanes;
-  const int64_t first = int64_t{blockIdx.x % s.groups} * s.lanes, c = first + lane;
-  for (unsigned i = threadIdx.x; i < s.lanes * K * K; i += kThreads)
-    if (first + i / (K * K) < a.C)
-      taps[i % (K * K) * s.lanes + i / (K * K)] = a.weight[first * K * K + i];
+template <int K, int N, int CH>
+__global__ void __launch_bounds__(kRowThreads, resident_blocks(K))
+    forward_kernel(DepthwiseConv a, RowTiles s) {
+  constexpr int pad = K / 2;
+  const int H = static_cast<int>(a.H), W = static_cast<int>(a.W);
+  const Place at = place<N>(s, H);
+  float* staged = shared_memory();  // (units, CH, K K)
+  stage(s, at, a.weight, CH * K * K, staged);
   __syncthreads();
-  if (c >= a.C) return;
-  const float bias = a.bias ? a.bias[c] : 0.f;
-  for (unsigned i = blockIdx.x / s.groups * each + threadIdx.x / s.lanes; i < s.strips;
-       i += s.chunks * each) {
-    const Strip at = strip_at(s, R, i);
-    float sum[R][N];
-    unroll<R * N>([&](auto j) { sum[j.value / N][j.value % N] = bias; });
+  if (at.x >= W) return;
+  const int64_t c = int64_t{at.unit} * CH;
+  float tap[K * K][CH], bias[CH];
+  read_taps(staged, at, a.flip, tap);
+  read_bias(a.bias, c, bias);
+  const int first = max(at.y - pad, 0), last = min(at.end + pad, H);
+  SlidingRows<K, N, CH> rows(bias);
+  RowReader<T, CH, N + K - 1> in(a.x, at.b, c, first, at.x - pad, W);
+  RowWriter<T, CH, N> out(a.out, at.b, c, at.y, at.x, W);
+  in.fetch();
 #pragma unroll 1
-    for (int row = 0; row < R + K - 1; row++) {
-      const int64_t y = at.y - pad + row;
-      if (y < 0 || y >= a.H) continue;
-      float pixel[N + K - 1];
-      read_row(a, a.x, at.b, c, y, at.x - pad, pixel);
-      unroll<R>([&](auto r) {
-        const int ky = row - r.value;
-        if (ky < 0 || ky >= K) return;
-        unroll<K>([&](auto kx) {
-          const float tap = taps[(ky * K + kx.value) * s.lanes + lane];
-          unroll<N>([&](auto n) { sum[r.value][n.value] += tap * pixel[n.value + kx.value]; });
-        });
-      });
-    }
-    T* to = static_cast<T*>(a.out.data) + at.b * a.out.b + c * a.out.c + at.y * a.out.h +
-            at.x * a.out.w;
-    unroll<R * N>([&](auto j) {
-      constexpr int r = decltype(j)::value / N, n = decltype(j)::value % N;
-      if (at.y + r < a.H && at.x + n < a.W)
-        to[r * a.out.h + n * a.out.w] = static_cast<T>(sum[r][n]);
-    });
+  for (int y = first; y < last; y++) {
+    float pixel[N + K - 1][CH], done[N][CH];
+    in.read(pixel);
+    if (y + 1 < last) in.fetch();
+    rows.add(pixel, tap, done);
+    if (y - pad >= at.y) out.write(done);
   }
+  unroll<pad>([&](auto i) {
+    const int y = last - pad + i.value;
+    if (y >= at.y && y < at.end) out.write(rows.template rest<i.value>());
+  });
 }
 
-template <int K>
-__global__ void __launch_bounds__(kThreads) backward_weight_kernel(DepthwiseConv a, Strips s) {
-  constexpr int N = kStrip, pad = K / 2, taps = K * K;
-  float* part = shared_memory();  // (warps, K K + 1, lanes)
-  const unsigned lane = threadIdx.x % s.lanes, each = kThreads / s.lanes;
-  const int64_t c = int64_t{blockIdx.x % s.groups} * s.lanes + lane;
-  float sum[taps + 1];
-  unroll<taps + 1>([&](auto t) { sum[t.value] = 0; });
-  if (c < a.C)
-    for (unsigned i = blockIdx.x / s.groups * each + threadIdx.x / s.lanes; i < s.strips;
-         i += s.chunks * each) {
-      const Strip at = strip_at(s, 1, i);
-      float grad[N];
-      read_row(a, a.grad, at.b, c, at.y, at.x, grad);
-      unroll<N>([&](auto n) { sum[taps] += grad[n.value]; });
-      unroll<K>([&](auto ky) {
-        const int64_t y = at.y - pad + ky.value;
-        if (y < 0 || y >= a.H) return;
-        float pixel[N + K - 1];
-        read_row(a, a.x, at.b, c, y, at.x - pad, pixel);
-        unroll<K * N>([&](auto j) {
-          constexpr int kx = decltype(j)::value / N, n = decltype(j)::value % N;
-          sum[ky.value * K + kx] += grad[n] * pixel[n + kx];
+template <int K, int CH>
+__global__ void __launch_bounds__(kRowThreads, resident_for_weight(K))
+    backward_weight_kernel(DepthwiseConv a, WeightTiles s) {
+  constexpr int N = kWeightColumns, pad = K / 2, taps = K * K;
+  const int H = static_cast<int>(a.H), W = static_cast<int>(a.W);
+  const unsigned chunk = blockIdx.x / s.groups, start = blockIdx.x % s.groups * s.lanes;
+  const unsigned lane = threadIdx.x % s.lanes, run = threadIdx.x / s.lanes;
+  const bool works = run < s.per && start + lane < s.units;
+  const int64_t c = int64_t{start + lane} * CH;
+  float sum[taps + 1][CH];
+  unroll<(taps + 1) * CH>([&](auto i) { sum[i.value / CH][i.value % CH] = 0; });
+  if (works)
+    for (unsigned i = chunk; i < s.tiles; i += s.chunks) {
+      const int x = static_cast<int>((i % s.across * s.per + run) * N);
+      if (x >= W) continue;
+      const int64_t b = i / s.across / s.down;
+      const int top = static_cast<int>(i / s.across % s.down * s.rows);
+      const int end = min(H, top + static_cast<int>(s.rows));
+      const int first = max(top - pad, 0), last = min(end + pad, H);
+      RowReader<T, CH, N + K - 1> pixels(a.x, b, c, first, x - pad, W);
+      RowReader<T, CH, N> grads(a.grad, b, c, top, x, W);
+      // Rows y - pad to y + pad of the gradient, each in the place of its number modulo K, and zeros
+      // for those outside the tile. Of the first input row's, all but the last are read here.
+      float grad[K][N][CH];
+      const auto take = [&](int y, auto place) {
+        constexpr int j = decltype(place)::value;
+        if (y >= top && y < end) {
+          grads.read(grad[j]);
+          if (y + 1 < end) grads.fetch();
+          unroll<N * CH>([&](auto k) {
+            sum[taps][k.value % CH] += grad[j][k.value / CH][k.value % CH];
+          });
+        } else {
+          unroll<N * CH>([&](auto k) { grad[j][k.value / CH][k.value % CH] = 0; });
+        }
+      };
+      grads.fetch();
+      pixels.fetch();
+      unroll<K - 1>([&](auto j) { take(first - pad + j.value, Int<j.value>{}); });
+#pragma unroll 1
+      for (int y = first; y < last; y += K)
+        unroll<K>([&](auto phase) {
+          constexpr int p = decltype(phase)::value;
+          if (y + p >= last) return;
+          float pixel[N + K - 1][CH];
+          pixels.read(pixel);
+          if (y + p + 1 < last) pixels.fetch();
+          take(y + p + pad, Int<(p + K - 1) % K>{});
+          unroll<K>([&](auto j) {  // the gradient's row y + p - pad + j
+            unroll<K * N * CH>([&](auto k) {
+              constexpr int n = decltype(k)::value / CH % N, kx = decltype(k)::value / CH / N;
+              constexpr int ch = decltype(k)::value % CH, row = (p + decltype(j)::value) % K;
+              sum[(K - 1 - j.value) * K + kx][ch] += grad[row][n][ch] * pixel[n + kx][ch];
+            });
+          });
         });
-      });
     }
-  unroll<taps + 1>([&](auto t) {
-    const float all = sum_lanes(sum[t.value], s.lanes, 32);
-    if (threadIdx.x % 32 < s.lanes)
-      part[(threadIdx.x / 32 * (taps + 1) + t.value) * s.lanes + lane] = all;
-  });
+  float* part = shared_memory();  // (per, lanes, CH, taps + 1)
+  const unsigned each = s.lanes * CH * (taps + 1);
+  if (run < s.per)
+    unroll<(taps + 1) * CH>([&](auto i) {
+      constexpr int t = decltype(i)::value / CH, ch = decltype(i)::value % CH;
+      part[run * each + (lane * CH + ch) * (taps + 1) + t] = sum[t][ch];
+    });
   __syncthreads();
-  float* to = a.sums + blockIdx.x / s.groups * a.C * (taps + 1);
-  for (unsigned i = threadIdx.x; i < (taps + 1) * s.lanes; i += kThreads) {
-    const int64_t tap = i / s.lanes, channel = c - lane + i % s.lanes;
+  float* to = a.sums + int64_t{chunk} * a.C * (taps + 1);
+  for (unsigned i = threadIdx.x; i < each; i += blockDim.x) {
+    const unsigned tap = i % (taps + 1);
+    const int64_t channel = int64_t{start} * CH + i / (taps + 1);
     if (channel >= a.C) continue;
     float all = 0;
-    for (int w = 0; w < kThreads / 32; w++) all += part[w * (taps + 1) * s.lanes + i];
+    for (unsigned r = 0; r < s.per; r++) all += part[r * each + i];
     to[tap < taps ? channel * taps + tap : a.C * taps + channel] = all;
   }
 }
 
-void forward(const DepthwiseConv& a, int kernel, const Strips& s, cudaStream_t stream) {
-  launch(kernel == 3 ? forward_kernel<3> : forward_kernel<7>, s.blocks(), kThreads,
-         sizeof(float) * kernel * kernel * s.lanes, stream, a, s);
+template <int K, int N, int CH>
+void launch_forward(const DepthwiseConv& a, int multiprocessors, cudaStream_t stream) {
+  const RowTiles s =
+      row_tiles(a.x, a.B, a.C / CH, a.H, a.W, K, N, multiprocessors * resident_blocks(K));
+  launch(forward_kernel<K, N, CH>, s.blocks, kRowThreads, sizeof(float) * s.staged * CH * K * K,
+         stream, a, s);
 }
-void backward_weight(const DepthwiseConv& a, int kernel, const Strips& s, cudaStream_t stream) {
-  launch(kernel == 3 ? backward_weight_kernel<3> : backward_weight_kernel<7>, s.blocks(), kThreads,
-         sizeof(float) * kThreads / 32 * (kernel * kernel + 1) * s.lanes, stream, a, s);
+
+template <int K, int CH>
+void launch_backward_weight(const DepthwiseConv& a, const WeightTiles& s, cudaStream_t stream) {
+  launch(backward_weight_kernel<K, CH>, s.blocks(), s.threads(),
+         sizeof(float) * s.per * s.lanes * CH * (K * K + 1), stream, a, s);
+}
+
+constexpr int kPair = 4 / sizeof(T);
+
+void forward(const DepthwiseConv& a, int kernel, int multiprocessors, cudaStream_t stream) {
+  (kernel == 7 ? launch_forward<7, 8, 1>
+   : a.pairs   ? launch_forward<3, 8 / kPair, kPair>
+               : launch_forward<3, 8, 1>)(a, multiprocessors, stream);
+}
+
+void backward_weight(const DepthwiseConv& a, int kernel, const WeightTiles& s,
+                     cudaStream_t stream) {
+  (kernel == 7 ? launch_backward_weight<7, 1>
+   : a.pairs   ? launch_backward_weight<3, kPair>
+               : launch_backward_weight<3, 1>)(a, s, stream);
 }
 
 }  // namespace

@@ -1,46 +1,56 @@
-// What the CUDA kernels of depthwise_conv are given, and how their work is cut up.
+// What the CUDA kernels of depthwise_conv are given, and how the gradient's work is cut up.
 #pragma once
 
-#include "device.h"
-#include "moce/types.h"
+#include "depthwise_rows.h"
 
 namespace moce {
 
 struct DepthwiseConv {
   int64_t B, C, H, W;
   Strided x, out, grad;
+  bool pairs;                  // see has_pairs, of all of them
   const float *weight, *bias;  // (C, K, K) and (C) or null
+  bool flip;                   // the taps: the gradient of x is such a convolution of that of out
   float* sums;                 // (chunks, C K K + C)
 };
 
-constexpr int kThreads = 128;
-constexpr int kStrip = 8;      // pixels of a row that a thread computes together,
-constexpr int kStripRows = 2;  // and rows, forward
+// Blocks of kRowThreads threads that a multiprocessor runs at once, for which registers are kept.
+constexpr int resident_blocks(int kernel) { return kernel == 3 ? 6 : 3; }
+constexpr int resident_for_weight(int kernel) { return kernel == 3 ? 5 : 3; }
 
-// A block has so many channels, side by side in memory, and strips of pixels of all images. It takes
-// one strip in `chunks` chunks of them after the other.
-struct Strips {
-  unsigned lanes, groups;  // channels of a block, and how many such groups there are
-  unsigned across, down, strips, chunks;
+// The gradient of the taps: a block has `lanes` units of channels side by side and `per` runs of
+// columns of each, of one tile in every `chunks` after the other.
+constexpr int kWeightColumns = 4;
+struct WeightTiles {
+  unsigned units, lanes, groups;
+  unsigned runs, per, across;
+  unsigned down, rows, tiles, chunks;
   unsigned blocks() const { return groups * chunks; }
+  unsigned threads() const { return (lanes * per + 31) / 32 * 32; }
 };
 
-inline Strips strips(const DepthwiseConv& a, int rows, int64_t most_blocks) {
-  const auto parts = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
-  Strips s{};
-  s.lanes = a.x.c == 1 ? 32 : 1;
-  s.groups = narrow(parts(a.C, s.lanes));
-  s.across = narrow(parts(a.W, kStrip));
-  s.down = narrow(parts(a.H, rows));
-  s.strips = narrow(a.B * int64_t{s.across} * s.down);
-  const int64_t chunks = parts(s.strips, kThreads / s.lanes);
-  s.chunks = narrow(std::min(chunks, std::max<int64_t>(1, most_blocks / s.groups)));
+inline WeightTiles weight_tiles(const DepthwiseConv& a, int kernel, int64_t multiprocessors) {
+  STD_TORCH_CHECK(std::max(a.H, a.W) < int64_t{1} << 30 &&
+                      std::max(a.x.w, a.grad.w) < int64_t{1} << 26,
+                  "the tensors are too large");
+  WeightTiles s{};
+  s.units = narrow(a.pairs && kernel == 3 ? a.C / 2 : a.C);
+  s.runs = narrow(parts(a.W, kWeightColumns));
+  s.groups = narrow(a.x.c == 1 ? parts(s.units, kRowThreads) : s.units);
+  s.lanes = narrow(parts(s.units, s.groups));
+  s.per = std::min(kRowThreads / s.lanes, s.runs);
+  s.across = narrow(parts(s.runs, s.per));
+  const int64_t slots = std::max<int64_t>(1, multiprocessors * resident_for_weight(kernel) / s.groups);
+  s.rows = narrow(parts(a.H, tiles_down(a.H, kernel, a.B * s.across, slots)));
+  s.down = narrow(parts(a.H, s.rows));
+  s.tiles = narrow(a.B * s.down * s.across);
+  s.chunks = narrow(std::min<int64_t>(s.tiles, slots));
   return s;
 }
 
 struct DepthwiseConvKernel {
-  void (*forward)(const DepthwiseConv&, int kernel, const Strips&, cudaStream_t);
-  void (*backward_weight)(const DepthwiseConv&, int kernel, const Strips&, cudaStream_t);
+  void (*forward)(const DepthwiseConv&, int kernel, int multiprocessors, cudaStream_t);
+  void (*backward_weight)(const DepthwiseConv&, int kernel, const WeightTiles&, cudaStream_t);
 };
 
 extern const DepthwiseConvKernel depthwise_conv_float, depthwise_conv_bfloat16, depthwise_conv_half;

@@ -30,6 +30,7 @@ class Device {
     stream_ = static_cast<cudaStream_t>(stream);
   }
   cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const { return attribute(cudaDevAttrMultiProcessorCount); }
   // Bytes of shared memory: what one block may have, and what a multiprocessor has for all.
   int shared_for_block() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
   int shared_for_all() const { return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor); }

@@ -28,6 +28,14 @@ template <class T>
 T min(T a, T b) {
   return b < a ? b : a;
 }
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
 
 void emulate(unsigned blocks, unsigned threads, size_t shared_bytes,
              const std::function<void()>& kernel);
@@ -36,13 +44,15 @@ float* emulated_shared();
 typedef struct EmulatedStream* cudaStream_t;
 enum cudaError_t { cudaSuccess };
 enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
-// The environment's MOCE_EMULATED_SHARED, in bytes; by default as much as an H100 has.
+// Two multiprocessors, so that small inputs are cut up too. Shared memory: the environment's
+// MOCE_EMULATED_SHARED, in bytes; by default as much as an H100 has.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device);
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {

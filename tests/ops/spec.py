@@ -205,6 +205,10 @@ def depthwise_samples() -> Iterator[Sample]:
             ((1, 1, 1, 1), "contiguous"),
             ((3, 64, 1, 2), "channels_last"),
             ((0, 8, 16, 16), "channels_last"),
+            ((1, 160, 9, 17), "channels_last"),  # more channels than threads; one column too many
+            ((2, 20, 19, 24), "sliced_last"),  # pairs of channels that lie across 32-bit words
+            ((2, 1, 23, 13), "channels_last"),
+            ((1, 130, 3, 9), "contiguous"),
         ):
             yield depthwise_sample(shape, layout, kernel)
         yield depthwise_sample((1, 5, 8, 9), "channels_last", kernel, bias=False)
@@ -458,13 +462,17 @@ def gated_samples() -> Iterator[Sample]:
         ((2, 6, 17, 45), "channels_last"),
         ((1, 74, 9, 31), "sliced_last"),
         ((1, 20, 18, 66), "contiguous"),
-        ((2, 2, 33, 35), "sliced"),
+        # Channels enough that the bias's errors are compared, and not single roundings.
+        ((2, 24, 33, 35), "sliced"),
         ((2, 12, 5, 3), "expanded"),
         ((1, 2, 1, 1), "contiguous"),
         ((3, 64, 1, 2), "channels_last"),
         ((2, 10, 13, 11), "sliced_last"),
         ((1, 6, 12, 17), "sliced"),
         ((0, 8, 16, 16), "channels_last"),
+        ((1, 320, 9, 13), "channels_last"),  # more channels than threads; one column too many
+        ((2, 36, 19, 12), "sliced_last"),
+        ((1, 280, 3, 5), "contiguous"),
     ):
         yield gated_sample(shape, layout)
     yield gated_sample((1, 10, 8, 9), "channels_last", bias=False)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from moce_kernels.backends import KERNELS
 from tests.cuda_emulation.build import ROOT, build
 from tests.ops.spec import selection
 
-OPERATORS = ("depthwise_conv", "fft_attention", "routing_plan", "window_fft_conv")
+OPERATORS = KERNELS["cuda"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,284 @@
+// What the depthwise kernels share: rows of pixels that a thread slides down over.
+//
+// A thread owns one channel, or two neighbours that lie in one 32-bit word, and a run of N columns. Of
+// each row it loads the N + K - 1 pixels that its results need, once, a row ahead of their use, and
+// multiplies them into the K rows of results that they belong to: K^2 products for each result and
+// (N + K - 1) / N loads. With channels-last memory neighbouring lanes have neighbouring channels, so
+// that loads are coalesced, and a warp goes on to the next run where the channels end; in other memory
+// neighbouring lanes have neighbouring runs. All threads of a block work on the same rows.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <type_traits>
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+#include "device.h"
+#include "moce/types.h"
+#include "moce/unroll.h"
+
+namespace moce {
+
+constexpr int kRowThreads = 128;
+
+inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// Whether two neighbouring channels can be loaded and stored as one 32-bit word.
+inline bool has_pairs(const Strided& s, int64_t channels, Type type) {
+  return type != Type::kFloat && s.c == 1 && (channels | s.b | s.h | s.w) % 2 == 0 &&
+         reinterpret_cast<uintptr_t>(s.data) % 4 == 0;
+}
+
+// Into how many tiles of equal height to cut images, of which `blocks` blocks side by side do each
+// row of tiles and `slots` run at once: as few rows as possible one after the other, with those that
+// a tile reads above and below.
+inline unsigned tiles_down(int64_t height, int kernel, int64_t blocks, int64_t slots) {
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t down = 1; down <= std::min<int64_t>(parts(height, 4), 1024); down++) {
+    const int64_t rows = parts(blocks * down, slots) * (parts(height, down) + kernel);
+    if (rows < least) best = down, least = rows;
+  }
+  return static_cast<unsigned>(best);
+}
+
+// The tiles of a convolution: each block has `rows` rows of one image, each thread of it a unit of
+// channels and a run of columns.
+struct RowTiles {
+  unsigned units, runs, across;  // blocks across: of kRowThreads units in all runs
+  unsigned down, rows, blocks;
+  unsigned staged;     // units whose taps a block may need
+  bool channels_last;  // neighbouring threads have neighbouring units, else neighbouring runs
+};
+
+inline RowTiles row_tiles(const Strided& x, int64_t B, int64_t units, int64_t H, int64_t W,
+                          int kernel, int columns, int64_t slots) {
+  STD_TORCH_CHECK(std::max(H, W) < int64_t{1} << 30 && x.w < int64_t{1} << 26,
+                  "the tensors are too large");
+  RowTiles s{};
+  s.units = narrow(units);
+  s.runs = narrow(parts(W, columns));
+  s.across = narrow(parts(narrow(units * s.runs), kRowThreads));
+  s.rows = narrow(parts(H, tiles_down(H, kernel, B * s.across, slots)));
+  s.down = narrow(parts(H, s.rows));
+  s.blocks = narrow(B * s.down * s.across);
+  s.channels_last = x.c == 1;
+  s.staged = s.channels_last ? kRowThreads : (kRowThreads - 1) / s.runs + 2;
+  s.staged = std::min(s.staged, s.units);
+  return s;
+}
+
+#if defined(__CUDACC__) || defined(MOCE_EMULATED)
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+// CH neighbouring channels as they lie in memory.
+template <class T, int CH>
+struct alignas(sizeof(T) * CH) Packed {
+  T v[CH];
+};
+
+template <class T, int CH>
+__device__ Packed<T, CH> load_packed(const T* p) {
+  using Word = std::conditional_t<sizeof(T) * CH == 4, unsigned, unsigned short>;
+  static_assert(sizeof(Word) == sizeof(T) * CH);
+  const Word word = __ldg(reinterpret_cast<const Word*>(p));
+  Packed<T, CH> packed;
+  __builtin_memcpy(&packed, &word, sizeof word);
+  return packed;
+}
+
+template <class T, int CH>
+__device__ void unpack(const Packed<T, CH>& from, float (&to)[CH]) {
+#ifndef MOCE_EMULATED
+  if constexpr (std::is_same_v<T, BFloat16> && CH == 2) {
+    unsigned word;  // one instruction for each
+    __builtin_memcpy(&word, &from, sizeof word);
+    to[0] = __uint_as_float(word << 16);
+    to[1] = __uint_as_float(word & 0xffff0000u);
+    return;
+  }
+#endif
+  unroll<CH>([&](auto c) { to[c.value] = static_cast<float>(from.v[c.value]); });
+}
+
+template <class T, int CH>
+__device__ void store_packed(T* p, const float (&from)[CH]) {
+#ifndef MOCE_EMULATED
+  if constexpr (std::is_same_v<T, BFloat16> && CH == 2) {
+    *reinterpret_cast<__nv_bfloat162*>(p) = __floats2bfloat162_rn(from[0], from[1]);
+    return;
+  }
+  if constexpr (std::is_same_v<T, Half> && CH == 2) {
+    *reinterpret_cast<__half2*>(p) = __floats2half2_rn(from[0], from[1]);
+    return;
+  }
+#endif
+  Packed<T, CH> packed;
+  unroll<CH>([&](auto c) { packed.v[c.value] = static_cast<T>(from[c.value]); });
+  *reinterpret_cast<Packed<T, CH>*>(p) = packed;
+}
+
+// Where a thread's results lie: rows y to end, columns from x on, which may lie beyond the image.
+struct Place {
+  int64_t b;
+  int y, end, x;
+  unsigned unit, local;  // local: the unit's number among those staged, of which the first is
+  unsigned first;
+};
+
+template <int N>
+__device__ Place place(const RowTiles& s, int height) {
+  const unsigned row = blockIdx.x / s.across, start = blockIdx.x % s.across * kRowThreads;
+  const unsigned item = start + threadIdx.x, size = s.channels_last ? s.units : s.runs;
+  const unsigned slow = item / size, fast = item % size;
+  Place at;
+  at.b = row / s.down;
+  at.y = static_cast<int>(row % s.down * s.rows);
+  at.end = min(height, at.y + static_cast<int>(s.rows));
+  if (s.channels_last) {
+    at.first = start % s.units;
+    at.unit = fast;
+    at.local = threadIdx.x % s.units;
+    at.x = static_cast<int>(slow * N);
+  } else {
+    at.first = start / s.runs;
+    at.unit = slow;
+    at.local = slow - at.first;
+    at.x = slow < s.units ? static_cast<int>(fast * N) : INT32_MAX;
+  }
+  return at;
+}
+
+// Copies the taps of a block's units, `count` floats each, to shared memory.
+__device__ inline void stage(const RowTiles& s, const Place& at, const float* from, int count,
+                             float* to) {
+  for (unsigned i = threadIdx.x; i < s.staged * count; i += kRowThreads)
+    to[i] = from[(int64_t{at.first} * count + i) % (int64_t{s.units} * count)];
+}
+
+// A thread's taps, (K K, CH), or those of the convolution backwards.
+template <int TAPS, int CH>
+__device__ void read_taps(const float* staged, const Place& at, bool flip, float (&to)[TAPS][CH]) {
+  unroll<TAPS * CH>([&](auto i) {
+    constexpr int t = decltype(i)::value % TAPS, c = decltype(i)::value / TAPS;
+    to[t][c] = staged[(at.local * CH + c) * TAPS + (flip ? TAPS - 1 - t : t)];
+  });
+}
+
+template <int CH>
+__device__ void read_bias(const float* bias, int64_t c, float (&to)[CH]) {
+  unroll<CH>([&](auto i) { to[i.value] = bias ? bias[c + i.value] : 0.f; });
+}
+
+// Which of `count` columns from x on lie in the image, a bit for each.
+__device__ constexpr unsigned all_columns(int count) { return (1u << count) - 1; }
+__device__ inline unsigned columns_inside(int x, int count, int width) {
+  const unsigned all = all_columns(count), left = x < 0 ? all << -x : all;
+  return x + count <= width ? left & all : left & (1u << (width - x)) - 1;
+}
+
+// S pixels of one row after another; zeros for columns outside the image.
+template <class T, int CH, int S>
+class RowReader {
+ public:
+  __device__ RowReader(const Strided& s, int64_t b, int64_t c, int y, int x, int width)
+      : from_(static_cast<const T*>(s.data) + b * s.b + c * s.c + y * s.h + x * s.w),
+        down_(s.h), across_(s.w), inside_(columns_inside(x, S, width)) {
+    unroll<S>([&](auto i) { raw_[i.value] = {}; });  // as those outside remain
+  }
+  __device__ void fetch() {
+    if (inside_ == all_columns(S))
+      unroll<S>([&](auto i) { load<i.value>(); });
+    else
+      unroll<S>([&](auto i) {
+        if (inside_ >> i.value & 1) load<i.value>();
+      });
+    from_ += down_;
+  }
+  __device__ void read(float (&to)[S][CH]) const {
+    unroll<S>([&](auto i) { unpack<T, CH>(raw_[i.value], to[i.value]); });
+#ifndef MOCE_EMULATED
+    // Here and not where they are used, or else the next row is loaded to other registers first and
+    // has to be moved.
+    unroll<S * CH>([&](auto i) { asm volatile("" : "+f"(to[i.value / CH][i.value % CH])); });
+#endif
+  }
+
+ private:
+  template <int I>
+  __device__ void load() {
+    raw_[I] = load_packed<T, CH>(from_ + I * across_);
+  }
+  const T* from_;
+  int64_t down_, across_;
+  unsigned inside_;
+  Packed<T, CH> raw_[S];
+};
+
+// The same for results, of which those outside the image are dropped.
+template <class T, int CH, int N>
+class RowWriter {
+ public:
+  __device__ RowWriter(const Strided& s, int64_t b, int64_t c, int y, int x, int width)
+      : to_(static_cast<T*>(s.data) + b * s.b + c * s.c + y * s.h + x * s.w),
+        down_(s.h), across_(s.w), inside_(columns_inside(x, N, width)) {}
+  __device__ void write(const float (&from)[N][CH]) {
+    if (inside_ == all_columns(N))
+      unroll<N>([&](auto n) { store_packed<T, CH>(to_ + n.value * across_, from[n.value]); });
+    else
+      unroll<N>([&](auto n) {
+        if (inside_ >> n.value & 1)
+          store_packed<T, CH>(to_ + n.value * across_, from[n.value]);
+      });
+    to_ += down_;
+  }
+
+ private:
+  T* to_;
+  int64_t down_, across_;
+  unsigned inside_;
+};
+
+// K - 1 rows of results that still lack some of their inputs.
+template <int K, int N, int CH>
+class SlidingRows {
+ public:
+  __device__ SlidingRows(const float (&bias)[CH]) {
+    unroll<CH>([&](auto c) { bias_[c.value] = bias[c.value]; });
+    unroll<K - 1>([&](auto i) {
+      unroll<N * CH>([&](auto j) { sum_[i.value][j.value / CH][j.value % CH] = bias[j.value % CH]; });
+    });
+  }
+  // Adds a row of inputs to all, and takes out the row of results that needs no more. A row's sums
+  // move one place down as the first product is added to them, which costs no instruction.
+  __device__ void add(const float (&pixel)[N + K - 1][CH], const float (&tap)[K * K][CH],
+                      float (&done)[N][CH]) {
+    unroll<K>([&](auto i) {
+      unroll<N * CH>([&](auto j) {
+        constexpr int n = decltype(j)::value / CH, c = decltype(j)::value % CH;
+        constexpr int row = decltype(i)::value;
+        float sum = row < K - 1 ? sum_[row % (K - 1)][n][c] : bias_[c];
+        unroll<K>([&](auto kx) {
+          sum += tap[(K - 1 - row) * K + kx.value][c] * pixel[n + kx.value][c];
+        });
+        (row ? sum_[(row + K - 2) % (K - 1)][n][c] : done[n][c]) = sum;
+      });
+    });
+  }
+  // After the last row of the image: row i of those that lack none of its rows.
+  template <int I>
+  __device__ const float (&rest() const)[N][CH] { return sum_[I]; }
+
+ private:
+  float bias_[CH], sum_[K - 1][N][CH];
+};
+
+#endif
+
+}  // namespace moce
