@@ -59,7 +59,7 @@ def beside(out: Path, published: str | None, dry: bool) -> list[Step]:
             (backend, dtype, f"{i}/{of}"),
             140,
         )
-        for backend, of in ((("cpu", 1),) if dry else (("triton", 3), ("cuda", 1)))
+        for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 1)))
         for dtype in (("float32",) if dry else ("float32", "bfloat16", "float16"))
         for i in range(of)
     ]
@@ -74,7 +74,7 @@ def beside(out: Path, published: str | None, dry: bool) -> list[Step]:
     if published and not dry:
         for i, (task, dtype) in enumerate(COMPILED):
             arguments = (task, dtype, published, str(out / f"go_{i}"))
-            steps.append(Step(f"compile {task}, {dtype}", "measure.compiled", arguments, 240))
+            steps.append(Step(f"compile {task}, {dtype}", "measure.compiled", arguments, 200))
     return steps
 
 

@@ -272,7 +272,8 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
     else:
         count, warps = 64, 4
     block = pixel_block(count, size)
-    parts = splits(blocks(size, block), max(16, 256 // (heads * edge * edge)))
+    # Some eight programs a multiprocessor, so that enough loads are under way; sums for each.
+    parts = splits(blocks(size, block), max(8, 1024 // (batch * heads * edge * edge)))
     sums = torch.empty((batch, parts, heads, head, head), dtype=torch.float32, device=q.device)
     squares = torch.empty((batch, parts, 2, channels), dtype=torch.float32, device=q.device)
     _gram[parts, heads * edge * edge, batch](
