@@ -260,7 +260,7 @@ def column_block(elements: int, channels: int) -> int:
 
 def strip_rows(height: int, tiles: int) -> int:
     """Rows of a strip: many, since rows beside it are read twice, but enough strips for a GPU."""
-    rows = 32
+    rows = 64
     while rows > 8 and tiles * blocks(height, rows) < 1024:
         rows //= 2
     return rows
@@ -301,7 +301,7 @@ def depthwise_backward_weight(
     slots, _, height, width = x.shape
     tile = _tile(height, width, slots, times * rank, kernel, plan)
     total = times * plan.total(rank)
-    parts = splits(slots * tile.parts, max(1, 1024 // tile.deep))
+    parts = splits(slots * tile.parts, max(1, 512 // tile.deep))
     sums = torch.empty((parts, kernel**2 + 1, total), dtype=torch.float32, device=x.device)
     _depthwise_conv_backward_weight[tile.deep, parts, plan.experts](
         *strided(grad), *strided(x),
@@ -313,7 +313,7 @@ def depthwise_backward_weight(
         COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
     )  # fmt: skip
     whole = sums.sum(dim=0)
-    return whole[:-1].t().reshape(total, kernel, kernel), whole[-1]
+    return whole[:-1].t().reshape(total, kernel, kernel), whole[-1].clone()
 
 
 # --- the operator --------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Triton kernels of gated_depthwise_conv: a, b = x * weight + bias (3 x 3), out = GELU(a) b.
 
-A program computes a run of pixels, numbered row by row, of a block of out's channels: the
-convolutions of both halves that meet there, and their product. x is read and out written once in
-memory, 3 elements for each element of out; 36 float operations and an error function: bound by
-memory, and by the cache, from which each element of x is loaded nine times.
+A program slides a tile of columns x out's channels down a strip of rows, as in depthwise_conv:
+the convolutions of both halves that meet there, and their product. x is read and out written once
+in memory, 3 elements for each element of out; 36 float operations and a normal distribution: bound
+by memory.
 
 Backward convolves again and leaves the gradients of a and b, in x's dtype; that of x is their
 convolution with flipped weights, those of weight and bias are sums over all pixels, both with
@@ -71,7 +71,6 @@ def _gated_depthwise_conv(
     weight, bias,
     channels, height, width, strip, channel_blocks,
     BACKWARD: tl.constexpr,
-    AHEAD: tl.constexpr,  # rows
     OFFSET: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -110,35 +109,28 @@ def _gated_depthwise_conv(
     x += image * x_b + start.to(tl.int64) * x_h
     grad += image * grad_b + (start - 1).to(tl.int64) * grad_h
     out += image * out_b + (start - 1).to(tl.int64) * out_h
-    a_row, b_row = (), ()
-    for i in tl.static_range(AHEAD):
-        there = row_exists(start + i, 0, stop)
-        a_row += load_row(x, x_w, a_at, inside, there, 3)
-        b_row += load_row(x, x_w, b_at, inside, there, 3)
+    there = row_exists(start, 0, stop)
+    a_row = load_row(x, x_w, a_at, inside, there, 3)
+    b_row = load_row(x, x_w, b_at, inside, there, 3)
+    for y in range(start, last + 1):
+        mask = inside[1] & row_exists(y - 1, first, last)
+        if BACKWARD:
+            d = load(grad + grad_at, mask)
+        a, b = add_row(a, a_row, a_taps, 3), add_row(b, b_row, b_taps, 3)
         x += x_h
-    for y in range(start, last + 1, AHEAD):
-        later_a, later_b = (), ()
-        for i in tl.static_range(AHEAD):
-            mask = inside[1] & row_exists(y + i - 1, first, last)
-            if BACKWARD:
-                d = load(grad + grad_at, mask)
-            a = add_row(a, a_row[i * 3 : i * 3 + 3], a_taps, 3)
-            b = add_row(b, b_row[i * 3 : i * 3 + 3], b_taps, 3)
-            there = row_exists(y + i + AHEAD, 0, stop)
-            later_a += load_row(x, x_w, a_at, inside, there, 3)
-            later_b += load_row(x, x_w, b_at, inside, there, 3)
-            phi = normal_cdf(a[0])
-            if BACKWARD:
-                slope = phi + 0.39894228040143268 * a[0] * tl.exp(-0.5 * a[0] * a[0])
-                store(out + out_at, d * b[0] * slope, mask)
-                store(out + db_at, d * (a[0] * phi), mask)
-            else:
-                store(out + out_at, a[0] * phi * b[0], mask)
-            x += x_h
-            grad += grad_h
-            out += out_h
-            a, b = append(a[1:], a_empty), append(b[1:], b_empty)
-        a_row, b_row = later_a, later_b
+        there = row_exists(y + 1, 0, stop)
+        a_row = load_row(x, x_w, a_at, inside, there, 3)
+        b_row = load_row(x, x_w, b_at, inside, there, 3)
+        phi = normal_cdf(a[0])
+        if BACKWARD:
+            slope = phi + 0.39894228040143268 * a[0] * tl.exp(-0.5 * a[0] * a[0])
+            store(out + out_at, d * b[0] * slope, mask)
+            store(out + db_at, d * (a[0] * phi), mask)
+        else:
+            store(out + out_at, a[0] * phi * b[0], mask)
+        grad += grad_h
+        out += out_h
+        a, b = append(a[1:], a_empty), append(b[1:], b_empty)
 
 
 # --- the operator --------------------------------------------------------------------------------
@@ -157,7 +149,7 @@ def _launch(
         *strided(x), *strided(given), *strided(out),
         weight, bias,
         channels, height, width, strip, deep,
-        BACKWARD=grad is not None, AHEAD=1,
+        BACKWARD=grad is not None,
         OFFSET=offset_type(x, given, out), ALIGNED=alignment([channels], x, given, out),
         COLUMNS=columns, CHANNELS=wide, num_warps=4,
     )  # fmt: skip

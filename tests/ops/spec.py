@@ -202,6 +202,8 @@ def depthwise_samples() -> Iterator[Sample]:
             ((1, 20, 18, 66), "contiguous"),
             ((2, 2, 20, 35), "sliced"),
             ((2, 12, 5, 3), "expanded"),
+            ((1, 36, 3, 37), "channels_last"),  # several blocks of columns and of channels
+            ((1, 2, 67, 19), "channels_last"),  # many strips of rows
             ((1, 1, 1, 1), "contiguous"),
             ((3, 64, 1, 2), "channels_last"),
             ((0, 8, 16, 16), "channels_last"),
@@ -364,6 +366,8 @@ def experts_samples() -> Iterator[Sample]:
     yield experts_sample((2, 32, 16, 64), "channels_last", (16, 32), (8, 16), [[1], [0]])
     yield experts_sample((2, 7, 9, 10), "sliced", (5, 7), (4, 8), [[1], [1]])
     yield experts_sample((1, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]])
+    # The larger expert has more blocks of channels.
+    yield experts_sample((2, 6, 9, 35), "channels_last", (4, 20), (4, 8), [[1], [0]])
     # One pixel; many of them, so that errors are compared and not single roundings, and three
     # channels at least: over two a LayerNorm's gradient is rounding alone.
     turns = [[image % 2] for image in range(8)]
@@ -465,6 +469,7 @@ def gated_samples() -> Iterator[Sample]:
         # Channels enough that the bias's errors are compared, and not single roundings.
         ((2, 24, 33, 35), "sliced"),
         ((2, 12, 5, 3), "expanded"),
+        ((1, 40, 3, 37), "channels_last"),  # several blocks of columns and of channels
         ((1, 2, 1, 1), "contiguous"),
         ((3, 64, 1, 2), "channels_last"),
         ((2, 10, 13, 11), "sliced_last"),
