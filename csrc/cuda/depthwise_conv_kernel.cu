@@ -40,7 +40,10 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(K))
     float pixel[N + K - 1][CH], done[N][CH];
     in.read(pixel);
     if (y + 1 < last) in.fetch();
-    rows.add(pixel, tap, done);
+    if constexpr (K == 3)
+      rows.add(pixel, tap, done);
+    else  // bound by arithmetic: products for other tiles' rows are worth leaving out
+      rows.add(pixel, tap, done, at.y + pad - y, at.end + pad - y);
     if (y - pad >= at.y) out.write(done);
   }
   unroll<pad>([&](auto i) {
@@ -52,7 +55,7 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(K))
 template <int K, int CH>
 __global__ void __launch_bounds__(kRowThreads, resident_for_weight(K))
     backward_weight_kernel(DepthwiseConv a, WeightTiles s) {
-  constexpr int N = kWeightColumns, pad = K / 2, taps = K * K;
+  constexpr int N = columns_for_weight(K, CH == 2), pad = K / 2, taps = K * K;
   const int H = static_cast<int>(a.H), W = static_cast<int>(a.W);
   const unsigned chunk = blockIdx.x / s.groups, start = blockIdx.x % s.groups * s.lanes;
   const unsigned lane = threadIdx.x % s.lanes, run = threadIdx.x / s.lanes;

@@ -20,7 +20,7 @@ constexpr int resident_for_weight(int kernel) { return kernel == 3 ? 5 : 3; }
 
 // The gradient of the taps: a block has `lanes` units of channels side by side and `per` runs of
 // columns of each, of one tile in every `chunks` after the other.
-constexpr int kWeightColumns = 4;
+constexpr int columns_for_weight(int kernel, bool pairs) { return kernel == 3 && !pairs ? 8 : 4; }
 struct WeightTiles {
   unsigned units, lanes, groups;
   unsigned runs, per, across;
@@ -30,17 +30,15 @@ struct WeightTiles {
 };
 
 inline WeightTiles weight_tiles(const DepthwiseConv& a, int kernel, int64_t multiprocessors) {
-  STD_TORCH_CHECK(std::max(a.H, a.W) < int64_t{1} << 30 &&
-                      std::max(a.x.w, a.grad.w) < int64_t{1} << 26,
-                  "the tensors are too large");
   WeightTiles s{};
   s.units = narrow(a.pairs && kernel == 3 ? a.C / 2 : a.C);
-  s.runs = narrow(parts(a.W, kWeightColumns));
+  s.runs = narrow(parts(narrow(a.W), columns_for_weight(kernel, a.pairs)));
   s.groups = narrow(a.x.c == 1 ? parts(s.units, kRowThreads) : s.units);
   s.lanes = narrow(parts(s.units, s.groups));
   s.per = std::min(kRowThreads / s.lanes, s.runs);
   s.across = narrow(parts(s.runs, s.per));
-  const int64_t slots = std::max<int64_t>(1, multiprocessors * resident_for_weight(kernel) / s.groups);
+  const int64_t resident = multiprocessors * resident_for_weight(kernel);
+  const int64_t slots = std::max<int64_t>(1, resident / s.groups);
   s.rows = narrow(parts(a.H, tiles_down(a.H, kernel, a.B * s.across, slots)));
   s.down = narrow(parts(a.H, s.rows));
   s.tiles = narrow(a.B * s.down * s.across);

@@ -38,8 +38,10 @@ inline bool has_pairs(const Strided& s, int64_t channels, Type type) {
 // row of tiles and `slots` run at once: as few rows as possible one after the other, with those that
 // a tile reads above and below.
 inline unsigned tiles_down(int64_t height, int kernel, int64_t blocks, int64_t slots) {
+  narrow(height);  // rows and columns are counted in 32 bits
   int64_t best = 1, least = INT64_MAX;
-  for (int64_t down = 1; down <= std::min<int64_t>(parts(height, 4), 1024); down++) {
+  const int64_t most = std::min(parts(height, 4), parts(8 * slots, blocks));
+  for (int64_t down = 1; down <= most; down++) {
     const int64_t rows = parts(blocks * down, slots) * (parts(height, down) + kernel);
     if (rows < least) best = down, least = rows;
   }
@@ -57,11 +59,9 @@ struct RowTiles {
 
 inline RowTiles row_tiles(const Strided& x, int64_t B, int64_t units, int64_t H, int64_t W,
                           int kernel, int columns, int64_t slots) {
-  STD_TORCH_CHECK(std::max(H, W) < int64_t{1} << 30 && x.w < int64_t{1} << 26,
-                  "the tensors are too large");
   RowTiles s{};
   s.units = narrow(units);
-  s.runs = narrow(parts(W, columns));
+  s.runs = narrow(parts(narrow(W), columns));
   s.across = narrow(parts(narrow(units * s.runs), kRowThreads));
   s.rows = narrow(parts(H, tiles_down(H, kernel, B * s.across, slots)));
   s.down = narrow(parts(H, s.rows));
@@ -259,16 +259,14 @@ class SlidingRows {
   // move one place down as the first product is added to them, which costs no instruction.
   __device__ void add(const float (&pixel)[N + K - 1][CH], const float (&tap)[K * K][CH],
                       float (&done)[N][CH]) {
+    unroll<K>([&](auto i) { add_to<i.value>(pixel, tap, done); });
+  }
+  // Only to those from number `from` on, before number `to`; the others are of no use any more.
+  __device__ void add(const float (&pixel)[N + K - 1][CH], const float (&tap)[K * K][CH],
+                      float (&done)[N][CH], int from, int to) {
+    if (from <= 0 && to >= K) return add(pixel, tap, done);
     unroll<K>([&](auto i) {
-      unroll<N * CH>([&](auto j) {
-        constexpr int n = decltype(j)::value / CH, c = decltype(j)::value % CH;
-        constexpr int row = decltype(i)::value;
-        float sum = row < K - 1 ? sum_[row % (K - 1)][n][c] : bias_[c];
-        unroll<K>([&](auto kx) {
-          sum += tap[(K - 1 - row) * K + kx.value][c] * pixel[n + kx.value][c];
-        });
-        (row ? sum_[(row + K - 2) % (K - 1)][n][c] : done[n][c]) = sum;
-      });
+      if (i.value >= from && i.value < to) add_to<i.value>(pixel, tap, done);
     });
   }
   // After the last row of the image: row i of those that lack none of its rows.
@@ -276,6 +274,18 @@ class SlidingRows {
   __device__ const float (&rest() const)[N][CH] { return sum_[I]; }
 
  private:
+  template <int I>
+  __device__ void add_to(const float (&pixel)[N + K - 1][CH], const float (&tap)[K * K][CH],
+                         float (&done)[N][CH]) {
+    unroll<N * CH>([&](auto j) {
+      constexpr int n = decltype(j)::value / CH, c = decltype(j)::value % CH;
+      float sum = I < K - 1 ? sum_[I % (K - 1)][n][c] : bias_[c];
+      unroll<K>([&](auto kx) {
+        sum += tap[(K - 1 - I) * K + kx.value][c] * pixel[n + kx.value][c];
+      });
+      (I ? sum_[(I + K - 2) % (K - 1)][n][c] : done[n][c]) = sum;
+    });
+  }
   float bias_[CH], sum_[K - 1][N][CH];
 };
 

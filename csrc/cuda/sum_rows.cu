@@ -2,7 +2,7 @@
 
 namespace moce {
 
-constexpr int kRows = 8;  // that are added up side by side, of 32 columns
+constexpr int kRows = 32;  // that are added up side by side, of 32 columns
 
 static __global__ void __launch_bounds__(32 * kRows)
     sum_rows_kernel(const float* rows, int64_t count, int64_t n, float* first, int64_t split,
