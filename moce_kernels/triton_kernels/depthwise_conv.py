@@ -44,6 +44,10 @@ from moce_kernels.triton_kernels._common import (
 )
 
 
+# What is compiled does not depend on these.
+SIZES = ["rank", "channels", "height", "width", "strip", "channel_blocks", "slots", "total"]
+
+
 @triton.jit
 def append(values, value):
     values += (value,)
@@ -103,7 +107,7 @@ def add_row(sums, values, taps, KERNEL: tl.constexpr):
     return added
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _depthwise_conv(
     x, x_b, x_c, x_h, x_w,
     out, out_b, out_c, out_h, out_w,
@@ -167,7 +171,7 @@ def _depthwise_conv(
             values = later
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _depthwise_conv_backward_weight(
     grad, grad_b, grad_c, grad_h, grad_w,
     x, x_b, x_c, x_h, x_w,

@@ -32,6 +32,7 @@ from moce_kernels.triton_kernels._common import (
     tile_offsets,
 )
 from moce_kernels.triton_kernels.depthwise_conv import (
+    SIZES,
     add_row,
     append,
     channel_block,
@@ -63,7 +64,7 @@ def normal_cdf(x):
     return tl.where(x < 0, tail, 1.0 - tail)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _gated_depthwise_conv(
     x, x_b, x_c, x_h, x_w,
     grad, grad_b, grad_c, grad_h, grad_w,
