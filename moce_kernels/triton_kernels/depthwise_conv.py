@@ -43,7 +43,6 @@ from moce_kernels.triton_kernels._common import (
     tile_offsets,
 )
 
-
 # What is compiled does not depend on these.
 SIZES = ["rank", "channels", "height", "width", "strip", "channel_blocks", "slots", "total"]
 
