@@ -33,7 +33,6 @@ from moce_kernels.triton_kernels._common import (
     implement,
     load,
     no_plan,
-    offset_type,
     slot_and_expert,
     slot_at,
     slots_of,
@@ -119,7 +118,6 @@ def _depthwise_conv(
     KERNEL: tl.constexpr,
     FLIP: tl.constexpr,
     AHEAD: tl.constexpr,  # rows
-    OFFSET: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -143,8 +141,8 @@ def _depthwise_conv(
         across = tl.cdiv(width, COLUMNS)
         column = part % across * COLUMNS + tl.arange(0, COLUMNS)
         inside = shifted_masks(column, width, exists, KERNEL)
-        x_at = tile_offsets(column, x_w, c, x_c, OFFSET)
-        out_at = tile_offsets(column, out_w, c, out_c, OFFSET)
+        x_at = tile_offsets(column, x_w, c, x_c)
+        out_at = tile_offsets(column, out_w, c, out_c)
         HALF: tl.constexpr = KERNEL // 2
         first = part // across * strip
         last = tl.minimum(first + strip, height)
@@ -181,7 +179,6 @@ def _depthwise_conv_backward_weight(
     WINDOWS: tl.constexpr,
     TIMES: tl.constexpr,
     KERNEL: tl.constexpr,
-    OFFSET: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -206,8 +203,8 @@ def _depthwise_conv_backward_weight(
             slot = slot_at(first_slot + i // parts, order, RANKS)
             column = i % parts % across * COLUMNS + tl.arange(0, COLUMNS)
             inside = shifted_masks(column, width, exists, KERNEL)
-            x_at = tile_offsets(column, x_w, c, x_c, OFFSET)
-            grad_at = tile_offsets(column, grad_w, c, grad_c, OFFSET)
+            x_at = tile_offsets(column, x_w, c, x_c)
+            grad_at = tile_offsets(column, grad_w, c, grad_c)
             first = i % parts // across * strip
             last = tl.minimum(first + strip, height)
             start = first - HALF
@@ -292,7 +289,7 @@ def depthwise(
         rank, height, width, tile.rows, tile.deep,
         plan.expert, plan.order, plan.ranks, plan.windows,
         TIMES=times, KERNEL=kernel, FLIP=flip, AHEAD=1 if kernel == 7 else 2,
-        OFFSET=offset_type(x, out), ALIGNED=alignment(plan.channels(rank, times), x, out),
+        ALIGNED=alignment(plan.channels(rank, times), x, out),
         COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
     )  # fmt: skip
 
@@ -312,7 +309,7 @@ def depthwise_backward_weight(
         rank, height, width, tile.rows, slots, total,
         plan.order, plan.offsets, plan.ranks, plan.windows,
         TIMES=times, KERNEL=kernel,
-        OFFSET=offset_type(grad, x), ALIGNED=alignment(plan.channels(rank, times), grad, x),
+        ALIGNED=alignment(plan.channels(rank, times), grad, x),
         COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
     )  # fmt: skip
     whole = sums.sum(dim=0)
