@@ -113,12 +113,6 @@ def alignment(channels: Sequence[int], *tensors: Tensor) -> int:
     return whole
 
 
-def offset_type(*tensors: Tensor) -> tl.dtype:
-    """In which what lies within a row of an image can be numbered."""
-    spans = ((t.shape[1] - 1) * t.stride(1) + (t.shape[3] - 1) * t.stride(3) for t in tensors)
-    return tl.int32 if max(spans) < 2**31 else tl.int64
-
-
 def float32_precision() -> str:
     """How products of float32 are computed: in full, unless PyTorch is told to use TF32 for its
     own matrix products."""
@@ -173,9 +167,9 @@ def aligned_strides(b, h, w, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def tile_offsets(column, stride_w, c, stride_c, OFFSET: tl.constexpr):
+def tile_offsets(column, stride_w, c, stride_c):
     """(columns, channels) offsets of elements in a row of an image."""
-    return column.to(OFFSET)[:, None] * stride_w + c.to(OFFSET)[None, :] * stride_c
+    return column.to(tl.int64)[:, None] * stride_w + c.to(tl.int64)[None, :] * stride_c
 
 
 @triton.jit

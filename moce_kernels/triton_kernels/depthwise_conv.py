@@ -33,7 +33,6 @@ from moce_kernels.triton_kernels._common import (
     implement,
     load,
     no_plan,
-    offset_type,
     slot_and_expert,
     slot_at,
     slots_of,
@@ -42,6 +41,9 @@ from moce_kernels.triton_kernels._common import (
     strided,
     tile_offsets,
 )
+
+# What is compiled does not depend on these.
+SIZES = ["rank", "channels", "height", "width", "strip", "channel_blocks", "slots", "total"]
 
 
 @triton.jit
@@ -103,7 +105,7 @@ def add_row(sums, values, taps, KERNEL: tl.constexpr):
     return added
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _depthwise_conv(
     x, x_b, x_c, x_h, x_w,
     out, out_b, out_c, out_h, out_w,
@@ -116,7 +118,6 @@ def _depthwise_conv(
     KERNEL: tl.constexpr,
     FLIP: tl.constexpr,
     AHEAD: tl.constexpr,  # rows
-    OFFSET: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -140,8 +141,8 @@ def _depthwise_conv(
         across = tl.cdiv(width, COLUMNS)
         column = part % across * COLUMNS + tl.arange(0, COLUMNS)
         inside = shifted_masks(column, width, exists, KERNEL)
-        x_at = tile_offsets(column, x_w, c, x_c, OFFSET)
-        out_at = tile_offsets(column, out_w, c, out_c, OFFSET)
+        x_at = tile_offsets(column, x_w, c, x_c)
+        out_at = tile_offsets(column, out_w, c, out_c)
         HALF: tl.constexpr = KERNEL // 2
         first = part // across * strip
         last = tl.minimum(first + strip, height)
@@ -167,7 +168,7 @@ def _depthwise_conv(
             values = later
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _depthwise_conv_backward_weight(
     grad, grad_b, grad_c, grad_h, grad_w,
     x, x_b, x_c, x_h, x_w,
@@ -178,7 +179,6 @@ def _depthwise_conv_backward_weight(
     WINDOWS: tl.constexpr,
     TIMES: tl.constexpr,
     KERNEL: tl.constexpr,
-    OFFSET: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -203,8 +203,8 @@ def _depthwise_conv_backward_weight(
             slot = slot_at(first_slot + i // parts, order, RANKS)
             column = i % parts % across * COLUMNS + tl.arange(0, COLUMNS)
             inside = shifted_masks(column, width, exists, KERNEL)
-            x_at = tile_offsets(column, x_w, c, x_c, OFFSET)
-            grad_at = tile_offsets(column, grad_w, c, grad_c, OFFSET)
+            x_at = tile_offsets(column, x_w, c, x_c)
+            grad_at = tile_offsets(column, grad_w, c, grad_c)
             first = i % parts // across * strip
             last = tl.minimum(first + strip, height)
             start = first - HALF
@@ -289,7 +289,7 @@ def depthwise(
         rank, height, width, tile.rows, tile.deep,
         plan.expert, plan.order, plan.ranks, plan.windows,
         TIMES=times, KERNEL=kernel, FLIP=flip, AHEAD=1 if kernel == 7 else 2,
-        OFFSET=offset_type(x, out), ALIGNED=alignment(plan.channels(rank, times), x, out),
+        ALIGNED=alignment(plan.channels(rank, times), x, out),
         COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
     )  # fmt: skip
 
@@ -309,7 +309,7 @@ def depthwise_backward_weight(
         rank, height, width, tile.rows, slots, total,
         plan.order, plan.offsets, plan.ranks, plan.windows,
         TIMES=times, KERNEL=kernel,
-        OFFSET=offset_type(grad, x), ALIGNED=alignment(plan.channels(rank, times), grad, x),
+        ALIGNED=alignment(plan.channels(rank, times), grad, x),
         COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
     )  # fmt: skip
     whole = sums.sum(dim=0)

@@ -26,12 +26,12 @@ from moce_kernels.triton_kernels._common import (
     implement,
     load,
     no_plan,
-    offset_type,
     store,
     strided,
     tile_offsets,
 )
 from moce_kernels.triton_kernels.depthwise_conv import (
+    SIZES,
     add_row,
     append,
     channel_block,
@@ -63,7 +63,7 @@ def normal_cdf(x):
     return tl.where(x < 0, tail, 1.0 - tail)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _gated_depthwise_conv(
     x, x_b, x_c, x_h, x_w,
     grad, grad_b, grad_c, grad_h, grad_w,
@@ -71,7 +71,6 @@ def _gated_depthwise_conv(
     weight, bias,
     channels, height, width, strip, channel_blocks,
     BACKWARD: tl.constexpr,
-    OFFSET: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -98,11 +97,11 @@ def _gated_depthwise_conv(
     across = tl.cdiv(width, COLUMNS)
     column = part % across * COLUMNS + tl.arange(0, COLUMNS)
     inside = shifted_masks(column, width, exists, 3)
-    a_at = tile_offsets(column, x_w, c, x_c, OFFSET)
-    b_at = tile_offsets(column, x_w, channels + c, x_c, OFFSET)
-    grad_at = tile_offsets(column, grad_w, c, grad_c, OFFSET)
-    out_at = tile_offsets(column, out_w, c, out_c, OFFSET)
-    db_at = tile_offsets(column, out_w, channels + c, out_c, OFFSET)
+    a_at = tile_offsets(column, x_w, c, x_c)
+    b_at = tile_offsets(column, x_w, channels + c, x_c)
+    grad_at = tile_offsets(column, grad_w, c, grad_c)
+    out_at = tile_offsets(column, out_w, c, out_c)
+    db_at = tile_offsets(column, out_w, channels + c, out_c)
     first = part // across * strip
     last = tl.minimum(first + strip, height)
     start, stop = tl.maximum(first - 1, 0), tl.minimum(last + 1, height)
@@ -150,7 +149,7 @@ def _launch(
         weight, bias,
         channels, height, width, strip, deep,
         BACKWARD=grad is not None,
-        OFFSET=offset_type(x, given, out), ALIGNED=alignment([channels], x, given, out),
+        ALIGNED=alignment([channels], x, given, out),
         COLUMNS=columns, CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 
