@@ -43,7 +43,10 @@ inline unsigned tiles_down(int64_t height, int kernel, int64_t blocks, int64_t s
   const int64_t most = std::min(parts(height, 4), parts(8 * slots, blocks));
   for (int64_t down = 1; down <= most; down++) {
     const int64_t rows = parts(blocks * down, slots) * (parts(height, down) + kernel);
-    if (rows < least) best = down, least = rows;
+    if (rows < least) {
+      best = down;
+      least = rows;
+    }
   }
   return static_cast<unsigned>(best);
 }
@@ -124,12 +127,12 @@ __device__ void store_packed(T* p, const float (&from)[CH]) {
   *reinterpret_cast<Packed<T, CH>*>(p) = packed;
 }
 
-// Where a thread's results lie: rows y to end, columns from x on, which may lie beyond the image.
+// Where a thread's results lie: rows y to end, columns from x on, which may lie beyond the image. Of
+// the units whose taps are staged, `first` is the first and the thread's own has number `local`.
 struct Place {
   int64_t b;
   int y, end, x;
-  unsigned unit, local;  // local: the unit's number among those staged, of which the first is
-  unsigned first;
+  unsigned unit, first, local;
 };
 
 template <int N>
@@ -155,11 +158,13 @@ __device__ Place place(const RowTiles& s, int height) {
   return at;
 }
 
-// Copies the taps of a block's units, `count` floats each, to shared memory.
+// Copies the taps of a block's units, `count` floats each, to shared memory; after the last unit comes
+// the first again.
 __device__ inline void stage(const RowTiles& s, const Place& at, const float* from, int count,
                              float* to) {
+  const int64_t first = int64_t{at.first} * count, all = int64_t{s.units} * count;
   for (unsigned i = threadIdx.x; i < s.staged * count; i += kRowThreads)
-    to[i] = from[(int64_t{at.first} * count + i) % (int64_t{s.units} * count)];
+    to[i] = from[first + i < all ? first + i : first + i - all];
 }
 
 // A thread's taps, (K K, CH), or those of the convolution backwards.
@@ -252,7 +257,9 @@ class SlidingRows {
   __device__ SlidingRows(const float (&bias)[CH]) {
     unroll<CH>([&](auto c) { bias_[c.value] = bias[c.value]; });
     unroll<K - 1>([&](auto i) {
-      unroll<N * CH>([&](auto j) { sum_[i.value][j.value / CH][j.value % CH] = bias[j.value % CH]; });
+      unroll<N * CH>([&](auto j) {
+        sum_[i.value][j.value / CH][j.value % CH] = bias[j.value % CH];
+      });
     });
   }
   // Adds a row of inputs to all, and takes out the row of results that needs no more. A row's sums
