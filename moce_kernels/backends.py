@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from moce_kernels import native, triton_kernels
+from moce_kernels import composites, native, triton_kernels
 
 VARIABLE = "MOCE_KERNELS_BACKEND"
 
@@ -26,7 +26,7 @@ OPERATORS = (
     "window_fft_conv",
 )
 
-# The operators that each backend has kernels for.
+# The operators that each backend has kernels for; on CUDA also those that are composed of them.
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda": (
         "depthwise_conv",
@@ -52,7 +52,8 @@ def why_not(
     """Why ``backend`` cannot run ``operator`` on such tensors, or None if it can."""
     if backend == "reference":
         return None
-    if operator not in KERNELS[backend]:
+    composed = backend == "cuda" and operator in composites.OPERATORS
+    if operator not in KERNELS[backend] and not composed:
         name = {"cuda": "CUDA", "triton": "Triton", "cpu": "CPU"}[backend]
         return f"no {name} kernel for {operator} in this version"
     if backend == "triton" and device.type == "cpu" and triton_kernels.interpreted():
@@ -66,7 +67,9 @@ def why_not(
     if backend == "triton":
         return triton_kernels.load()
     reason = native.load(backend)
-    return reason or (native.why_not_on_gpu(device.index) if backend == "cuda" else None)
+    if backend == "cuda":
+        reason = reason or native.why_not_on_gpu(device.index)
+    return reason or (composites.load() if composed else None)
 
 
 @torch.compiler.assume_constant_result

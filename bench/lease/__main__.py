@@ -82,7 +82,7 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
     """What has the card for itself, one after the other."""
     whole, small = "moce_ir_s 1280 x 720", "compact 1280 x 720"
     step, small_step = "moce_ir_s step of 32 x 128 x 128", "compact step of 32 x 64 x 64"
-    who = "ours;published" if dry else "ours;ours, tf32;published;published, strict"
+    who = "ours;published" if dry else "ours;ours, triton;ours, tf32;published;published, strict"
     theirs = published or ""
     small_tasks = f"{small};{small_step}"
     dtypes = ("float32",) if dry else ("bfloat16", "float32")

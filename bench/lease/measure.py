@@ -7,6 +7,7 @@ import functools
 import gzip
 import json
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -31,7 +32,7 @@ from moce_kernels import (
     pointwise_conv,
     routing_plan,
 )
-from moce_kernels.backends import BACKENDS, why_not
+from moce_kernels.backends import BACKENDS, VARIABLE, why_not
 from moceir import MoCEIR, preset
 from moceir.training.loss import restoration_loss
 
@@ -314,15 +315,16 @@ def _precision(who: str) -> Iterator[None]:
 
 def network(device: torch.device, tasks: str, who: str, published: str | None) -> Iterator[Row]:
     """``who``: "ours" or "published", alone or followed by ", strict" or ", tf32" (see
-    ``_precision``), separated by ";"."""
+    ``_precision``) or, ours, by ", triton" (no CUDA C++), separated by ";"."""
     for task in tasks.split(";"):
         name, *_, train = TASKS[task]
         for one in who.split(";"):
             if one.startswith("published") and (published is None or name != "moce_ir_s"):
                 continue
             for dtype in (torch.float32, torch.bfloat16):
-                if "," in one and dtype != torch.float32:
+                if ("strict" in one or "tf32" in one) and dtype != torch.float32:
                     continue
+                os.environ[VARIABLE] = "triton" if "triton" in one else ""
                 with _precision(one):
                     yield from _times(device, task, one, dtype, published, train)
 

@@ -25,11 +25,11 @@ INTERPRETED = tl.constexpr(interpreted())
 IEEE = tl.constexpr("ieee")  # a plain string would not be a constant to Triton 3.6
 
 
-def implement(name: str) -> Callable[[Function], Function]:
-    """Decorate a function as Triton's implementation of a raw operator.
+def implement(name: str, namespace: str = _library.TRITON) -> Callable[[Function], Function]:
+    """Decorate a function as the implementation of a raw operator on CUDA tensors.
 
-    On CPU tensors, too, where kernels are interpreted. Triton launches on the current device, so
-    that is made the first tensor's.
+    Triton's own also on CPU tensors, where kernels are interpreted. Triton launches on the current
+    device, so that is made the first tensor's.
     """
 
     def register(function: Function) -> Function:
@@ -37,8 +37,9 @@ def implement(name: str) -> Callable[[Function], Function]:
             with torch.cuda.device_of(first):
                 return function(first, *rest)
 
-        devices = ("cuda", "cpu") if interpreted() else ("cuda",)
-        torch.library.impl(f"{_library.TRITON}::{name}", devices)(on_its_device)
+        everywhere = interpreted() and namespace == _library.TRITON
+        devices = ("cuda", "cpu") if everywhere else ("cuda",)
+        torch.library.impl(f"{namespace}::{name}", devices)(on_its_device)
         return function
 
     return register
@@ -56,6 +57,11 @@ class Plan(NamedTuple):
     @property
     def experts(self) -> int:
         return len(self.ranks) if self.ranks else 1
+
+    @property
+    def widest(self) -> int:
+        """The greatest rank of all experts."""
+        return max(self.ranks or ())
 
     def total(self, rank: int) -> int:
         """The ranks of all experts."""

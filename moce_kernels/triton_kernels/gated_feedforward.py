@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from moce_kernels.triton_kernels import gated_depthwise_conv, pointwise_conv
+from moce_kernels.triton_kernels import pointwise_conv
 from moce_kernels.triton_kernels._common import implement
+from moce_kernels.triton_kernels._parts import TRITON, Parts
 
 
 @implement("gated_feedforward")
@@ -19,8 +20,9 @@ def forward(
     out_bias: Tensor | None,
     norm: bool,
     eps: float,
+    parts: Parts = TRITON,
 ) -> Tensor:
     hidden = pointwise_conv.forward(x, project_in, in_bias, None, norm, eps)
-    gated = gated_depthwise_conv.forward(hidden, depthwise, depthwise_bias)
+    gated = parts.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     del hidden
     return pointwise_conv.forward(gated, project_out, out_bias, x, False, eps)

@@ -48,13 +48,9 @@ from moce_kernels.triton_kernels._common import (
     store,
     strided,
 )
+from moce_kernels.triton_kernels._parts import TRITON, Parts
 from moce_kernels.triton_kernels.depthwise_conv import depthwise, depthwise_backward_weight
-from moce_kernels.triton_kernels.fft_attention import (
-    norm_gate,
-    norm_gate_backward,
-    window_conv,
-    window_correlate,
-)
+from moce_kernels.triton_kernels.fft_attention import norm_gate, norm_gate_backward
 
 # Pixels, channels that come out and channels that go in of a program.
 PIXELS, CHANNELS, DEPTH = 64, 32, 16
@@ -314,13 +310,15 @@ class _Layer:
         plan: Plan,
         weights: ExpertWeights,
         eps: float,
+        parts: Parts,
     ) -> None:
         assert plan.ranks is not None
+        self.parts = parts
         self.x, self.shared, self.plan, self.weights, self.eps = x, shared, plan, weights, eps
         self.gate = gate.contiguous()
         batch, self.dim, self.height, self.width = x.shape
         self.size, self.top_k = self.height * self.width, gate.shape[1]
-        self.slots, self.rank = batch * self.top_k, max(plan.ranks)
+        self.slots, self.rank = batch * self.top_k, plan.widest
         self.pixels = pixel_block(PIXELS, self.size)
 
     def scratch(self, channels: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -358,9 +356,7 @@ class _Layer:
         return out_q, out_kv
 
     def mixed(self, q: Tensor, kv: Tensor) -> Tensor:
-        out = self.scratch(self.rank, torch.float32)
-        window_conv(q, kv, self.rank, self.plan, out)
-        return out
+        return self.parts.window_conv(q, kv, self.plan)
 
     def attention(self, mixed: Tensor, kv: Tensor) -> Tensor:
         w, out = self.weights, self.scratch(self.rank)
@@ -463,12 +459,13 @@ def forward(
     ranks: list[int],
     windows: list[int],
     eps: float,
+    parts: Parts = TRITON,
 ) -> Tensor:
     out = new_like(x)
     if out.numel() == 0:
         return out
     plan = _plan(index, order, offsets, ranks, windows)
-    layer = _Layer(x, shared, gate, plan, ExpertWeights(*weights), eps)
+    layer = _Layer(x, shared, gate, plan, ExpertWeights(*weights), eps, parts)
     q, kv = layer.convolved(*layer.queries_keys_values(layer.project_in()))
     z, _, _ = layer.modulated(layer.attention(layer.mixed(q, kv), kv))
     return layer.project_out(z, layer.weights.out_proj, out, x, gated=True)
@@ -487,13 +484,14 @@ def backward(
     ranks: list[int],
     windows: list[int],
     eps: float,
+    parts: Parts = TRITON,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     dx, dshared = new_like(x), new_like(shared)
     if x.numel() == 0:
         return dx, dshared, torch.zeros_like(gate), [torch.zeros_like(w) for w in weights]
     w = ExpertWeights(*weights)
     plan = _plan(index, order, offsets, ranks, windows)
-    layer = _Layer(x, shared, gate, plan, w, eps)
+    layer = _Layer(x, shared, gate, plan, w, eps, parts)
     rank = layer.rank
 
     h = layer.project_in()
@@ -519,7 +517,7 @@ def backward(
     d_norm, d_norm_bias = norm_gate_backward(
         d, mixed, kv, w.norm, w.norm_bias, eps, rank, plan, dkv
     )
-    window_correlate(mixed, q, kv, rank, plan, dq, dkv)
+    parts.window_correlate(mixed, q, kv, plan, dq, dkv)
     d_query_dw, d_query_dw_bias = depthwise_backward_weight(dq, before_q, rank, plan, 3)
     d_key_value_dw, d_key_value_dw_bias = depthwise_backward_weight(
         dkv, before_kv, rank, plan, 7, times=2

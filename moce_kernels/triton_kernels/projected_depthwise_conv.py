@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from moce_kernels.triton_kernels import depthwise_conv, pointwise_conv
+from moce_kernels.triton_kernels import pointwise_conv
 from moce_kernels.triton_kernels._common import implement
+from moce_kernels.triton_kernels._parts import TRITON, Parts
 
 
 @implement("projected_depthwise_conv")
@@ -17,6 +18,7 @@ def forward(
     depthwise_bias: Tensor | None,
     norm: bool,
     eps: float,
+    parts: Parts = TRITON,
 ) -> Tensor:
     projected = pointwise_conv.forward(x, weight, bias, None, norm, eps)
-    return depthwise_conv.forward(projected, depthwise, depthwise_bias)
+    return parts.depthwise_conv(projected, depthwise, depthwise_bias)

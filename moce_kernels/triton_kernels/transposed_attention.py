@@ -6,6 +6,7 @@ from torch import Tensor
 
 from moce_kernels.triton_kernels import channel_attention, projected_depthwise_conv
 from moce_kernels.triton_kernels._common import implement
+from moce_kernels.triton_kernels._parts import TRITON, Parts
 
 
 @implement("transposed_attention")
@@ -21,6 +22,9 @@ def forward(
     residual: Tensor | None,
     norm: bool,
     eps: float,
+    parts: Parts = TRITON,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    query = projected_depthwise_conv.forward(x, qkv, qkv_bias, depthwise, depthwise_bias, norm, eps)
+    query = projected_depthwise_conv.forward(
+        x, qkv, qkv_bias, depthwise, depthwise_bias, norm, eps, parts
+    )
     return channel_attention.forward(query, None, temperature, weight, bias, residual)

@@ -99,3 +99,39 @@ def test_compiles_without_spills(capability: int) -> None:
     assert {k["operator"] for k in kernels} == set(triton_kernels.OPERATORS)
     spilling = [k for k in kernels if k["STACK"] or k["LOCAL"]]
     assert not spilling
+
+
+PARTS = """
+import torch
+from moce_kernels import composites
+from moce_kernels.triton_kernels import _parts, gated_feedforward, grouped_experts
+from moce_kernels.triton_kernels import projected_depthwise_conv, transposed_attention
+from tests.ops.spec import SPECS
+
+def noting(name, part):
+    def call(*arguments):
+        taken.add(name)
+        return part(*arguments)
+    return call
+
+parts = _parts.Parts(*map(noting, _parts.Parts._fields, _parts.TRITON))
+for spec in SPECS:
+    if spec.name in composites.OPERATORS:
+        taken = set()
+        forward = globals()[spec.name].forward
+        raw = (sample := next(spec.tiny())).raw(**sample.tensors)
+        theirs, ours = forward(*raw), forward(*raw, parts=parts)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        print(spec.name, *sorted(taken))
+"""
+
+
+def test_composed_operators_take_the_parts_they_are_given() -> None:
+    """As the backend ``cuda`` gives them the library's."""
+    lines = python("-c", PARTS, TRITON_INTERPRET="1").splitlines()
+    assert sorted(lines) == [
+        "gated_feedforward gated_depthwise_conv",
+        "grouped_experts window_conv",
+        "projected_depthwise_conv depthwise_conv",
+        "transposed_attention depthwise_conv",
+    ]

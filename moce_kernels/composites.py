@@ -1,0 +1,49 @@
+"""Operators made of others, on CUDA tensors, of the best parts that are there.
+
+The CUDA library has kernels for some operators only. Where an operator consists of others, as a
+GDFN of 1x1 and depthwise convolutions, the backend ``cuda`` takes the library's kernels for the
+parts that it has and Triton's for the rest, forward and backward.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from moce_kernels import native, triton_kernels
+from moce_kernels.ops import _library
+
+OPERATORS = (
+    "gated_feedforward",
+    "grouped_experts",
+    "projected_depthwise_conv",
+    "transposed_attention",
+)
+
+# What these and their gradients take from Triton.
+FROM_TRITON = ("channel_attention", "pointwise_conv")
+
+
+@functools.cache
+def load() -> str | None:
+    """Register them in the CUDA library's namespace, once. Returns why that failed, or None."""
+    reason = native.load("cuda") or triton_kernels.load()
+    if reason:
+        return reason
+    from importlib import import_module
+
+    from moce_kernels.triton_kernels._common import implement
+    from moce_kernels.triton_kernels._parts import of_cuda_library
+
+    parts = of_cuda_library(_library.kernels("cuda"))
+    for operator in FROM_TRITON:
+        module = import_module(f"moce_kernels.triton_kernels.{operator}")
+        implement(operator, _library.COMPILED)(module.forward)
+        implement(f"{operator}_backward", _library.COMPILED)(module.backward)
+    for operator in OPERATORS:
+        module = import_module(f"moce_kernels.triton_kernels.{operator}")
+        implement(operator, _library.COMPILED)(functools.partial(module.forward, parts=parts))
+    backward = import_module("moce_kernels.triton_kernels.grouped_experts").backward
+    implement("grouped_experts_backward", _library.COMPILED)(
+        functools.partial(backward, parts=parts)
+    )
+    return None

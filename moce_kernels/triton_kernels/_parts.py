@@ -1,0 +1,59 @@
+"""The parts of composed operators that exist twice: in Triton, and in the CUDA library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moce_kernels.triton_kernels import depthwise_conv, fft_attention, gated_depthwise_conv
+from moce_kernels.triton_kernels._common import Plan, scratch
+
+
+class Parts(NamedTuple):
+    depthwise_conv: Callable[..., Tensor]  # as the raw operators of these names
+    gated_depthwise_conv: Callable[..., Tensor]
+    # q (*) k by plan, float32 (slots, greatest rank, H, W), of (q, kv, plan); and its gradients, of
+    # (d, q, kv, plan, dq, dkv), into the last two.
+    window_conv: Callable[[Tensor, Tensor, Plan], Tensor]
+    window_correlate: Callable[..., None]
+
+
+def _window_conv(q: Tensor, kv: Tensor, plan: Plan) -> Tensor:
+    slots, _, height, width = q.shape
+    out = scratch(q, (slots, plan.widest, height, width), torch.float32)
+    fft_attention.window_conv(q, kv, plan.widest, plan, out)
+    return out
+
+
+def _window_correlate(
+    d: Tensor, q: Tensor, kv: Tensor, plan: Plan, dq: Tensor, dkv: Tensor
+) -> None:
+    fft_attention.window_correlate(d, q, kv, plan.widest, plan, dq, dkv)
+
+
+TRITON = Parts(
+    depthwise_conv.forward, gated_depthwise_conv.forward, _window_conv, _window_correlate
+)
+
+
+def of_cuda_library(compiled: Any) -> Parts:
+    """Those of the operators of the namespace ``compiled``."""
+
+    def window_conv(q: Tensor, kv: Tensor, plan: Plan) -> Tensor:
+        return compiled.grouped_window_conv(
+            q, kv, plan.order, plan.offsets, plan.ranks, plan.windows
+        )
+
+    def window_correlate(
+        d: Tensor, q: Tensor, kv: Tensor, plan: Plan, dq: Tensor, dkv: Tensor
+    ) -> None:
+        compiled.grouped_window_conv_backward(
+            d, q, kv, plan.order, plan.offsets, plan.ranks, plan.windows, dq, dkv
+        )
+
+    return Parts(
+        compiled.depthwise_conv, compiled.gated_depthwise_conv, window_conv, window_correlate
+    )
