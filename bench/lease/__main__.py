@@ -50,13 +50,14 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def beside(out: Path, published: str | None, dry: bool) -> list[Step]:
+def beside(out: Path, published: str | None, dry: bool, some: str = "") -> list[Step]:
     """What runs at the same time: the checks, and the compilation of the published code."""
-    steps = [
+    steps = [Step("versions", "checks.versions")]
+    steps += [
         Step(
             f"{backend} {dtype} {i + 1}/{of}",
             "checks.operators",
-            (backend, dtype, f"{i}/{of}"),
+            (backend, dtype, f"{i}/{of}", some),
             140,
         )
         for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 1)))
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder for what is found")
     parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="steps whose names begin so")
+    parser.add_argument("--operators", default="", metavar="A,B", help="check these alone")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, on small inputs")
     parser.add_argument("--table", action="store_true", help="make OUT/lease.md again")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
@@ -216,11 +218,11 @@ def main() -> None:
         raise SystemExit(f"{log.path} is there already: name another folder")
 
     def chosen(steps: list[Step]) -> list[Step]:
-        only = arguments.only
-        return [s for s in steps if not only or s.name.startswith(tuple(only))]
+        only = arguments.only and ("versions", *arguments.only)
+        return [s for s in steps if not only or s.name.startswith(only)]
 
-    good = Running(Step("versions", "checks.versions", (), 60), log, dry).finish()
-    side = chosen(beside(out, published, dry))
+    good = True
+    side = chosen(beside(out, published, dry, arguments.operators))
     if dry:
         for step in side:
             good &= Running(step, log, dry).finish()

@@ -50,14 +50,19 @@ def versions(device: torch.device) -> Iterator[Row]:
 # --- operators -----------------------------------------------------------------------------------
 
 
-def operators(device: torch.device, backend: str, dtype: str, part: str) -> Iterator[Row]:
-    """Every sample of the tests' table, value and gradients, against float64: the error may be
-    twice plain PyTorch's in the same precision on the same device. Outputs are NaN before a kernel
-    writes them. Nothing is skipped: an operator that cannot run is a failure."""
+def operators(
+    device: torch.device, backend: str, dtype: str, part: str, some: str | None
+) -> Iterator[Row]:
+    """Every sample of the tests' table, or of ``some`` operators in it, against float64: the errors
+    of values and gradients may be twice plain PyTorch's in the same precision on the same device.
+    Outputs are NaN before a kernel writes them. Nothing is skipped: an operator that cannot run is
+    a failure."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     one, of = map(int, part.split("/"))
     known = backends.KERNELS[backend] + (composites.OPERATORS if backend == "cuda" else ())
+    if some is not None:
+        known = tuple(name for name in known if name in some.split(","))
     for spec in (s for s in SPECS if s.name in known):
         for i, sample in enumerate(spec.samples()):
             if i % of == one:
