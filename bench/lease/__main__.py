@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,11 +191,19 @@ def run_step(name: str, *arguments: str, dry: bool) -> None:
         print(json.dumps(row), flush=True)
 
 
+def here() -> str:
+    """The commit of this tree, if it can be known."""
+    from bench.compare import commit
+
+    return commit() if shutil.which("git") and (ROOT / ".git").exists() else "unknown"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder for what is found")
     parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="steps whose names begin so")
+    parser.add_argument("--commit", help="of this tree, where git cannot say it")
     parser.add_argument("--operators", default="", metavar="A,B", help="check these alone")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, on small inputs")
     parser.add_argument("--table", action="store_true", help="make OUT/lease.md again")
@@ -221,6 +231,8 @@ def main() -> None:
         only = arguments.only and ("versions", *arguments.only)
         return [s for s in steps if not only or s.name.startswith(only)]
 
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    log.write({"step": "lease", "commit": arguments.commit or here(), "date": date, "dry": dry})
     good = True
     side = chosen(beside(out, published, dry, arguments.operators))
     if dry:

@@ -37,7 +37,10 @@ def of(rows: list[Row], *keys: str) -> list[Row]:
 
 def markdown(rows: list[Row]) -> str:
     version = next(iter(of(rows, "torch", "triton")), {})
-    lines = ["# What a GPU showed", ""]
+    lease = next(iter(of(rows, "commit")), {})
+    dry = ", tried on a CPU with small inputs" if lease.get("dry") else ""
+    lines = [f"# What a GPU showed{dry}", ""]
+    lines.append(f"- commit {lease.get('commit')}, {lease.get('date')}")
     lines += [
         f"- {k}: {version.get(k)}"
         for k in ("device", "driver", "torch", "cuda", "triton", "python")
