@@ -49,6 +49,7 @@ class Step:
     function: str  # of checks or measure
     arguments: tuple[str, ...] = ()
     limit: float = 60  # seconds
+    under: tuple[str, ...] = ()  # the program that runs it
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -74,6 +75,11 @@ def beside(out: Path, published: str | None, dry: bool, some: str = "") -> list[
         Step("no waiting", "checks.synchronisation", (), 100),
         Step("CUDA graph", "checks.graph", (), 100),
     ]
+    sanitizer = ("compute-sanitizer", "--error-exitcode", "9")
+    unused = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # or else it cannot see where blocks end
+    for backend in ("cuda", "triton") if shutil.which(sanitizer[0]) and not dry else ():
+        name = f"compute-sanitizer {backend}"
+        steps.append(Step(name, "checks.smallest", (backend,), 140, sanitizer, unused))
     if published and not dry:
         for i, (task, dtype) in enumerate(COMPILED):
             arguments = (task, dtype, published, str(out / f"go_{i}"))
@@ -124,7 +130,8 @@ class Running:
 
     def __init__(self, step: Step, log: Log, dry: bool) -> None:
         self.step, self.log, self.start = step, log, time.monotonic()
-        command = [sys.executable, "-m", "bench.lease", *(["--dry-run"] if dry else [])]
+        command = [*step.under, sys.executable, "-m", "bench.lease"]
+        command += ["--dry-run"] if dry else []
         command += ["--step", step.function, *step.arguments]
         self.process = subprocess.Popen(
             command,
@@ -146,6 +153,8 @@ class Running:
         for line in self.process.stdout:
             if line.startswith("{"):
                 self.log.write({"step": self.step.name, **json.loads(line)})
+            else:
+                self.said = [*self.said[-60:], line]
 
     def _errors(self) -> None:
         assert self.process.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import traceback
@@ -43,6 +44,7 @@ def versions(device: torch.device) -> Iterator[Row]:
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
         "python": platform.python_version(),
+        "compute-sanitizer": bool(shutil.which("compute-sanitizer")),
         "info": info.report(),
     }
 
@@ -92,6 +94,15 @@ def _operator(
             yield {**row, "ok": False, "problem": repr(problem)[:400]}
             raise  # nothing that follows in this process would mean anything
         yield {**row, "ok": False, "problem": repr(problem)[:400]}
+
+
+def smallest(device: torch.device, backend: str) -> Iterator[Row]:
+    """The smallest samples, forward and backward: for compute-sanitizer, which reads along."""
+    for spec in SPECS:
+        if backends.why_not(backend, spec.name, device) is None:
+            for sample in spec.tiny():
+                run(sample, backend, torch.float32, device)
+            yield {"sanitized": spec.name, "backend": backend}
 
 
 # --- the network ---------------------------------------------------------------------------------
