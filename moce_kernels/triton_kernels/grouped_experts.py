@@ -342,18 +342,22 @@ class _Layer:
     def project_in(self) -> Tensor:
         return self.linear(self.x, self.weights.in_proj, self.scratch(self.rank), wide=True)
 
-    def queries_keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Before their depthwise convolutions; keys and values of a slot side by side."""
-        q = self.linear(h, self.weights.query, self.scratch(self.rank))
-        kv = self.linear(h, self.weights.key_value, self.scratch(2 * self.rank), times=2)
-        return q, kv
+    def query(self, h: Tensor) -> Tensor:
+        return self.linear(h, self.weights.query, self.scratch(self.rank))
 
-    def convolved(self, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
-        w, rank, plan = self.weights, self.rank, self.plan
-        out_q, out_kv = torch.empty_like(q), torch.empty_like(kv)
-        depthwise(q, w.query_dw, w.query_dw_bias, rank, plan, out_q, 3)
-        depthwise(kv, w.key_value_dw, w.key_value_dw_bias, rank, plan, out_kv, 7, times=2)
-        return out_q, out_kv
+    def key_value(self, h: Tensor) -> Tensor:
+        """Keys and values of a slot side by side."""
+        return self.linear(h, self.weights.key_value, self.scratch(2 * self.rank), times=2)
+
+    def convolved_query(self, q: Tensor) -> Tensor:
+        w, out = self.weights, torch.empty_like(q)
+        depthwise(q, w.query_dw, w.query_dw_bias, self.rank, self.plan, out, 3)
+        return out
+
+    def convolved_key_value(self, kv: Tensor) -> Tensor:
+        w, out = self.weights, torch.empty_like(kv)
+        depthwise(kv, w.key_value_dw, w.key_value_dw_bias, self.rank, self.plan, out, 7, times=2)
+        return out
 
     def mixed(self, q: Tensor, kv: Tensor) -> Tensor:
         return self.parts.window_conv(q, kv, self.plan)
@@ -461,14 +465,23 @@ def forward(
     eps: float,
     parts: Parts = TRITON,
 ) -> Tensor:
-    out = new_like(x)
-    if out.numel() == 0:
-        return out
+    if x.numel() == 0:
+        return new_like(x)
     plan = _plan(index, order, offsets, ranks, windows)
     layer = _Layer(x, shared, gate, plan, ExpertWeights(*weights), eps, parts)
-    q, kv = layer.convolved(*layer.queries_keys_values(layer.project_in()))
-    z, _, _ = layer.modulated(layer.attention(layer.mixed(q, kv), kv))
-    return layer.project_out(z, layer.weights.out_proj, out, x, gated=True)
+    # Activations are let go of as soon as they were used: a network's memory is greatest here.
+    h = layer.project_in()
+    q = layer.convolved_query(layer.query(h))
+    kv = layer.key_value(h)
+    del h
+    kv = layer.convolved_key_value(kv)
+    mixed = layer.mixed(q, kv)
+    del q
+    attention = layer.attention(mixed, kv)
+    del mixed, kv
+    z, _, _ = layer.modulated(attention)
+    del attention
+    return layer.project_out(z, layer.weights.out_proj, new_like(x), x, gated=True)
 
 
 @implement("grouped_experts_backward")
@@ -495,8 +508,8 @@ def backward(
     rank = layer.rank
 
     h = layer.project_in()
-    before_q, before_kv = layer.queries_keys_values(h)
-    q, kv = layer.convolved(before_q, before_kv)
+    before_q, before_kv = layer.query(h), layer.key_value(h)
+    q, kv = layer.convolved_query(before_q), layer.convolved_key_value(before_kv)
     mixed = layer.mixed(q, kv)
     attention = layer.attention(mixed, kv)
 
