@@ -20,7 +20,7 @@ static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
   check_like(v, q, "v");
   STD_TORCH_CHECK(32 * a.W * a.C < int64_t{1} << 31, "the rows are too long: ", a.W, " x ", a.C);
   a.eps = static_cast<float>(eps);
-  a.v = strided_windows(v);
+  a.v = windows_of(v);
   a.weight = float_vector(weight, a.C, "weight");
   a.bias = float_vector(bias, a.C, "bias");
   return a;
@@ -28,19 +28,30 @@ static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
 
 static float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
+// The convolution in memory, in floats.
+static Windows mixed_windows(const FftAttention& a) {
+  return windows_of(Strided{a.mixed, a.H * a.W * a.C, 1, a.W * a.C, a.C}, sizeof(float));
+}
+
 static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
                             const Tensor& bias, int64_t window, double eps) {
   FftAttention a = describe(q, k, v, weight, bias, window, eps);
   const Device device(q);
   Tensor out = new_like(q);
   if (out.numel() == 0) return out;
-  a.out = strided_windows(out);
+  a.out = windows_of(out);
   const AttentionTiling t = tiling(a, static_cast<int>(window), false, device);
   Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
   a.mixed = floats(mixed);
   const FftAttentionKernel& kernel = kernel_of(q);
-  kernel.convolve(a, static_cast<int>(window), t, device.stream());
-  if (!t.fused) kernel.normalise(a, t, device.stream());
+  if (t.fused) {
+    kernel.attention(a, static_cast<int>(window), t, device.stream());
+  } else {
+    a.out = mixed_windows(a);
+    window_kernel_of(q).convolve_to_floats(a, static_cast<int>(window), t, device.stream());
+    a.out = windows_of(out);
+    kernel.normalise(a, t, device.stream());
+  }
   return out;
 }
 
@@ -58,19 +69,23 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward
   const int64_t blocks = nothing ? 0 : blocks_for(t.fused ? t.tiles : pixel_tiles(a), kMaxSums);
   Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
   Tensor sums = empty_floats({blocks, 2 * a.C}, q);
-  a.grad = strided_windows(grad);
-  a.dq = strided_windows(dq);
-  a.dk = strided_windows(dk);
-  a.dv = strided_windows(dv);
+  a.grad = windows_of(grad);
+  a.dq = windows_of(dq);
+  a.dk = windows_of(dk);
+  a.dv = windows_of(dv);
   a.mixed = floats(mixed);
   a.sums = floats(sums);
   if (!nothing) {
     const FftAttentionKernel& kernel = kernel_of(q);
-    if (!t.fused) {
-      kernel.convolve(a, static_cast<int>(window), t, device.stream());
+    if (t.fused) {
+      kernel.attention_backward(a, static_cast<int>(window), t, device.stream());
+    } else {
+      a.out = mixed_windows(a);
+      window_kernel_of(q).convolve_to_floats(a, static_cast<int>(window), t, device.stream());
       kernel.differentiate(a, t, device.stream());
+      a.grad = a.out;
+      window_kernel_of(q).correlate_floats(a, static_cast<int>(window), t, device.stream());
     }
-    kernel.correlate(a, static_cast<int>(window), t, device.stream());
   }
   sum_rows(sums, floats(dweight), a.C, floats(dbias), device.stream());
   return {dq, dk, dv, dweight, dbias};

@@ -21,12 +21,11 @@
 namespace moce {
 namespace {
 
+// A tile's convolution in shared memory; an odd distance of pixels keeps banks apart.
 template <int P>
-__device__ Mixed mixed_of(const FftAttention& a, const AttentionTiling& t, const Tile& tile,
-                          float* shared) {
-  const int C = static_cast<int>(a.C), W = static_cast<int>(a.W), pitch = C | 1;
-  if (t.fused) return {shared, P * P * pitch, P * pitch, pitch};
-  return {a.mixed + ((tile.b * a.H + tile.y) * a.W + tile.x) * a.C + tile.c, P * C, W * C, C};
+__device__ Mixed mixed_of(const FftAttention& a, float* shared) {
+  const int pitch = static_cast<int>(a.C) | 1;
+  return {shared, P * P * pitch, P * pitch, pitch};
 }
 
 // --- normalisation over channels, pixel by pixel -------------------------------------------------
@@ -126,12 +125,15 @@ __device__ void differentiate(const FftAttention& a, int count, int lanes, const
     const auto dy = [&](int64_t c) {
       return static_cast<float>(p.in(a.grad, c)) * static_cast<float>(p.in(a.v, c));
     };
+    // Rounded where it is added up and where the mean is taken from it: fused with either, it would
+    // leave something over one channel, where there is nothing.
+    const auto dn = [&](int64_t c) { return __fmul_rn(dy(c), a.weight[c]); };
     float sum = 0, product = 0;
     if (p.present)
       for (int64_t c = lane; c < a.C; c += lanes) {
-        const float dn = dy(c) * a.weight[c];
-        sum += dn;
-        product += dn * norm(p.mixed[c]);
+        const float d = dn(c);
+        sum += d;
+        product += d * norm(p.mixed[c]);
       }
     sum = sum_lanes(sum, 1, lanes) / a.C;
     product = sum_lanes(product, 1, lanes) / a.C;
@@ -144,7 +146,7 @@ __device__ void differentiate(const FftAttention& a, int count, int lanes, const
         dweight = dbias * n;
         const float y = n * a.weight[c] + a.bias[c];
         p.in(a.dv, c) = static_cast<T>(static_cast<float>(p.in(a.grad, c)) * y);
-        p.mixed[c] = (dbias * a.weight[c] - sum - n * product) * norm.scale;
+        p.mixed[c] = (dn(c) - sum - n * product) * norm.scale;
       }
       sums.add(dweight, dbias, c, lanes);
     }
@@ -154,14 +156,13 @@ __device__ void differentiate(const FftAttention& a, int count, int lanes, const
 // --- kernels -------------------------------------------------------------------------------------
 
 template <int P>
-__global__ void __launch_bounds__(kThreads, kBlocks<P>)
-    convolve_kernel(FftAttention a, AttentionTiling t) {
+__global__ void __launch_bounds__(threads_of(P), kBlocks<P>)
+    attention_kernel(FftAttention a, AttentionTiling t) {
   float *scratch = shared_memory(), *shared = scratch + scratch_bytes(P) / sizeof(float);
+  const Mixed mixed = mixed_of<P>(a, shared);
   for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x) {
     const Tile tile = tile_at<P>(a, t, i);
-    const Mixed mixed = mixed_of<P>(a, t, tile, shared);
     Way<P>::convolve(a, tile, mixed, scratch);
-    if (!t.fused) continue;
     __syncthreads();
     normalise(a, tile.windows * P * P, t.lanes,
               [&](int pixel) { return pixel_of<P>(a, tile, mixed, pixel); });
@@ -170,25 +171,23 @@ __global__ void __launch_bounds__(kThreads, kBlocks<P>)
 }
 
 template <int P>
-__global__ void __launch_bounds__(kThreads, kBlocks<P>)
-    correlate_kernel(FftAttention a, AttentionTiling t) {
+__global__ void __launch_bounds__(threads_of(P), kBlocks<P>)
+    attention_backward_kernel(FftAttention a, AttentionTiling t) {
   float *scratch = shared_memory(), *shared = scratch + scratch_bytes(P) / sizeof(float);
-  const Sums sums(a, shared + t.windows * P * P * (a.C | 1));
-  if (t.fused) sums.clear();
+  const Mixed mixed = mixed_of<P>(a, shared);
+  const Sums sums(a, shared + t.windows * mixed.window);
+  sums.clear();
   for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x) {
     const Tile tile = tile_at<P>(a, t, i);
-    const Mixed mixed = mixed_of<P>(a, t, tile, shared);
-    if (t.fused) {
-      Way<P>::convolve(a, tile, mixed, scratch);
-      __syncthreads();
-      differentiate(a, tile.windows * P * P, t.lanes, sums,
-                    [&](int pixel) { return pixel_of<P>(a, tile, mixed, pixel); });
-      __syncthreads();
-    }
+    Way<P>::convolve(a, tile, mixed, scratch);
+    __syncthreads();
+    differentiate(a, tile.windows * P * P, t.lanes, sums,
+                  [&](int pixel) { return pixel_of<P>(a, tile, mixed, pixel); });
+    __syncthreads();
     Way<P>::correlate(a, tile, mixed, scratch);
-    if (t.fused) __syncthreads();
+    __syncthreads();
   }
-  if (t.fused) sums.write(a.sums);
+  sums.write(a.sums);
 }
 
 // Tile i of a pass over pixels: kPixels of one row. Calls f(count, pixel_of).
@@ -217,17 +216,17 @@ __global__ void __launch_bounds__(kThreads) differentiate_kernel(FftAttention a,
   sums.write(a.sums);
 }
 
-void convolve(const FftAttention& a, int window, const AttentionTiling& t, cudaStream_t stream) {
+void attention(const FftAttention& a, int window, const AttentionTiling& t, cudaStream_t stream) {
   with_window(window, [&](auto P) {
-    launch(convolve_kernel<decltype(P)::value>, blocks_for(t.tiles), t.threads, t.shared, stream, a,
-           t);
+    launch(attention_kernel<decltype(P)::value>, blocks_for(t.tiles), t.threads, t.shared, stream,
+           a, t);
   });
 }
-void correlate(const FftAttention& a, int window, const AttentionTiling& t, cudaStream_t stream) {
+void attention_backward(const FftAttention& a, int window, const AttentionTiling& t,
+                        cudaStream_t stream) {
   with_window(window, [&](auto P) {
-    launch(correlate_kernel<decltype(P)::value>,
-           t.fused ? blocks_for(t.tiles, kMaxSums) : blocks_for(t.tiles), t.threads, t.shared,
-           stream, a, t);
+    launch(attention_backward_kernel<decltype(P)::value>, blocks_for(t.tiles, kMaxSums), t.threads,
+           t.shared, stream, a, t);
   });
 }
 void normalise(const FftAttention& a, const AttentionTiling& t, cudaStream_t stream) {
@@ -240,7 +239,7 @@ void differentiate(const FftAttention& a, const AttentionTiling& t, cudaStream_t
 
 }  // namespace
 
-const FftAttentionKernel MOCE_FOR_SCALAR(fft_attention) = {convolve, normalise, differentiate,
-                                                          correlate};
+const FftAttentionKernel MOCE_FOR_SCALAR(fft_attention) = {attention, attention_backward, normalise,
+                                                          differentiate};
 
 }  // namespace moce

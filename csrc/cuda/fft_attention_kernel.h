@@ -7,7 +7,7 @@ namespace moce {
 
 struct FftAttention : WindowFftConv {
   float eps;
-  Strided v, dv;
+  Windows v, dv;
   const float *weight, *bias;
   // The convolution, and in the backward pass its gradient: (B, H, W, C), where the channels of a
   // window do not fit on chip. Null where they do.
@@ -38,7 +38,7 @@ inline AttentionTiling tiling(const FftAttention& a, int P, bool backward, const
   const int64_t most = std::min(device.shared_for_block(), device.shared_for_all() / 2 - 1024);
   const auto fused_bytes = [&] {
     const size_t tile = sizeof(float) * t.windows * P * P * (a.C | 1);
-    const size_t sums = backward ? sizeof(float) * kThreads / 32 * 2 * a.C : 0;
+    const size_t sums = backward ? sizeof(float) * threads_of(P) / 32 * 2 * a.C : 0;
     return scratch_bytes(P) + tile + sums;
   };
   const auto fits = [&] { return static_cast<int64_t>(fused_bytes()) <= most; };
@@ -56,13 +56,14 @@ inline unsigned pixel_tiles(const FftAttention& a) {
   return narrow(a.B * a.H * tiles_of(a.W, kPixels));
 }
 
-// Fused: out, or all gradients and sums. Else: `convolve` makes mixed, `normalise` out of it or
-// `differentiate` its gradient in its place, dv and sums; `correlate` dq and dk.
+// Fused: `attention` makes out, `attention_backward` all gradients and sums. Else window_fft_conv's
+// kernels make mixed, `normalise` out of it or `differentiate` its gradient in its place, dv and sums;
+// and window_fft_conv's dq and dk.
 struct FftAttentionKernel {
-  void (*convolve)(const FftAttention&, int window, const AttentionTiling&, cudaStream_t);
+  void (*attention)(const FftAttention&, int window, const AttentionTiling&, cudaStream_t);
+  void (*attention_backward)(const FftAttention&, int window, const AttentionTiling&, cudaStream_t);
   void (*normalise)(const FftAttention&, const AttentionTiling&, cudaStream_t);
   void (*differentiate)(const FftAttention&, const AttentionTiling&, cudaStream_t);
-  void (*correlate)(const FftAttention&, int window, const AttentionTiling&, cudaStream_t);
 };
 
 extern const FftAttentionKernel fft_attention_float, fft_attention_bfloat16, fft_attention_half;

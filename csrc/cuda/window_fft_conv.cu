@@ -3,14 +3,9 @@
 
 #include <tuple>
 
-#include "window_fft_conv_kernel.h"
 #include "window_tensors.h"
 
 namespace moce {
-
-static const WindowFftConvKernel& kernel_of(const Tensor& t) {
-  return for_type_of(t, window_fft_conv_float, window_fft_conv_bfloat16, window_fft_conv_half);
-}
 
 static Tensor window_fft_conv(const Tensor& q, const Tensor& k, int64_t window) {
   WindowFftConv a{};
@@ -18,9 +13,9 @@ static Tensor window_fft_conv(const Tensor& q, const Tensor& k, int64_t window) 
   const Device device(q);
   Tensor out = new_like(q);
   if (out.numel() == 0) return out;
-  a.out = strided_windows(out);
+  a.out = windows_of(out);
   const int P = static_cast<int>(window);
-  kernel_of(q).convolve(a, P, window_tiling(a, P), device.stream());
+  window_kernel_of(q).convolve(a, P, window_tiling(a, P), device.stream());
   return out;
 }
 
@@ -32,11 +27,11 @@ static std::tuple<Tensor, Tensor> window_fft_conv_backward(const Tensor& grad, c
   const Device device(q);
   Tensor dq = new_like(q), dk = new_like(k);
   if (q.numel() == 0) return {dq, dk};
-  a.grad = strided_windows(grad);
-  a.dq = strided_windows(dq);
-  a.dk = strided_windows(dk);
+  a.grad = windows_of(grad);
+  a.dq = windows_of(dq);
+  a.dk = windows_of(dk);
   const int P = static_cast<int>(window);
-  kernel_of(q).correlate(a, P, window_tiling(a, P), device.stream());
+  window_kernel_of(q).correlate(a, P, window_tiling(a, P), device.stream());
   return {dq, dk};
 }
 

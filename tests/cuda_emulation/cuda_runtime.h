@@ -21,6 +21,7 @@ struct Index3 {
 extern Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 void __syncthreads();
+void __syncwarp();
 float __shfl_xor_sync(unsigned mask, float value, int bit);
 unsigned __ballot_sync(unsigned mask, bool flag);
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
@@ -32,6 +33,7 @@ template <class T>
 T max(T a, T b) {
   return a < b ? b : a;
 }
+inline float __fmul_rn(float a, float b) { return a * b; }
 template <class T>
 T __ldg(const T* p) {
   return *p;

@@ -99,6 +99,7 @@ void run_block(bool reversed) {
 }  // namespace
 
 void __syncthreads() { wait(State::kAtBlockBarrier); }
+void __syncwarp() { wait(State::kAtWarpBarrier); }
 
 float __shfl_xor_sync(unsigned, float value, int bit) {
   threads[threadIdx.x].value = value;

@@ -40,11 +40,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> None:
     """The same table of tests as for every kernel, on GPUs with more and less shared memory."""
     operators = " or ".join(f"({selection(operator, 'cpu')})" for operator in OPERATORS)
+    run_tests(library, "tests/ops/test_all_ops.py", f"({operators}) and ({tests})", shared_memory)
+
+
+def test_step_of_grouped_experts(library: Path) -> None:
+    run_tests(library, "tests/ops/test_grouped_window_conv.py", "", 228 * 1024)
+
+
+def run_tests(library: Path, file: str, selected: str, shared_memory: int) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "tests.other_libraries"),
-            *("tests/ops/test_all_ops.py", "-k"),
-            f"({operators}) and ({tests})",
+            *(file, "-k", selected),
         ],
         cwd=ROOT,
         env={

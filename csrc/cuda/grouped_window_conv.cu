@@ -1,0 +1,104 @@
+// The operators moce_kernels::grouped_window_conv and grouped_window_conv_backward on GPUs: the window
+// convolution of a layer of experts, of each slot of a routing plan with the window and the rank of its
+// expert. A launch for each expert, with blocks for all slots: only the device knows which are the
+// expert's, and blocks without one leave at once. The arithmetic is in window_fft_device.h.
+
+#include <algorithm>
+#include <vector>
+
+#include "window_tensors.h"
+
+namespace moce {
+
+using Integers = std::vector<int64_t>;
+
+static void check_slots(const Tensor& t, const Tensor& like, int64_t channels, const char* name) {
+  STD_TORCH_CHECK(t.dim() == 4 && t.size(1) >= channels && t.size(0) == like.size(0) &&
+                      t.size(2) == like.size(2) && t.size(3) == like.size(3),
+                  name, " must have q's slots, height and width, and ", channels, " channels");
+}
+
+static const int64_t* integers(const Tensor& t, int64_t n, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.is_contiguous() && t.numel() == n, name,
+                  " must be contiguous int64 with ", n, " elements");
+  return static_cast<const int64_t*>(t.const_data_ptr());
+}
+
+// What all experts have in common.
+static WindowFftConv describe(const Tensor& q, const Tensor& kv, const Tensor& order,
+                              const Tensor& offsets, const Integers& ranks,
+                              const Integers& windows) {
+  STD_TORCH_CHECK(!ranks.empty() && ranks.size() == windows.size(),
+                  "there must be a rank and a window for each expert");
+  for (size_t e = 0; e < ranks.size(); e++) {
+    STD_TORCH_CHECK(ranks[e] >= 1, "a rank must be at least 1, not ", ranks[e]);
+    check_window(windows[e]);
+  }
+  STD_TORCH_CHECK(q.scalar_type() == kv.scalar_type(), "kv must have q's dtype");
+  const int64_t rank = *std::max_element(ranks.begin(), ranks.end());
+  check_slots(q, q, rank, "q");
+  check_slots(kv, q, rank, "kv");
+  WindowFftConv a{};
+  a.B = q.size(0);
+  a.H = q.size(2);
+  a.W = q.size(3);
+  a.channels_last = q.stride(1) == 1;
+  a.q = windows_of(q);
+  a.k = windows_of(kv);
+  a.order = integers(order, a.B, "order");
+  a.offsets = integers(offsets, static_cast<int64_t>(ranks.size()) + 1, "offsets");
+  return a;
+}
+
+// Calls launch(arguments, window, tiling) for each expert.
+template <class Launch>
+static void for_experts(WindowFftConv a, const Integers& ranks, const Integers& windows,
+                        Launch&& launch) {
+  if (a.B * a.H * a.W == 0) return;
+  for (size_t e = 0; e < ranks.size(); e++, a.offsets++) {
+    a.C = ranks[e];
+    const int P = static_cast<int>(windows[e]);
+    launch(a, P, window_tiling(a, P));
+  }
+}
+
+static Tensor grouped_window_conv(const Tensor& q, const Tensor& kv, const Tensor& order,
+                                  const Tensor& offsets, Integers ranks, Integers windows) {
+  WindowFftConv a = describe(q, kv, order, offsets, ranks, windows);
+  const Device device(q);
+  const int64_t size[4] = {a.B, *std::max_element(ranks.begin(), ranks.end()), a.H, a.W};
+  Tensor mixed = torch::stable::empty({size, 4}, ScalarType::Float, std::nullopt, q.device(),
+                                      std::nullopt, MemoryFormat::ChannelsLast);
+  a.out = windows_of(mixed);
+  for_experts(a, ranks, windows, [&](const WindowFftConv& of, int window, const Tiling& t) {
+    window_kernel_of(q).convolve_to_floats(of, window, t, device.stream());
+  });
+  return mixed;
+}
+
+static void grouped_window_conv_backward(const Tensor& d, const Tensor& q, const Tensor& kv,
+                                         const Tensor& order, const Tensor& offsets,
+                                         Integers ranks, Integers windows, Tensor dq, Tensor dkv) {
+  WindowFftConv a = describe(q, kv, order, offsets, ranks, windows);
+  const int64_t rank = *std::max_element(ranks.begin(), ranks.end());
+  check_slots(d, q, rank, "d");
+  check_slots(dq, q, rank, "dq");
+  check_slots(dkv, q, rank, "dkv");
+  STD_TORCH_CHECK(d.scalar_type() == ScalarType::Float, "d must be float32");
+  STD_TORCH_CHECK(dq.scalar_type() == q.scalar_type() && dkv.scalar_type() == q.scalar_type(),
+                  "dq and dkv must have q's dtype");
+  const Device device(q);
+  a.grad = windows_of(d);
+  a.dq = windows_of(dq);
+  a.dk = windows_of(dkv);
+  for_experts(a, ranks, windows, [&](const WindowFftConv& of, int window, const Tiling& t) {
+    window_kernel_of(q).correlate_floats(of, window, t, device.stream());
+  });
+}
+
+STABLE_TORCH_LIBRARY_IMPL(moce_kernels, MOCE_DEVICE_KEY, m) {
+  m.impl("grouped_window_conv", TORCH_BOX(&grouped_window_conv));
+  m.impl("grouped_window_conv_backward", TORCH_BOX(&grouped_window_conv_backward));
+}
+
+}  // namespace moce
