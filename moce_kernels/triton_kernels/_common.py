@@ -119,9 +119,27 @@ def alignment(channels: Sequence[int], *tensors: Tensor) -> int:
     return whole
 
 
+def flat(*tensors: Tensor) -> bool:
+    """Whether the rows of every image follow each other without a gap."""
+    return all(t.shape[2] == 1 or t.stride(2) == t.shape[3] * t.stride(3) for t in tensors)
+
+
+def add_up(
+    sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The sums over dimension 1 of sums (groups, parts, size), in a fixed order: what comes first
+    in this shape, what follows in the other."""
+    groups, parts, size = sums.shape
+    out, other = sums.new_empty(shape), sums.new_empty(other_shape)
+    _add_up[blocks(size, 32), groups](
+        sums, out, other, parts, size, out.numel() // groups, PARTS=64, COLUMNS=32, num_warps=4
+    )
+    return out, other
+
+
 def float32_precision() -> str:
-    """How products of float32 are computed: in full, unless PyTorch is told to use TF32 for its
-    own matrix products."""
+    """How products of float32 are computed: in TF32 if PyTorch is told to use it for its own
+    matrix products, otherwise in full."""
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
@@ -159,6 +177,35 @@ def pixels(pointer, stride_c, stride_h, stride_w, p, c, width):
     """(P, C) pointers into an image: pixels numbered row by row, channels."""
     y, x = (p // width).to(tl.int64), (p % width).to(tl.int64)
     return (pointer + y * stride_h + x * stride_w)[:, None] + c.to(tl.int64)[None, :] * stride_c
+
+
+@triton.jit
+def places(
+    pointer, stride_c, stride_h, stride_w, first, p, c, width, FLAT: tl.constexpr
+):  # fmt: skip
+    """(P, C) pointers into an image: pixels first + p, numbered row by row, and channels. Where
+    images are FLAT no pixel costs a division."""
+    if FLAT:
+        row = pointer + tl.cast(first, tl.int64) * stride_w
+        return (row + p.to(tl.int64) * stride_w)[:, None] + c.to(tl.int64)[None, :] * stride_c
+    else:
+        return pixels(pointer, stride_c, stride_h, stride_w, first + p, c, width)
+
+
+@triton.jit
+def _add_up(
+    sums, out, other, parts, size, count, PARTS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    group = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    found = tl.zeros((PARTS, COLUMNS), tl.float32)
+    for start in range(0, parts, PARTS):
+        part = start + tl.arange(0, PARTS)
+        at = sums + (group * parts + part)[:, None] * size + c[None, :]
+        found += tl.load(at, mask=(part < parts)[:, None] & (c < size)[None, :], other=0.0)
+    total = tl.sum(found, axis=0)
+    tl.store(out + group * count + c, total, mask=c < count)
+    tl.store(other + group * (size - count) + (c - count), total, mask=(c >= count) & (c < size))
 
 
 @triton.jit

@@ -22,13 +22,15 @@ from torch import Tensor
 
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import (
+    add_up,
     blocks,
     compute_capability,
+    flat,
     float32_precision,
     implement,
     load,
     pixel_block,
-    pixels,
+    places,
     product,
     splits,
     store,
@@ -41,14 +43,15 @@ from moce_kernels.triton_kernels.pointwise_conv import pointwise, pointwise_back
 def _gram(
     q, q_b, q_c, q_h, q_w,
     k, k_b, k_c, k_h, k_w,
-    sums, square_sums,
+    sums,
     heads, head, size, width, edge,
+    FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """sums (B, splits, heads, c, c) of q k^T, square_sums (B, splits, 2, C) of q^2 and k^2. A
-    head's matrix has ``edge`` tiles along each edge."""
+    """sums (B, splits, C c + 2 C): of q k^T (heads, c, c), then of q^2 and k^2 (2, C). A head's
+    matrix has ``edge`` tiles along each edge."""
     image = tl.program_id(2).to(tl.int64)
     h, tile = tl.program_id(1) // (edge * edge), tl.program_id(1) % (edge * edge)
     i = tile // edge * CHANNELS + tl.arange(0, CHANNELS)
@@ -56,27 +59,29 @@ def _gram(
     q += image * q_b
     k += image * k_b
     found = tl.zeros((CHANNELS, CHANNELS), tl.float32)
-    of_q = tl.zeros((CHANNELS,), tl.float32)
-    of_k = tl.zeros((CHANNELS,), tl.float32)
-    for start in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
-        p = start + tl.arange(0, PIXELS)
-        at = pixels(q, q_c, q_h, q_w, p, h * head + i, width)
-        left = tl.load(at, mask=(p < size)[:, None] & (i < head)[None, :], other=0.0)
-        at = pixels(k, k_c, k_h, k_w, p, h * head + j, width)
-        right = tl.load(at, mask=(p < size)[:, None] & (j < head)[None, :], other=0.0)
+    of_q = tl.zeros((PIXELS, CHANNELS), tl.float32)  # added up once, after all
+    of_k = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    p = tl.arange(0, PIXELS)
+    for first in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
+        inside = (p < size - first)[:, None]
+        at = places(q, q_c, q_h, q_w, first, p, h * head + i, width, FLAT)
+        left = tl.load(at, mask=inside & (i < head)[None, :], other=0.0)
+        at = places(k, k_c, k_h, k_w, first, p, h * head + j, width, FLAT)
+        right = tl.load(at, mask=inside & (j < head)[None, :], other=0.0)
         found += product(tl.trans(left), right, PRECISION)
         wide = left.to(tl.float32)
-        of_q += tl.sum(wide * wide, axis=0)
+        of_q += wide * wide
         wide = right.to(tl.float32)
-        of_k += tl.sum(wide * wide, axis=0)
+        of_k += wide * wide
     part = image * tl.num_programs(0) + tl.program_id(0)
-    at = sums + (part * heads + h) * head * head + i[:, None] * head + j[None, :]
+    sums += part * heads * head * (head + 2) + h * head
+    at = sums + (h * (head - 1) + i)[:, None] * head + j[None, :]
     tl.store(at, found, mask=(i < head)[:, None] & (j < head)[None, :])
-    at = square_sums + (part * 2 * heads + h) * head
+    sums += heads * head * head
     if tile % edge == 0:
-        tl.store(at + i, of_q, mask=i < head)
+        tl.store(sums + i, tl.sum(of_q, axis=0), mask=i < head)
     if tile // edge == 0:
-        tl.store(at + heads * head + j, of_k, mask=j < head)
+        tl.store(sums + heads * head + j, tl.sum(of_k, axis=0), mask=j < head)
 
 
 @triton.jit
@@ -131,28 +136,25 @@ def _attention(
 @triton.jit
 def _fold(
     left, left_b, right, right_i, right_j, out,
-    images, rows, heads, head, column_blocks,
+    rows, heads, head, column_blocks,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """out (groups, N, C): head by head, the sum of left (N, c) times right (c, c) over the images
-    of a group."""
-    h, group = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    """out (B, N, C): head by head, left (N, c) times right (c, c)."""
+    h, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     n = tl.program_id(0) // column_blocks * ROWS + tl.arange(0, ROWS)
     j = tl.program_id(0) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     channels = heads * head
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for b in range(images):
-        image = group * images + b
-        for start in range(0, head, DEPTH):
-            i = start + tl.arange(0, DEPTH)
-            at = left + image * left_b + n[:, None] * channels + h * head + i[None, :]
-            a = load(at, (n < rows)[:, None] & (i < head)[None, :])
-            at = right + (image * heads + h) * head * head
-            at += i[:, None] * right_i + j[None, :] * right_j
-            total += product(a, load(at, (i < head)[:, None] & (j < head)[None, :]))
-    to = out + group * rows * channels + n[:, None] * channels + h * head + j[None, :]
+    for start in range(0, head, DEPTH):
+        i = start + tl.arange(0, DEPTH)
+        at = left + image * left_b + n[:, None] * channels + h * head + i[None, :]
+        a = load(at, (n < rows)[:, None] & (i < head)[None, :])
+        at = right + (image * heads + h) * head * head
+        at += i[:, None] * right_i + j[None, :] * right_j
+        total += product(a, load(at, (i < head)[:, None] & (j < head)[None, :]))
+    to = out + image * rows * channels + n[:, None] * channels + h * head + j[None, :]
     store(to, total, (n < rows)[:, None] & (j < head)[None, :])
 
 
@@ -207,6 +209,7 @@ def _query_key_gradients(
     dk, dk_b, dk_c, dk_h, dk_w,
     dgram, squares, row_slopes, column_slopes,
     heads, head, size, width, channel_blocks,
+    FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -215,18 +218,23 @@ def _query_key_gradients(
     """dq = dG k + e q, dk = dG^T q + f k. dG is as small as q k^T is large, too small for float16:
     16-bit q and k are multiplied in TF32, which holds them exactly."""
     image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    p = tl.program_id(0) // channel_blocks * PIXELS + tl.arange(0, PIXELS)
+    first = tl.program_id(0) // channel_blocks * PIXELS
+    p = tl.arange(0, PIXELS)
+    inside = (p < size - first)[:, None]
     i = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
+    c = h * head + i
     q += image * q_b
     k += image * k_b
+    dq += image * dq_b
+    dk += image * dk_b
     dgram += (image * heads + h) * head * head
     by_k = tl.zeros((PIXELS, CHANNELS), tl.float32)
     by_q = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for start in range(0, head, DEPTH):
         j = start + tl.arange(0, DEPTH)
-        mask = (p < size)[:, None] & (j < head)[None, :]
-        other_q = load(pixels(q, q_c, q_h, q_w, p, h * head + j, width), mask)
-        other_k = load(pixels(k, k_c, k_h, k_w, p, h * head + j, width), mask)
+        mask = inside & (j < head)[None, :]
+        other_q = load(places(q, q_c, q_h, q_w, first, p, h * head + j, width, FLAT), mask)
+        other_k = load(places(k, k_c, k_h, k_w, first, p, h * head + j, width, FLAT), mask)
         mask = (j < head)[:, None] & (i < head)[None, :]
         d = load(dgram + i[None, :] * head + j[:, None], mask)
         transposed = load(dgram + j[:, None] * head + i[None, :], mask)
@@ -234,20 +242,20 @@ def _query_key_gradients(
             d, transposed = _nearest_tf32(d), _nearest_tf32(transposed)
         by_k += product(other_k, d, PRECISION)
         by_q += product(other_q, transposed, PRECISION)
-    mask = (p < size)[:, None] & (i < head)[None, :]
+    mask = inside & (i < head)[None, :]
     of_row = image * heads * head + h * head + i
     at = squares + image * 2 * heads * head + h * head + i
     # No gradient goes through a length that is taken to be 1e-12.
     square = load(at, i < head)
     e = tl.where(square > 1e-24, -load(row_slopes + of_row, i < head) / square, 0.0)
-    own = load(pixels(q, q_c, q_h, q_w, p, h * head + i, width), mask)
-    at = pixels(dq + image * dq_b, dq_c, dq_h, dq_w, p, h * head + i, width)
+    own = load(places(q, q_c, q_h, q_w, first, p, c, width, FLAT), mask)
+    at = places(dq, dq_c, dq_h, dq_w, first, p, c, width, FLAT)
     store(at, by_k + own * e[None, :], mask)
     at = squares + (image * 2 + 1) * heads * head + h * head + i
     square = load(at, i < head)
     e = tl.where(square > 1e-24, -load(column_slopes + of_row, i < head) / square, 0.0)
-    own = load(pixels(k, k_c, k_h, k_w, p, h * head + i, width), mask)
-    at = pixels(dk + image * dk_b, dk_c, dk_h, dk_w, p, h * head + i, width)
+    own = load(places(k, k_c, k_h, k_w, first, p, c, width, FLAT), mask)
+    at = places(dk, dk_c, dk_h, dk_w, first, p, c, width, FLAT)
     store(at, by_q + own * e[None, :], mask)
 
 
@@ -274,16 +282,15 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
     block = pixel_block(count, size)
     # Some eight programs a multiprocessor, so that enough loads are under way; sums for each.
     parts = splits(blocks(size, block), max(8, 1024 // (batch * heads * edge * edge)))
-    sums = torch.empty((batch, parts, heads, head, head), dtype=torch.float32, device=q.device)
-    squares = torch.empty((batch, parts, 2, channels), dtype=torch.float32, device=q.device)
+    sums = q.new_empty((batch, parts, channels * (head + 2)), dtype=torch.float32)
     _gram[parts, heads * edge * edge, batch](
         *strided(q), *strided(k),
-        sums, squares,
+        sums,
         heads, head, size, width, edge,
-        PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide,
+        FLAT=flat(q, k), PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide,
         num_warps=warps,
     )  # fmt: skip
-    return sums.sum(dim=1), squares.sum(dim=1)
+    return add_up(sums, (batch, heads, head, head), (batch, 2, channels))
 
 
 def _rows(head: int) -> tuple[int, int, int]:
@@ -306,16 +313,15 @@ def _attention_of(gram: Tensor, squares: Tensor, temperature: Tensor) -> Tensor:
 
 
 def _folded(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-    """out (B, N, C), or of the sum over the images, (1, N, C): left, (N, C) or (B, N, C), times
-    right (B, heads, c, c), head by head."""
-    batch, heads, head, _ = right.shape
-    groups, rows, _ = out.shape
+    """out (B, N, C): left, (N, C) or (B, N, C), times right (B, heads, c, c), head by head."""
+    _, heads, head, _ = right.shape
+    batch, rows, _ = out.shape
     column_blocks = blocks(head, 32)
-    _fold[blocks(rows, 32) * column_blocks, heads, groups](
+    _fold[blocks(rows, 32) * column_blocks, heads, batch](
         left, left.stride(0) if left.dim() == 3 else 0,
         right, *right.stride()[2:],
         out,
-        batch // groups, rows, heads, head, column_blocks,
+        rows, heads, head, column_blocks,
         ROWS=32, COLUMNS=32, DEPTH=16, num_warps=4,
     )  # fmt: skip
     return out
@@ -372,7 +378,8 @@ def backward(
 
     dmatrix, dbias = pointwise_backward_weight(grad, v, each_image=True)
     attention = _attention_of(gram, squares, temperature)
-    dweight = _folded(dmatrix, attention.transpose(2, 3), weight.new_empty((1, outer, channels)))[0]
+    # In the images' own matrices first: a loop over them would be all that a few programs do.
+    dweight = _folded(dmatrix, attention.transpose(2, 3), torch.empty_like(dmatrix))
     matrix = _folded(weight, attention, query.new_empty((batch, outer, channels)))
     pointwise(grad, matrix.transpose(1, 2), None, dv)
 
@@ -395,7 +402,8 @@ def backward(
         *strided(q), *strided(k), *strided(dq), *strided(dk),
         dgram, squares, row_slopes, column_slopes.sum(dim=1),
         heads, head, size, width, channel_blocks,
+        FLAT=flat(q, k, dq, dk),
         PRECISION=float32_precision() if q.dtype == torch.float32 else "tf32",
         PIXELS=block, CHANNELS=wide, DEPTH=16, num_warps=8,
     )  # fmt: skip
-    return dquery, dkey_value, dtemperature.sum(dim=(0, 2)), dweight, dbias.sum(dim=0)
+    return dquery, dkey_value, dtemperature.sum(dim=(0, 2)), dweight.sum(dim=0), dbias.sum(dim=0)

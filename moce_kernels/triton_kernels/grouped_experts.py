@@ -32,6 +32,7 @@ from moce_kernels.expert_weights import ExpertWeights
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import (
     Plan,
+    add_up,
     blocks,
     compute_capability,
     expert_shape,
@@ -210,7 +211,7 @@ def _project_out(
 def _weight_gradient(
     a, a_b, a_c, a_h, a_w,
     b, b_b, b_c, b_h, b_w,
-    sums, bias_sums, gate,
+    sums, gate,
     dim, size, width, top_k, total, bias_total, column_blocks,
     order, offsets,
     RANKS: tl.constexpr,
@@ -223,7 +224,8 @@ def _weight_gradient(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """sums (splits, total) of a b^T over the pixels of each expert; bias_sums of a."""
+    """sums (splits, weights and biases of all experts) over the pixels of each expert: of a b^T,
+    then of a."""
     e = tl.program_id(2)
     r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
     height, breadth = TIMES * r, dim if WIDE else r
@@ -233,7 +235,7 @@ def _weight_gradient(
         n = row_block * ROWS + tl.arange(0, ROWS)
         k = column_block * COLUMNS + tl.arange(0, COLUMNS)
         found = tl.zeros((ROWS, COLUMNS), tl.float32)
-        bias_found = tl.zeros((ROWS,), tl.float32)
+        bias_found = tl.zeros((PIXELS, ROWS), tl.float32)  # added up once, after all
         parts = tl.cdiv(size, PIXELS)
         for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
             slot = slot_at(first + i // parts, order, RANKS)
@@ -246,16 +248,16 @@ def _weight_gradient(
             here = product(tl.trans(left), right)
             found += here * tl.load(gate + slot) if GATED else here
             if BIAS:
-                bias_found += tl.sum(left.to(tl.float32), axis=0)
-        to = rows * dim if WIDE else TIMES * squares
-        to = sums + tl.program_id(0).to(tl.int64) * total + to
+                bias_found += left.to(tl.float32)
+        sums += tl.program_id(0).to(tl.int64) * (total + bias_total)
+        to = sums + (rows * dim if WIDE else TIMES * squares)
         mask = (n < height)[:, None] & (k < breadth)[None, :]
         tl.store(to + n[:, None] * breadth + k[None, :], found, mask=mask)
         # One is a constant, the other a tensor.
         if BIAS:  # noqa: SIM102
             if column_block == 0:
-                part = bias_sums + tl.program_id(0).to(tl.int64) * bias_total
-                tl.store(part + TIMES * rows + n, bias_found, mask=n < height)
+                sums += total + TIMES * rows
+                tl.store(sums + n, tl.sum(bias_found, axis=0), mask=n < height)
 
 
 @triton.jit
@@ -411,21 +413,19 @@ class _Layer:
         a bias like ``bias``."""
         parts = splits(self.slots * blocks(self.size, self.pixels), 64)
         column_blocks = blocks(self.dim if wide else self.rank, CHANNELS)
-        sums = self.x.new_empty((parts, like.numel()), dtype=torch.float32)
         bias_size = 0 if bias is None else bias.numel()
-        bias_sums = self.x.new_empty((parts, bias_size), dtype=torch.float32)
+        sums = self.x.new_empty((1, parts, like.numel() + bias_size), dtype=torch.float32)
         grid = parts, blocks(times * self.rank, CHANNELS) * column_blocks, self.plan.experts
         _weight_gradient[grid](
             *strided(a), *strided(b),
-            sums, bias_sums, self.gate,
-            self.dim, self.size, self.width, self.top_k, *sums.shape[1:], *bias_sums.shape[1:],
-            column_blocks,
+            sums, self.gate,
+            self.dim, self.size, self.width, self.top_k, like.numel(), bias_size, column_blocks,
             self.plan.order, self.plan.offsets, self.plan.ranks, self.plan.windows,
             WIDE=wide, TIMES=times, GATED=gated, BIAS=bias is not None,
             PIXELS=min(self.pixels, 32) if self.pixels == PIXELS else self.pixels,
             ROWS=CHANNELS, COLUMNS=CHANNELS, num_warps=4,
         )  # fmt: skip
-        return sums.sum(dim=0).view(like.shape), bias_sums.sum(dim=0)
+        return add_up(sums, like.shape, (bias_size,))
 
     def gate_gradient(self, grad: Tensor, z: Tensor, upstream: Tensor) -> Tensor:
         parts = splits(blocks(self.size, self.pixels), 32)

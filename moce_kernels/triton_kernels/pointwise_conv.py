@@ -1,9 +1,9 @@
 """Triton kernels of pointwise_conv: out = W n(x) + b + residual, and its gradients.
 
 n is the identity or the normalisation over channels; LayerNorm's own scale and shift are in W and b
-already. A program computes a tile of pixels times output channels: if there is a norm it first
-walks over the channels of its pixels for their mean and deviation, which leaves them in the cache,
-then it multiplies, normalising what it reads; bias and residual are added before the one store.
+already. A program computes a tile of pixels times output channels. Up to 128 channels it loads x
+once, normalises it in registers and multiplies; more it takes some at a time, after a walk for mean
+and deviation, which leaves them in the cache. Bias and residual are added before the one store.
 Programs of the same pixels follow each other, so that memory is asked for x once: C + N elements
 are moved for each pixel and N more with a residual, and 2 C N float operations done. 16-bit
 activations are multiplied on tensor cores, and bound by memory up to about 300 channels (H100);
@@ -26,13 +26,15 @@ from torch import Tensor
 
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import (
+    add_up,
     blocks,
     compute_capability,
+    flat,
     float32_precision,
     implement,
     load,
     pixel_block,
-    pixels,
+    places,
     product,
     rounded,
     splits,
@@ -40,12 +42,14 @@ from moce_kernels.triton_kernels._common import (
     strided,
 )
 
+PROGRAMS = 528  # that share a sum over pixels: four for each of an H100's multiprocessors
 WHOLE = 128  # channels that a program can see at once beside their product
 
 
 @triton.jit
 def _statistics(
-    x, x_c, x_h, x_w, p, inside, channels, width, eps,
+    x, x_c, x_h, x_w, first, p, inside, channels, width, eps,
+    FLAT: tl.constexpr,
     PIXELS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -57,7 +61,7 @@ def _statistics(
     for start in range(0, channels, DEPTH):
         k = start + tl.arange(0, DEPTH)
         exists = (k < channels)[None, :]
-        value = load(pixels(x, x_c, x_h, x_w, p, k, width), inside[:, None] & exists)
+        value = load(places(x, x_c, x_h, x_w, first, p, k, width, FLAT), inside & exists)
         count = tl.sum((k < channels).to(tl.float32), axis=0)
         here = tl.sum(value, axis=1) / count
         value = tl.where(exists, value - here[:, None], 0.0)
@@ -68,15 +72,21 @@ def _statistics(
 
 
 @triton.jit
-def _normalise_gradient(d, x, inside, channels, eps):
-    """The gradient of x where d is that of its normalisation over axis 1."""
-    mean = tl.sum(tl.where(inside, x, 0.0), axis=1)[:, None] / channels
+def _normalise(x, inside, channels, eps):
+    """x, zero where not inside, normalised over axis 1; the inverse of its deviation."""
+    mean = tl.sum(x, axis=1)[:, None] / channels
     x = tl.where(inside, x - mean, 0.0)
-    deviation = tl.rsqrt(tl.sum(x * x, axis=1)[:, None] / channels + eps)
-    x *= deviation
-    d -= tl.sum(tl.where(inside, d, 0.0), axis=1)[:, None] / channels  # first: little may remain
-    d = tl.where(inside, d, 0.0)
-    return (d - x * (tl.sum(d * x, axis=1)[:, None] / channels)) * deviation
+    scale = tl.rsqrt(tl.sum(x * x, axis=1)[:, None] / channels + eps)
+    return x * scale, scale
+
+
+@triton.jit
+def _normalise_gradient(d, x, inside, channels, eps):
+    """The gradient of x where d is that of its normalisation over axis 1; both are zero where not
+    inside."""
+    x, scale = _normalise(x, inside, channels, eps)
+    d -= tl.sum(d, axis=1)[:, None] / channels  # first: little may remain
+    return (d - x * (tl.sum(d * x, axis=1)[:, None] / channels)) * scale
 
 
 @triton.jit
@@ -91,40 +101,58 @@ def _pointwise_conv(
     # The result is the gradient of the normalised `beside`, whose own is wanted; all its channels
     # are in one program.
     NORM_GRADIENT: tl.constexpr,
+    WHOLE: tl.constexpr,  # x is loaded once: DEPTH is all of its channels
+    FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(1).to(tl.int64)
-    p = tl.program_id(0) // channel_blocks * PIXELS + tl.arange(0, PIXELS)
+    first = tl.program_id(0) // channel_blocks * PIXELS
+    p = tl.arange(0, PIXELS)
     n = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
     x += image * x_b
     weight += image * weight_b
-    inside = p < size
-    if NORM:
-        mean, scale = _statistics(x, x_c, x_h, x_w, p, inside, go_in, width, eps, PIXELS, DEPTH)
-    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    for start in range(0, go_in, DEPTH):
-        k = start + tl.arange(0, DEPTH)
-        at = pixels(x, x_c, x_h, x_w, p, k, width)
-        a = tl.load(at, mask=inside[:, None] & (k < go_in)[None, :], other=0.0)
-        if NORM:
-            a = rounded((a.to(tl.float32) - mean[:, None]) * scale[:, None], x.dtype.element_ty)
+    inside, wanted = (p < size - first)[:, None], (n < come_out)[None, :]
+    mask = inside & wanted
+    if RESIDUAL or NORM_GRADIENT:  # loaded with the rest, so that memory is waited for once
+        beside += image * beside_b
+        beside = places(beside, beside_c, beside_h, beside_w, first, p, n, width, FLAT)
+        value = tl.load(beside, mask=mask, other=0.0)
+    if WHOLE:
+        k = tl.arange(0, DEPTH)
+        exists = (k < go_in)[None, :]
+        at = places(x, x_c, x_h, x_w, first, p, k, width, FLAT)
+        a = tl.load(at, mask=inside & exists, other=0.0)
         at = weight + k[:, None] * weight_k + n[None, :] * weight_n
-        w = tl.load(at, mask=(k < go_in)[:, None] & (n < come_out)[None, :], other=0.0)
-        total += product(a, w, PRECISION)
+        w = tl.load(at, mask=(k < go_in)[:, None] & wanted, other=0.0)
+        if NORM:
+            a, _ = _normalise(a.to(tl.float32), exists, go_in, eps)
+            a = rounded(a, x.dtype.element_ty)
+        total = product(a, w, PRECISION)
+    else:
+        if NORM:
+            mean, scale = _statistics(
+                x, x_c, x_h, x_w, first, p, inside, go_in, width, eps, FLAT, PIXELS, DEPTH
+            )
+        total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, go_in, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            at = places(x, x_c, x_h, x_w, first, p, k, width, FLAT)
+            a = tl.load(at, mask=inside & (k < go_in)[None, :], other=0.0)
+            if NORM:
+                a = rounded((a.to(tl.float32) - mean[:, None]) * scale[:, None], x.dtype.element_ty)
+            at = weight + k[:, None] * weight_k + n[None, :] * weight_n
+            w = tl.load(at, mask=(k < go_in)[:, None] & wanted, other=0.0)
+            total += product(a, w, PRECISION)
     if bias is not None:
         total += load(bias + n, n < come_out)[None, :]
-    mask = inside[:, None] & (n < come_out)[None, :]
-    if RESIDUAL or NORM_GRADIENT:
-        at = beside + image * beside_b
-        value = load(pixels(at, beside_c, beside_h, beside_w, p, n, width), mask)
-        if NORM_GRADIENT:
-            total = _normalise_gradient(total, value, (n < come_out)[None, :], come_out, eps)
-        else:
-            total += value
-    store(pixels(out + image * out_b, out_c, out_h, out_w, p, n, width), total, mask)
+    if NORM_GRADIENT:
+        total = _normalise_gradient(total, value.to(tl.float32), wanted, come_out, eps)
+    elif RESIDUAL:
+        total += value.to(tl.float32)
+    store(places(out + image * out_b, out_c, out_h, out_w, first, p, n, width, FLAT), total, mask)
 
 
 @triton.jit
@@ -133,17 +161,19 @@ def _norm_backward(
     x, x_b, x_c, x_h, x_w,
     eps,
     channels, size, width,
+    FLAT: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x in the place of d, that of its normalisation."""
     image = tl.program_id(1).to(tl.int64)
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    first = tl.program_id(0) * PIXELS
+    p = tl.arange(0, PIXELS)
     c = tl.arange(0, CHANNELS)
     inside = (c < channels)[None, :]
-    mask = (p < size)[:, None] & inside
-    place = pixels(d + image * d_b, d_c, d_h, d_w, p, c, width)
-    value = load(pixels(x + image * x_b, x_c, x_h, x_w, p, c, width), mask)
+    mask = (p < size - first)[:, None] & inside
+    place = places(d + image * d_b, d_c, d_h, d_w, first, p, c, width, FLAT)
+    value = load(places(x + image * x_b, x_c, x_h, x_w, first, p, c, width, FLAT), mask)
     store(place, _normalise_gradient(load(place, mask), value, inside, channels, eps), mask)
 
 
@@ -152,16 +182,20 @@ def _norm_statistics(
     x, x_b, x_c, x_h, x_w,
     statistics, eps,
     channels, size, width,
+    FLAT: tl.constexpr,
     PIXELS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
     """statistics (B, 2, H W): mean and inverse deviation."""
     image = tl.program_id(1).to(tl.int64)
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    inside = p < size
+    first = tl.program_id(0) * PIXELS
+    p = tl.arange(0, PIXELS)
+    inside = p < size - first
     x += image * x_b
-    mean, scale = _statistics(x, x_c, x_h, x_w, p, inside, channels, width, eps, PIXELS, DEPTH)
-    statistics += image * 2 * size + p
+    mean, scale = _statistics(
+        x, x_c, x_h, x_w, first, p, inside[:, None], channels, width, eps, FLAT, PIXELS, DEPTH
+    )
+    statistics += image * 2 * size + first + p
     tl.store(statistics, mean, mask=inside)
     tl.store(statistics + size, scale, mask=inside)
 
@@ -170,40 +204,43 @@ def _norm_statistics(
 def _weight_gradient(
     grad, grad_b, grad_c, grad_h, grad_w,
     x, x_b, x_c, x_h, x_w,
-    statistics, sums, bias_sums,
+    statistics, sums,
     rows, columns, size, width, images, column_blocks,
     NORM: tl.constexpr,
+    FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """sums (groups, splits, rows, columns) of grad n(x)^T over the images of a group, bias_sums
-    (groups, splits, rows) of grad."""
+    """sums (groups, splits, rows columns + rows): of grad n(x)^T over the images of a group, then of
+    grad."""
     n = tl.program_id(1) // column_blocks * ROWS + tl.arange(0, ROWS)
     k = tl.program_id(1) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     found = tl.zeros((ROWS, COLUMNS), tl.float32)
-    bias_found = tl.zeros((ROWS,), tl.float32)
+    bias_found = tl.zeros((PIXELS, ROWS), tl.float32)  # added up once, after all
+    p = tl.arange(0, PIXELS)
     parts = tl.cdiv(size, PIXELS)
     for i in range(tl.program_id(0), images * parts, tl.num_programs(0)):
         image = (tl.program_id(2) * images + i // parts).to(tl.int64)
-        p = i % parts * PIXELS + tl.arange(0, PIXELS)
-        inside = p < size
-        at = pixels(grad + image * grad_b, grad_c, grad_h, grad_w, p, n, width)
+        first = i % parts * PIXELS
+        inside = p < size - first
+        at = places(grad + image * grad_b, grad_c, grad_h, grad_w, first, p, n, width, FLAT)
         left = tl.load(at, mask=inside[:, None] & (n < rows)[None, :], other=0.0)
-        at = pixels(x + image * x_b, x_c, x_h, x_w, p, k, width)
+        at = places(x + image * x_b, x_c, x_h, x_w, first, p, k, width, FLAT)
         right = tl.load(at, mask=inside[:, None] & (k < columns)[None, :], other=0.0)
         if NORM:
-            at = statistics + image * 2 * size + p
+            at = statistics + image * 2 * size + first + p
             mean, scale = load(at, inside)[:, None], load(at + size, inside)[:, None]
             right = rounded((right.to(tl.float32) - mean) * scale, x.dtype.element_ty)
         found += product(tl.trans(left), right, PRECISION)
-        bias_found += tl.sum(left.to(tl.float32), axis=0)
+        bias_found += left.to(tl.float32)
     part = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    at = sums + part * rows * columns + n[:, None] * columns + k[None, :]
+    sums += part * rows * (columns + 1)
+    at = sums + n[:, None] * columns + k[None, :]
     tl.store(at, found, mask=(n < rows)[:, None] & (k < columns)[None, :])
     if tl.program_id(1) % column_blocks == 0:
-        tl.store(bias_sums + part * rows + n, bias_found, mask=n < rows)
+        tl.store(sums + rows * columns + n, tl.sum(bias_found, axis=0), mask=n < rows)
 
 
 # --- launches ------------------------------------------------------------------------------------
@@ -219,8 +256,12 @@ def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int,
     if dtype == torch.float32:
         wide = up_to(64, come_out)
         return 64, wide, 16, 8 if wide == 64 else 4
-    wide = up_to(128, come_out)
-    return (128, wide, up_to(64, go_in), 8) if wide == 128 else (64, wide, up_to(64, go_in), 4)
+    if go_in > WHOLE:
+        return 64, up_to(128, come_out), 64, 4
+    # x is read for every block of channels that come out: one, where that wastes little.
+    wide = up_to(256 if come_out <= 256 or come_out % 256 == 0 else 128, come_out)
+    depth = up_to(WHOLE, go_in)
+    return 64, wide, depth, 8 if wide * depth > 128 * 128 else 4
 
 
 def pointwise(
@@ -234,7 +275,8 @@ def pointwise(
     come_out, size = out.shape[1], height * width
     block, wide, depth, warps = _tile(x.dtype, go_in, come_out)
     if normalised is not None:
-        block, wide, warps = 32 if x.dtype == torch.float32 else 64, up_to(WHOLE, come_out), 8
+        block, wide = 32 if x.dtype == torch.float32 else 64, up_to(WHOLE, come_out)
+        warps = 8 if wide == WHOLE else 4
     block = pixel_block(block, size)
     beside = residual if normalised is None else normalised
     stages = 2 if x.dtype == torch.float32 and compute_capability() < 90 else 3  # 3 spill there
@@ -246,6 +288,7 @@ def pointwise(
         weight, *strides, bias, eps,
         go_in, come_out, size, width, channel_blocks,
         NORM=norm, RESIDUAL=residual is not None, NORM_GRADIENT=normalised is not None,
+        WHOLE=go_in <= depth, FLAT=flat(x, out, *(() if beside is None else (beside,))),
         PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide, DEPTH=depth,
         num_warps=warps, num_stages=stages,
     )  # fmt: skip
@@ -259,7 +302,7 @@ def norm_backward(d: Tensor, x: Tensor, eps: float) -> None:
     _norm_backward[blocks(size, block), batch](
         *strided(d), *strided(x), eps,
         channels, size, width,
-        PIXELS=block, CHANNELS=wide, num_warps=4,
+        FLAT=flat(d, x), PIXELS=block, CHANNELS=wide, num_warps=4,
     )  # fmt: skip
 
 
@@ -273,7 +316,7 @@ def norm_statistics(x: Tensor, eps: float) -> Tensor:
     _norm_statistics[blocks(size, block), batch](
         *strided(x), statistics, eps,
         channels, size, width,
-        PIXELS=block, DEPTH=depth, num_warps=4,
+        FLAT=flat(x), PIXELS=block, DEPTH=depth, num_warps=4,
     )  # fmt: skip
     return statistics
 
@@ -289,19 +332,18 @@ def pointwise_backward_weight(
     row_block, column_block = up_to(64, rows), up_to(64, columns)
     block = pixel_block(16 if x.dtype == torch.float32 else 64, size)
     tiles = blocks(rows, row_block) * blocks(columns, column_block)
-    parts = splits(images * blocks(size, block), min(256, max(4, 1024 // tiles)))
-    sums = torch.empty((groups, parts, rows, columns), dtype=torch.float32, device=x.device)
-    bias_sums = torch.empty((groups, parts, rows), dtype=torch.float32, device=x.device)
+    parts = splits(images * blocks(size, block), max(1, PROGRAMS // (tiles * groups)))
+    sums = x.new_empty((groups, parts, rows * (columns + 1)), dtype=torch.float32)
     _weight_gradient[parts, tiles, groups](
         *strided(grad), *strided(x),
-        statistics, sums, bias_sums,
+        statistics, sums,
         rows, columns, size, width, images, blocks(columns, column_block),
-        NORM=statistics is not None, PRECISION=float32_precision(),
+        NORM=statistics is not None, FLAT=flat(grad, x), PRECISION=float32_precision(),
         PIXELS=block, ROWS=row_block, COLUMNS=column_block,
         num_warps=8 if x.dtype == torch.float32 else 4,
     )  # fmt: skip
-    dweight, dbias = sums.sum(dim=1), bias_sums.sum(dim=1)
-    return (dweight, dbias) if each_image else (dweight[0], dbias[0])
+    leading = (groups,) if each_image else ()
+    return add_up(sums, (*leading, rows, columns), (*leading, rows))
 
 
 # --- the operator --------------------------------------------------------------------------------
