@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 
 from moce_kernels import native, triton_kernels
-from moce_kernels.ops import _library
+from moce_kernels.ops import _library, grouped_window_conv  # noqa: F401, it declares
 
 OPERATORS = (
     "gated_feedforward",

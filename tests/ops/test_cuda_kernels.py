@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from moce_kernels import composites
 from moce_kernels.backends import KERNELS
 from tests.cuda_emulation.build import ROOT, build
 from tests.ops.spec import selection
@@ -45,6 +46,26 @@ def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> No
 
 def test_step_of_grouped_experts(library: Path) -> None:
     run_tests(library, "tests/ops/test_grouped_window_conv.py", "", 228 * 1024)
+
+
+def test_composed_operators(library: Path) -> None:
+    """What the backend ``cuda`` makes of the library's kernels and Triton's."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.ops.composed_of_cuda"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "MOCE_TEST_LIBRARIES": str(library.parent),
+            "TRITON_INTERPRET": "1",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == sorted(composites.OPERATORS)
 
 
 def run_tests(library: Path, file: str, selected: str, shared_memory: int) -> None:

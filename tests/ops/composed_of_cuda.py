@@ -1,0 +1,48 @@
+"""Composed operators of the CUDA library's parts and of Triton's, on a CPU, where the library is
+emulated and Triton interpreted: prints the name of each that agrees with the reference.
+
+    MOCE_TEST_LIBRARIES=<folder> TRITON_INTERPRET=1 python -m tests.ops.composed_of_cuda
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+from moce_kernels import composites, native
+from moce_kernels.ops import _library
+from moce_kernels.triton_kernels._parts import of_cuda_library
+from tests import other_libraries  # noqa: F401, it chooses the library
+from tests.ops.spec import SPECS
+
+
+def main() -> None:
+    reason = native.load("cpu")
+    assert reason is None, reason
+    parts = of_cuda_library(_library.kernels("cpu"))
+    for spec in SPECS:
+        if spec.name in composites.OPERATORS:
+            module = importlib.import_module(f"moce_kernels.triton_kernels.{spec.name}")
+            for sample in spec.tiny():
+                ours = module.forward(*sample.raw(**folded(sample.tensors)), parts=parts)
+                expected = sample.call("reference", **sample.cast(torch.float64))
+                out = ours[0] if isinstance(ours, tuple) else ours
+                torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+            print(spec.name)
+
+
+def folded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As the public function hands them on: LayerNorm's scale and shift in the first product."""
+    t = dict(tensors)
+    if "scale" in t:
+        name = next(n for n in ("project_in", "qkv", "weight") if n in t)
+        bias = {"project_in": "in_bias", "qkv": "qkv_bias", "weight": "bias"}[name]
+        scale, shift = t.pop("scale"), t.pop("shift")
+        t[bias] = t[name] @ shift + t.get(bias, 0)
+        t[name] = t[name] * scale
+    return t
+
+
+if __name__ == "__main__":
+    main()
