@@ -32,19 +32,22 @@ __device__ Mixed mixed_of(const FftAttention& a, float* shared) {
 
 struct Pixel {
   bool present;
-  int64_t b, y, x;
+  int64_t b, y, x;  // of the first pixel of the tile
+  int row, column;  // from there; the host has seen to it that strides are of 32 bits
   float* mixed;
 
   __device__ T& in(const Strided& s, int64_t c) const {
-    return static_cast<T*>(s.data)[b * s.b + y * s.h + x * s.w + c * s.c];
+    const int64_t tile = b * s.b + y * s.h + x * s.w;
+    return static_cast<T*>(s.data)[tile + int64_t{row} * static_cast<int>(s.h) +
+                                   int64_t{column} * static_cast<int>(s.w) + c * s.c];
   }
 };
 
 template <int P>
-__device__ Pixel pixel_of(const FftAttention& a, const Tile& tile, const Mixed& mixed, int i) {
-  const int w = i / (P * P), row = i / P % P, column = i % P;
-  const int64_t y = tile.y + row, x = tile.x + w * P + column;
-  return {w < tile.windows && y < a.H && x < a.W, tile.b, y, x,
+__device__ Pixel pixel_of(const FftAttention& a, const Tile& tile, const Mixed& mixed, unsigned i) {
+  const int w = i / (P * P), row = i / P % P, column = i % P, x = w * P + column;
+  const bool present = w < tile.windows && tile.y + row < a.H && tile.x + x < a.W;
+  return {present, tile.b, tile.y, tile.x, row, x,
           mixed.data + w * mixed.window + row * mixed.row + column * mixed.column};
 }
 
@@ -64,6 +67,13 @@ struct Norm {
   __device__ float operator()(float x) const { return (x - mean) * scale; }
 };
 
+// Sums over lanes that share a pixel, of several at once.
+template <int N>
+__device__ void sum_all(float (&x)[N], int lanes) {
+  for (int bit = 1; bit < lanes; bit *= 2)
+    unroll<N>([&](auto i) { x[i.value] += __shfl_xor_sync(0xffffffffu, x[i.value], bit); });
+}
+
 // Calls f(pixel, lane) for pixel_of(0), ... pixel_of(count - 1), as often in all threads of a warp.
 template <class PixelOf, class F>
 __device__ void for_pixels(int count, int lanes, PixelOf&& pixel_of, F&& f) {
@@ -76,7 +86,7 @@ __device__ void for_pixels(int count, int lanes, PixelOf&& pixel_of, F&& f) {
 }
 
 template <class PixelOf>
-__device__ void normalise(const FftAttention& a, int count, int lanes, PixelOf&& pixel_of) {
+__device__ void normalise_any(const FftAttention& a, int count, int lanes, PixelOf&& pixel_of) {
   for_pixels(count, lanes, pixel_of, [&](const Pixel& p, int lane) {
     const Norm norm(a, p, lane, lanes);
     if (!p.present) return;
@@ -85,6 +95,76 @@ __device__ void normalise(const FftAttention& a, int count, int lanes, PixelOf&&
       p.in(a.out, c) = static_cast<T>(y * static_cast<float>(p.in(a.v, c)));
     }
   });
+}
+
+// The same where a lane has at most K channels of a pixel. It takes kTogether pixels at once: one after
+// the other, the way to memory and the exchange between lanes would be waited for at each.
+template <int K, int kTogether, class PixelOf>
+__device__ void normalise_few(const FftAttention& a, int count, int lanes, PixelOf&& pixel_of) {
+  const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes, groups = blockDim.x / lanes;
+  const int C = static_cast<int>(a.C);
+  const float share = 1.f / C;
+  float weight[K], bias[K];
+  unroll<K>([&](auto k) {
+    const int c = lane + decltype(k)::value * lanes;
+    weight[k.value] = c < C ? a.weight[c] : 0.f;
+    bias[k.value] = c < C ? a.bias[c] : 0.f;
+  });
+  for (int first = group; first - group < count; first += kTogether * groups) {
+    T* out[kTogether];
+    float m[kTogether][K], mean[kTogether], scale[kTogether];
+    T v[kTogether][K];
+    int channels[kTogether];  // that there are of the pixel
+    unroll<kTogether>([&](auto u) {
+      const int i = first + decltype(u)::value * groups;
+      const Pixel p = pixel_of(min(i, count - 1));
+      const T* from = &p.in(a.v, lane);
+      out[u.value] = &p.in(a.out, lane);
+      channels[u.value] = p.present && i < count ? C : 0;
+      mean[u.value] = 0;
+      unroll<K>([&](auto k) {
+        const int c = decltype(k)::value * lanes;
+        const bool present = lane + c < channels[u.value];
+        m[u.value][k.value] = present ? p.mixed[lane + c] : 0.f;
+        v[u.value][k.value] = present ? from[c * a.v.c] : static_cast<T>(0.f);
+        mean[u.value] += m[u.value][k.value];
+      });
+    });
+    sum_all(mean, lanes);
+    unroll<kTogether>([&](auto u) {
+      // The sum divided by C, rounded once: channels that are all the same have nothing left.
+      const float sum = mean[u.value];
+      mean[u.value] = sum * share;
+      mean[u.value] = fmaf(fmaf(-mean[u.value], C, sum), share, mean[u.value]);
+      scale[u.value] = 0;
+      unroll<K>([&](auto k) {
+        m[u.value][k.value] -= mean[u.value];
+        if (lane + decltype(k)::value * lanes < C)
+          scale[u.value] += m[u.value][k.value] * m[u.value][k.value];
+      });
+    });
+    sum_all(scale, lanes);
+    unroll<kTogether>([&](auto u) {
+      const float factor = 1.f / sqrtf(scale[u.value] * share + a.eps);
+      unroll<K>([&](auto k) {
+        const int c = decltype(k)::value * lanes;
+        const float y = m[u.value][k.value] * factor * weight[k.value] + bias[k.value];
+        if (lane + c < channels[u.value])
+          out[u.value][c * a.out.c] = static_cast<T>(y * static_cast<float>(v[u.value][k.value]));
+      });
+    });
+  }
+}
+
+template <int kTogether, class PixelOf>
+__device__ void normalise(const FftAttention& a, int count, int lanes, PixelOf&& pixel_of) {
+  switch (tiles_of(a.C, lanes)) {
+    case 1: return normalise_few<1, kTogether>(a, count, lanes, pixel_of);
+    case 2: return normalise_few<2, kTogether>(a, count, lanes, pixel_of);
+    case 3: return normalise_few<3, kTogether>(a, count, lanes, pixel_of);
+    case 4: return normalise_few<4, kTogether>(a, count, lanes, pixel_of);
+    default: return normalise_any(a, count, lanes, pixel_of);
+  }
 }
 
 // The sums for the gradients of weight and bias, in shared memory: (warps, 2, C).
@@ -155,8 +235,9 @@ __device__ void differentiate(const FftAttention& a, int count, int lanes, const
 
 // --- kernels -------------------------------------------------------------------------------------
 
+// Windows of 16 leave room in shared memory for so few blocks that each may do more at once.
 template <int P>
-__global__ void __launch_bounds__(threads_of(P), kBlocks<P>)
+__global__ void __launch_bounds__(threads_of(P), P == 16 ? 3 : kBlocks<P>)
     attention_kernel(FftAttention a, AttentionTiling t) {
   float *scratch = shared_memory(), *shared = scratch + scratch_bytes(P) / sizeof(float);
   const Mixed mixed = mixed_of<P>(a, shared);
@@ -164,8 +245,8 @@ __global__ void __launch_bounds__(threads_of(P), kBlocks<P>)
     const Tile tile = tile_at<P>(a, t, i);
     Way<P>::convolve(a, tile, mixed, scratch);
     __syncthreads();
-    normalise(a, tile.windows * P * P, t.lanes,
-              [&](int pixel) { return pixel_of<P>(a, tile, mixed, pixel); });
+    normalise<P == 16 ? 4 : 2>(a, tile.windows * P * P, t.lanes,
+                               [&](int pixel) { return pixel_of<P>(a, tile, mixed, pixel); });
     __syncthreads();
   }
 }
@@ -200,12 +281,12 @@ __device__ void for_pixel_tiles(const FftAttention& a, F&& f) {
                   b = i / across / height;
     float* mixed = a.mixed + ((b * a.H + y) * a.W + x) * a.C;
     f(static_cast<int>(min(int64_t{kPixels}, a.W - x)),
-      [&](int pixel) { return Pixel{true, b, y, x + pixel, mixed + pixel * a.C}; });
+      [&](int pixel) { return Pixel{true, b, y, x, 0, pixel, mixed + pixel * a.C}; });
   }
 }
 
-__global__ void __launch_bounds__(kThreads) normalise_kernel(FftAttention a, int lanes) {
-  for_pixel_tiles(a, [&](int count, auto pixel_of) { normalise(a, count, lanes, pixel_of); });
+__global__ void __launch_bounds__(kThreads, 4) normalise_kernel(FftAttention a, int lanes) {
+  for_pixel_tiles(a, [&](int count, auto pixel_of) { normalise<2>(a, count, lanes, pixel_of); });
 }
 
 __global__ void __launch_bounds__(kThreads) differentiate_kernel(FftAttention a, int lanes) {

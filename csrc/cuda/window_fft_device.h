@@ -132,7 +132,7 @@ using Way = std::conditional_t<P == 4, InRegisters<P>, InRowsAndColumns<P>>;
 
 // Blocks on a multiprocessor, as many as there may be without spills.
 template <int P>
-constexpr int kBlocks = P == 4 ? 4 : P == 8 ? 12 : P == 16 ? 5 : 3;
+constexpr int kBlocks = P == 4 ? 4 : P == 8 ? 10 : P == 16 ? 5 : 3;
 
 // Calls f(Int<window>).
 template <class F>
