@@ -118,9 +118,7 @@ def flat(*tensors: Tensor) -> bool:
     return all(t.shape[2] == 1 or t.stride(2) == t.shape[3] * t.stride(3) for t in tensors)
 
 
-def add_up(
-    sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def add_up(sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The sums over dimension 1 of sums (groups, parts, size), in a fixed order: what comes first
     in this shape, what follows in the other."""
     groups, parts, size = sums.shape
@@ -131,10 +129,13 @@ def add_up(
     return out, other
 
 
-def float32_precision() -> str:
+def float32_precision(sensitive: bool = False) -> str:
     """How products of float32 are computed: in TF32 if PyTorch is told to use it for its own
-    matrix products, otherwise in full."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    matrix products, otherwise in three products of TF32, which leave out 2^-22 of a term; in full
+    where what follows magnifies a rounding."""
+    if torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return "tf32"
+    return "ieee" if sensitive or compute_capability() < 80 else "tf32x3"
 
 
 def compute_capability() -> int:
@@ -225,7 +226,10 @@ def product(a, b, PRECISION: tl.constexpr = IEEE):
     precision."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b.to(a.dtype), input_precision=PRECISION)
+    # Tensor cores cut off what float32 has no place for, always in the same direction. With a limit
+    # Triton does not let them go on with the sum that this is added to: short sums lose little.
+    LIMIT: tl.constexpr = 1 if PRECISION == "tf32x3" else 0
+    return tl.dot(a, b.to(a.dtype), input_precision=PRECISION, max_num_imprecise_acc=LIMIT)
 
 
 @triton.jit

@@ -287,7 +287,8 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
         *strided(q), *strided(k),
         sums,
         heads, head, size, width, edge,
-        FLAT=flat(q, k), PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide,
+        FLAT=flat(q, k), PRECISION=float32_precision(sensitive=True),
+        PIXELS=block, CHANNELS=wide,
         num_warps=warps,
     )  # fmt: skip
     return add_up(sums, (batch, heads, head, head), (batch, 2, channels))

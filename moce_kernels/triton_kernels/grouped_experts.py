@@ -36,10 +36,12 @@ from moce_kernels.triton_kernels._common import (
     blocks,
     compute_capability,
     expert_shape,
+    flat,
+    float32_precision,
     implement,
     load,
     pixel_block,
-    pixels,
+    places,
     product,
     scratch,
     slot_and_expert,
@@ -74,6 +76,8 @@ def _linear(
     TIMES: tl.constexpr,  # channels on the weight's side of rows for each of the rank
     TRANSPOSED: tl.constexpr,
     ACCUMULATE: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -91,21 +95,23 @@ def _linear(
         x += slot * x_b
     columns = dim if WIDE else r
     if tl.program_id(1) * CHANNELS < come_out:
-        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+        first = tl.program_id(0) * PIXELS
+        p = tl.arange(0, PIXELS)
+        within = (p < size - first)[:, None]
         n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
         total = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, go_in, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            inside = (p < size)[:, None] & (k < go_in)[None, :]
-            a = tl.load(pixels(x, x_c, x_h, x_w, p, k, width), mask=inside, other=0.0)
+            inside = within & (k < go_in)[None, :]
+            a = tl.load(places(x, x_c, x_h, x_w, first, p, k, width, FLAT), mask=inside, other=0.0)
             if TRANSPOSED:
                 at = k[:, None] * columns + n[None, :]
             else:
                 at = n[None, :] * columns + k[:, None]
             w = load(weight + at, (k < go_in)[:, None] & (n < come_out)[None, :])
-            total += product(a, w)
-        mask = (p < size)[:, None] & (n < come_out)[None, :]
-        to = pixels(out + slot * out_b, out_c, out_h, out_w, p, n, width)
+            total += product(a, w, PRECISION)
+        mask = within & (n < come_out)[None, :]
+        to = places(out + slot * out_b, out_c, out_h, out_w, first, p, n, width, FLAT)
         if ACCUMULATE:
             total += load(to, mask)
         store(to, total, mask)
@@ -125,6 +131,8 @@ def _modulate(
     RANKS: tl.constexpr,
     WINDOWS: tl.constexpr,
     BACKWARD: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -134,37 +142,43 @@ def _modulate(
     slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
     r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
     if tl.program_id(1) * CHANNELS < r:
-        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+        first = tl.program_id(0) * PIXELS
+        p = tl.arange(0, PIXELS)
+        within = (p < size - first)[:, None]
         n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
         attention = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, r, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, k, width)
-            given = tl.load(at, mask=(p < size)[:, None] & (k < r)[None, :], other=0.0)
+            at = places(a + slot * a_b, a_c, a_h, a_w, first, p, k, width, FLAT)
+            given = tl.load(at, mask=within & (k < r)[None, :], other=0.0)
             at = attn_out + squares + n[None, :] * r + k[:, None]
-            attention += product(given, load(at, (k < r)[:, None] & (n < r)[None, :]))
+            attention += product(given, load(at, (k < r)[:, None] & (n < r)[None, :]), PRECISION)
         attention += load(attn_out_bias + rows + n, n < r)[None, :]
         modulation = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, dim, DEPTH):
             k = start + tl.arange(0, DEPTH)
             image = shared + slot // top_k * shared_b
-            at = pixels(image, shared_c, shared_h, shared_w, p, k, width)
-            given = tl.load(at, mask=(p < size)[:, None] & (k < dim)[None, :], other=0.0)
+            at = places(image, shared_c, shared_h, shared_w, first, p, k, width, FLAT)
+            given = tl.load(at, mask=within & (k < dim)[None, :], other=0.0)
             at = mod_proj + (rows + n)[None, :] * dim + k[:, None]
-            modulation += product(given, load(at, (k < dim)[:, None] & (n < r)[None, :]))
+            modulation += product(given, load(at, (k < dim)[:, None] & (n < r)[None, :]), PRECISION)
         sigmoid = tl.sigmoid(modulation)
         silu = modulation * sigmoid
-        mask = (p < size)[:, None] & (n < r)[None, :]
-        store(pixels(z + slot * z_b, z_c, z_h, z_w, p, n, width), attention * silu, mask)
+        mask = within & (n < r)[None, :]
+        store(
+            places(z + slot * z_b, z_c, z_h, z_w, first, p, n, width, FLAT), attention * silu, mask
+        )
         if BACKWARD:
             at = upstream + slot * upstream_b
-            at = pixels(at, upstream_c, upstream_h, upstream_w, p, n, width)
+            at = places(at, upstream_c, upstream_h, upstream_w, first, p, n, width, FLAT)
             d = load(at, mask) * tl.load(gate + slot)
             to = d_attention + slot * d_attention_b
-            to = pixels(to, d_attention_c, d_attention_h, d_attention_w, p, n, width)
+            to = places(to, d_attention_c, d_attention_h, d_attention_w, first, p, n, width, FLAT)
             store(to, d * silu, mask)
             to = d_modulation + slot * d_modulation_b
-            to = pixels(to, d_modulation_c, d_modulation_h, d_modulation_w, p, n, width)
+            to = places(
+                to, d_modulation_c, d_modulation_h, d_modulation_w, first, p, n, width, FLAT
+            )
             slope = sigmoid * (1.0 + modulation * (1.0 - sigmoid))
             store(to, d * attention * slope, mask)
 
@@ -181,6 +195,8 @@ def _project_out(
     WINDOWS: tl.constexpr,
     GATED: tl.constexpr,
     SHORTCUT: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -188,7 +204,9 @@ def _project_out(
     """out = sum over an image's experts of weight^T a, times the gate if GATED, weight being
     (rank, dim); plus the gates times x if there is a SHORTCUT."""
     image = tl.program_id(2).to(tl.int64)
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    first = tl.program_id(0) * PIXELS
+    p = tl.arange(0, PIXELS)
+    within = (p < size - first)[:, None]
     n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     gates = 0.0
@@ -198,17 +216,19 @@ def _project_out(
         found = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, r, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, k, width)
-            given = tl.load(at, mask=(p < size)[:, None] & (k < r)[None, :], other=0.0)
+            at = places(a + slot * a_b, a_c, a_h, a_w, first, p, k, width, FLAT)
+            given = tl.load(at, mask=within & (k < r)[None, :], other=0.0)
             at = weight + (rows + k)[:, None] * dim + n[None, :]
-            found += product(given, load(at, (k < r)[:, None] & (n < dim)[None, :]))
+            found += product(given, load(at, (k < r)[:, None] & (n < dim)[None, :]), PRECISION)
         value = tl.load(gate + slot)
         gates += value
         total += found * value if GATED else found
-    mask = (p < size)[:, None] & (n < dim)[None, :]
+    mask = within & (n < dim)[None, :]
     if SHORTCUT:
-        total += gates * load(pixels(x + image * x_b, x_c, x_h, x_w, p, n, width), mask)
-    store(pixels(out + image * out_b, out_c, out_h, out_w, p, n, width), total, mask)
+        total += gates * load(
+            places(x + image * x_b, x_c, x_h, x_w, first, p, n, width, FLAT), mask
+        )
+    store(places(out + image * out_b, out_c, out_h, out_w, first, p, n, width, FLAT), total, mask)
 
 
 @triton.jit
@@ -224,6 +244,8 @@ def _weight_gradient(
     TIMES: tl.constexpr,
     GATED: tl.constexpr,
     BIAS: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -240,16 +262,18 @@ def _weight_gradient(
         k = column_block * COLUMNS + tl.arange(0, COLUMNS)
         found = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias_found = tl.zeros((PIXELS, ROWS), tl.float32)  # added up once, after all
+        p = tl.arange(0, PIXELS)
         parts = tl.cdiv(size, PIXELS)
         for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
             slot = slot_at(first + i // parts, order, RANKS)
-            p = i % parts * PIXELS + tl.arange(0, PIXELS)
-            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, n, width)
-            left = tl.load(at, mask=(p < size)[:, None] & (n < height)[None, :], other=0.0)
+            start = i % parts * PIXELS
+            within = (p < size - start)[:, None]
+            at = places(a + slot * a_b, a_c, a_h, a_w, start, p, n, width, FLAT)
+            left = tl.load(at, mask=within & (n < height)[None, :], other=0.0)
             at = b + (slot // top_k if WIDE else slot) * b_b
-            at = pixels(at, b_c, b_h, b_w, p, k, width)
-            right = tl.load(at, mask=(p < size)[:, None] & (k < breadth)[None, :], other=0.0)
-            here = product(tl.trans(left), right)
+            at = places(at, b_c, b_h, b_w, start, p, k, width, FLAT)
+            right = tl.load(at, mask=within & (k < breadth)[None, :], other=0.0)
+            here = product(tl.trans(left), right, PRECISION)
             found += here * tl.load(gate + slot) if GATED else here
             if BIAS:
                 bias_found += left.to(tl.float32)
@@ -275,6 +299,7 @@ def _gate_gradient(
     index, order,
     RANKS: tl.constexpr,
     WINDOWS: tl.constexpr,
+    FLAT: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -284,20 +309,24 @@ def _gate_gradient(
     r, _, _, _ = expert_shape(e, RANKS, WINDOWS, 0)
     image = slot // top_k
     found = tl.zeros((PIXELS,), tl.float32)
-    for start in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
-        p = start + tl.arange(0, PIXELS)
+    p = tl.arange(0, PIXELS)
+    for first in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
+        within = (p < size - first)[:, None]
         for block in range(0, dim, CHANNELS):
             c = block + tl.arange(0, CHANNELS)
-            mask = (p < size)[:, None] & (c < dim)[None, :]
-            g = load(pixels(grad + image * grad_b, grad_c, grad_h, grad_w, p, c, width), mask)
-            value = load(pixels(x + image * x_b, x_c, x_h, x_w, p, c, width), mask)
+            mask = within & (c < dim)[None, :]
+            g = load(
+                places(grad + image * grad_b, grad_c, grad_h, grad_w, first, p, c, width, FLAT),
+                mask,
+            )
+            value = load(places(x + image * x_b, x_c, x_h, x_w, first, p, c, width, FLAT), mask)
             found += tl.sum(g * value, axis=1)
         for block in range(0, r, CHANNELS):
             c = block + tl.arange(0, CHANNELS)
-            mask = (p < size)[:, None] & (c < r)[None, :]
+            mask = within & (c < r)[None, :]
             at = upstream + slot * upstream_b
-            g = load(pixels(at, upstream_c, upstream_h, upstream_w, p, c, width), mask)
-            value = load(pixels(z + slot * z_b, z_c, z_h, z_w, p, c, width), mask)
+            g = load(places(at, upstream_c, upstream_h, upstream_w, first, p, c, width, FLAT), mask)
+            value = load(places(z + slot * z_b, z_c, z_h, z_w, first, p, c, width, FLAT), mask)
             found += tl.sum(g * value, axis=1)
     tl.store(sums + slot * tl.num_programs(0) + tl.program_id(0), tl.sum(found, axis=0))
 
@@ -339,6 +368,7 @@ class _Layer:
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
             WIDE=wide, TIMES=times, TRANSPOSED=transposed, ACCUMULATE=accumulate,
+            FLAT=flat(x, out), PRECISION=float32_precision(),
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
         )  # fmt: skip
         return out
@@ -384,7 +414,7 @@ class _Layer:
             w.attn_out, w.attn_out_bias, w.mod_proj, self.gate,
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
-            BACKWARD=backward,
+            BACKWARD=backward, FLAT=flat(attention, self.shared, z), PRECISION=float32_precision(),
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH,
             num_warps=4, num_stages=3 if compute_capability() < 100 else 2,  # 3 spill
         )  # fmt: skip
@@ -401,6 +431,7 @@ class _Layer:
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.ranks, self.plan.windows,
             GATED=gated, SHORTCUT=x is not None,
+            FLAT=flat(a, out, out if x is None else x), PRECISION=float32_precision(),
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
         )  # fmt: skip
         return out
@@ -422,6 +453,7 @@ class _Layer:
             self.dim, self.size, self.width, self.top_k, like.numel(), bias_size, column_blocks,
             self.plan.order, self.plan.offsets, self.plan.ranks, self.plan.windows,
             WIDE=wide, TIMES=times, GATED=gated, BIAS=bias is not None,
+            FLAT=flat(a, b), PRECISION=float32_precision(),
             PIXELS=min(self.pixels, 32) if self.pixels == PIXELS else self.pixels,
             ROWS=CHANNELS, COLUMNS=CHANNELS, num_warps=4,
         )  # fmt: skip
@@ -435,6 +467,7 @@ class _Layer:
             sums,
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
+            FLAT=flat(grad, self.x, z, upstream),
             PIXELS=self.pixels, CHANNELS=CHANNELS, num_warps=4,
         )  # fmt: skip
         return sums.sum(dim=1).view(self.gate.shape)

@@ -213,8 +213,8 @@ def _weight_gradient(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """sums (groups, splits, rows columns + rows): of grad n(x)^T over the images of a group, then of
-    grad."""
+    """sums (groups, splits, rows columns + rows) over the images of a group: of grad n(x)^T, then
+    of grad."""
     n = tl.program_id(1) // column_blocks * ROWS + tl.arange(0, ROWS)
     k = tl.program_id(1) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     found = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -254,8 +254,11 @@ def up_to(most: int, count: int) -> int:
 def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int, int]:
     """Pixels, channels that come out, channels that go in at a time, and warps of a program."""
     if dtype == torch.float32:
-        wide = up_to(64, come_out)
-        return 64, wide, 16, 8 if wide == 64 else 4
+        # No sum of a program's products is of more than 64: see product().
+        warps = 4 if compute_capability() >= 90 else 8  # without Hopper's products 4 spill
+        if go_in > 64:
+            return 64, up_to(64, come_out), 32, warps
+        return 64, up_to(128, come_out), up_to(64, go_in), warps
     if go_in > WHOLE:
         return 64, up_to(128, come_out), 64, 4
     # x is read for every block of channels that come out: one, where that wastes little.
@@ -275,8 +278,8 @@ def pointwise(
     come_out, size = out.shape[1], height * width
     block, wide, depth, warps = _tile(x.dtype, go_in, come_out)
     if normalised is not None:
-        block, wide = 32 if x.dtype == torch.float32 else 64, up_to(WHOLE, come_out)
-        warps = 8 if wide == WHOLE else 4
+        wide = up_to(WHOLE, come_out)
+        warps = 8 if wide == WHOLE else warps
     block = pixel_block(block, size)
     beside = residual if normalised is None else normalised
     stages = 2 if x.dtype == torch.float32 and compute_capability() < 90 else 3  # 3 spill there
@@ -324,13 +327,18 @@ def norm_statistics(x: Tensor, eps: float) -> Tensor:
 def pointwise_backward_weight(
     grad: Tensor, x: Tensor, statistics: Tensor | None = None, each_image: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of a matrix (N, C) and a bias (N,), or of one for each image. x is normalised
-    with ``statistics``, if given."""
+    """The gradients of a matrix (N, C) and a bias (N,), or of one for each image, from which the
+    gradient of a softmax will be taken. x is normalised with ``statistics``, if given."""
     batch, columns, height, width = x.shape
     rows, size = grad.shape[1], height * width
     groups, images = (batch, 1) if each_image else (1, batch)
     row_block, column_block = up_to(64, rows), up_to(64, columns)
-    block = pixel_block(16 if x.dtype == torch.float32 else 64, size)
+    precision = float32_precision(sensitive=each_image)
+    if x.dtype != torch.float32:
+        count, warps = 64, 4
+    else:
+        count, warps = (16, 8) if precision == "ieee" else (32, 4)
+    block = pixel_block(count, size)
     tiles = blocks(rows, row_block) * blocks(columns, column_block)
     parts = splits(images * blocks(size, block), max(1, PROGRAMS // (tiles * groups)))
     sums = x.new_empty((groups, parts, rows * (columns + 1)), dtype=torch.float32)
@@ -338,9 +346,9 @@ def pointwise_backward_weight(
         *strided(grad), *strided(x),
         statistics, sums,
         rows, columns, size, width, images, blocks(columns, column_block),
-        NORM=statistics is not None, FLAT=flat(grad, x), PRECISION=float32_precision(),
+        NORM=statistics is not None, FLAT=flat(grad, x), PRECISION=precision,
         PIXELS=block, ROWS=row_block, COLUMNS=column_block,
-        num_warps=8 if x.dtype == torch.float32 else 4,
+        num_warps=warps,
     )  # fmt: skip
     leading = (groups,) if each_image else ()
     return add_up(sums, (*leading, rows, columns), (*leading, rows))
