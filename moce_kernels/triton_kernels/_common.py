@@ -228,7 +228,7 @@ def product(a, b, PRECISION: tl.constexpr = IEEE):
         a, b = a.to(tl.float32), b.to(tl.float32)
     # Tensor cores cut off what float32 has no place for, always in the same direction. With a limit
     # Triton does not let them go on with the sum that this is added to: short sums lose little.
-    LIMIT: tl.constexpr = 1 if PRECISION == "tf32x3" else 0
+    LIMIT: tl.constexpr = 1 if PRECISION == "tf32x3" and a.dtype == tl.float32 else 0
     return tl.dot(a, b.to(a.dtype), input_precision=PRECISION, max_num_imprecise_acc=LIMIT)
 
 

@@ -255,7 +255,7 @@ def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int,
     """Pixels, channels that come out, channels that go in at a time, and warps of a program."""
     if dtype == torch.float32:
         # No sum of a program's products is of more than 64: see product().
-        warps = 4 if compute_capability() >= 90 else 8  # without Hopper's products 4 spill
+        warps = 4 if compute_capability() // 10 == 9 else 8  # but on Hopper 4 spill
         if go_in > 64:
             return 64, up_to(64, come_out), 32, warps
         return 64, up_to(128, come_out), up_to(64, go_in), warps
@@ -264,7 +264,8 @@ def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int,
     # x is read for every block of channels that come out: one, where that wastes little.
     wide = up_to(256 if come_out <= 256 or come_out % 256 == 0 else 128, come_out)
     depth = up_to(WHOLE, go_in)
-    return 64, wide, depth, 8 if wide * depth > 128 * 128 else 4
+    warps = 8 if wide * depth > 128 * 128 or (wide == 256 and compute_capability() >= 100) else 4
+    return 64, wide, depth, warps
 
 
 def pointwise(
