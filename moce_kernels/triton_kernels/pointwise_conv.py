@@ -6,9 +6,8 @@ once, normalises it in registers and multiplies; more it takes some at a time, a
 and deviation, which leaves them in the cache. Bias and residual are added before the one store.
 Programs of the same pixels follow each other, so that memory is asked for x once: C + N elements
 are moved for each pixel and N more with a residual, and 2 C N float operations done. 16-bit
-activations are multiplied on tensor cores, and bound by memory up to about 300 channels (H100);
-float32 is multiplied in full on the ordinary units, and bound by arithmetic from 40 channels on,
-unless PyTorch's own setting allows TF32.
+activations are multiplied on tensor cores, and bound by memory up to about 300 channels (H100). So
+is float32, in three products of TF32 each, or in one where PyTorch's own setting allows it.
 
 The gradient of n(x) is the same product with the transposed matrix. Where all channels fit one
 program it turns that into the gradient of x before it stores it: N + 2 C elements. Else a second
