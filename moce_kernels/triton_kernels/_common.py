@@ -124,9 +124,7 @@ def flat(*tensors: Tensor) -> bool:
     return all(t.shape[2] == 1 or t.stride(2) == t.shape[3] * t.stride(3) for t in tensors)
 
 
-def add_up(
-    sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def add_up(sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The sums over dimension 1 of sums (groups, parts, size), in a fixed order: what comes first
     in this shape, what follows in the other."""
     groups, parts, size = sums.shape
@@ -137,10 +135,13 @@ def add_up(
     return out, other
 
 
-def float32_precision() -> str:
+def float32_precision(sensitive: bool = False) -> str:
     """How products of float32 are computed: in TF32 if PyTorch is told to use it for its own
-    matrix products, otherwise in full."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    matrix products, otherwise in three products of TF32, which leave out 2^-22 of a term; in full
+    where what follows magnifies a rounding."""
+    if torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return "tf32"
+    return "ieee" if sensitive or compute_capability() < 80 else "tf32x3"
 
 
 def compute_capability() -> int:
@@ -231,7 +232,27 @@ def product(a, b, PRECISION: tl.constexpr = IEEE):
     precision."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b.to(a.dtype), input_precision=PRECISION)
+    # Tensor cores cut off what float32 has no place for, always in the same direction. With a limit
+    # Triton does not let them go on with the sum that this is added to: short sums lose little.
+    LIMIT: tl.constexpr = 1 if PRECISION == "tf32x3" and a.dtype == tl.float32 else 0
+    return tl.dot(a, b.to(a.dtype), input_precision=PRECISION, max_num_imprecise_acc=LIMIT)
+
+
+@triton.jit
+def exp(x):
+    """e^x for x <= 0, to the last bit or two (Cody and Waite): a GPU's own is off by several, which
+    the differences that the gradient of a softmax consists of would magnify."""
+    x = tl.where(x < -87.0, -87.0, x)
+    n = tl.floor(x * 1.4426950408889634 + 0.5)
+    x = tl.fma(n, -0.693359375, x)
+    x = tl.fma(n, 2.12194440e-4, x)
+    y = x * 1.9875691500e-4 + 1.3981999507e-3
+    y = y * x + 8.3334519073e-3
+    y = y * x + 4.1665795894e-2
+    y = y * x + 1.6666665459e-1
+    y = y * x + 5.0000001201e-1
+    power = ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    return (y * x * x + x + 1.0) * power
 
 
 @triton.jit

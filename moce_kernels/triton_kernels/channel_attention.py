@@ -25,6 +25,7 @@ from moce_kernels.triton_kernels._common import (
     add_up,
     blocks,
     compute_capability,
+    exp,
     flat,
     float32_precision,
     implement,
@@ -85,23 +86,6 @@ def _gram(
 
 
 @triton.jit
-def _exp(x):
-    """e^x for x <= 0, to the last bit or two (Cody and Waite): a GPU's own is off by several, which
-    the differences that the gradient of a softmax consists of would magnify."""
-    x = tl.where(x < -87.0, -87.0, x)
-    n = tl.floor(x * 1.4426950408889634 + 0.5)
-    x = tl.fma(n, -0.693359375, x)
-    x = tl.fma(n, 2.12194440e-4, x)
-    y = x * 1.9875691500e-4 + 1.3981999507e-3
-    y = y * x + 8.3334519073e-3
-    y = y * x + 4.1665795894e-2
-    y = y * x + 1.6666665459e-1
-    y = y * x + 5.0000001201e-1
-    power = ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
-    return (y * x * x + x + 1.0) * power
-
-
-@triton.jit
 def _softmax(gram, squares, temperature, image, h, i, j, heads, head):
     """Rows i of a head's matrix: A, the cosines that it is the softmax of, the lengths of q's and
     k's channels."""
@@ -113,7 +97,7 @@ def _softmax(gram, squares, temperature, image, h, i, j, heads, head):
     k = tl.maximum(tl.sqrt_rn(load(at + heads * head + j, j < head)), 1e-12)
     cosine = tl.div_rn(dots, q[:, None] * k[None, :])
     score = tl.where((j < head)[None, :], cosine * tl.load(temperature + h), float("-inf"))
-    score = _exp(score - tl.max(score, axis=1)[:, None])
+    score = exp(score - tl.max(score, axis=1)[:, None])
     return tl.div_rn(score, tl.sum(score, axis=1)[:, None]), cosine, q, k
 
 
@@ -287,7 +271,8 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
         *strided(q), *strided(k),
         sums,
         heads, head, size, width, edge,
-        FLAT=flat(q, k), PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide,
+        FLAT=flat(q, k), PRECISION=float32_precision(sensitive=True),
+        PIXELS=block, CHANNELS=wide,
         num_warps=warps,
     )  # fmt: skip
     return add_up(sums, (batch, heads, head, head), (batch, 2, channels))

@@ -24,29 +24,22 @@ share the tiles of each expert, and what they found is added up after, in a fixe
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from moce_kernels.expert_weights import ExpertWeights
 from moce_kernels.ops._inputs import new_like
+from moce_kernels.triton_kernels import _expert_kernels as kernels
 from moce_kernels.triton_kernels._common import (
     Plan,
     add_up,
     blocks,
     compute_capability,
-    expert_shape,
+    flat,
+    float32_precision,
     implement,
-    load,
     pixel_block,
-    pixels,
-    product,
     scratch,
-    slot_and_expert,
-    slot_at,
-    slots_of,
     splits,
-    store,
     strided,
 )
 from moce_kernels.triton_kernels._parts import TRITON, Parts
@@ -55,247 +48,6 @@ from moce_kernels.triton_kernels.fft_attention import norm_gate, norm_gate_backw
 
 # Pixels, channels that come out and channels that go in of a program.
 PIXELS, CHANNELS, DEPTH = 64, 32, 16
-
-
-@triton.jit
-def _linear(
-    x, x_b, x_c, x_h, x_w,
-    out, out_b, out_c, out_h, out_w,
-    weight,
-    dim, size, width, top_k,
-    index, order,
-    RANKS: tl.constexpr,
-    WINDOWS: tl.constexpr,
-    WIDE: tl.constexpr,  # dim to rank, of the slot's image; else between ranks, of the slot
-    TIMES: tl.constexpr,  # channels on the weight's side of rows for each of the rank
-    TRANSPOSED: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):  # fmt: skip
-    """out (+)= weight x, weight being (TIMES rank, dim or rank), or its transpose."""
-    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
-    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
-    if WIDE:
-        go_in, come_out = dim, r
-        weight += rows * dim
-        x += slot // top_k * x_b
-    else:
-        go_in, come_out = (TIMES * r, r) if TRANSPOSED else (r, TIMES * r)
-        weight += TIMES * squares
-        x += slot * x_b
-    columns = dim if WIDE else r
-    if tl.program_id(1) * CHANNELS < come_out:
-        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-        n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-        total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        for start in range(0, go_in, DEPTH):
-            k = start + tl.arange(0, DEPTH)
-            inside = (p < size)[:, None] & (k < go_in)[None, :]
-            a = tl.load(pixels(x, x_c, x_h, x_w, p, k, width), mask=inside, other=0.0)
-            if TRANSPOSED:
-                at = k[:, None] * columns + n[None, :]
-            else:
-                at = n[None, :] * columns + k[:, None]
-            w = load(weight + at, (k < go_in)[:, None] & (n < come_out)[None, :])
-            total += product(a, w)
-        mask = (p < size)[:, None] & (n < come_out)[None, :]
-        to = pixels(out + slot * out_b, out_c, out_h, out_w, p, n, width)
-        if ACCUMULATE:
-            total += load(to, mask)
-        store(to, total, mask)
-
-
-@triton.jit
-def _modulate(
-    a, a_b, a_c, a_h, a_w,
-    shared, shared_b, shared_c, shared_h, shared_w,
-    z, z_b, z_c, z_h, z_w,
-    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
-    d_attention, d_attention_b, d_attention_c, d_attention_h, d_attention_w,
-    d_modulation, d_modulation_b, d_modulation_c, d_modulation_h, d_modulation_w,
-    attn_out, attn_out_bias, mod_proj, gate,
-    dim, size, width, top_k,
-    index, order,
-    RANKS: tl.constexpr,
-    WINDOWS: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):  # fmt: skip
-    """z = (attn_out a + bias) * SiLU(mod_proj shared); backward, the gradients of both factors'
-    projections where that of z is gate * upstream."""
-    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
-    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
-    if tl.program_id(1) * CHANNELS < r:
-        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-        n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-        attention = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        for start in range(0, r, DEPTH):
-            k = start + tl.arange(0, DEPTH)
-            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, k, width)
-            given = tl.load(at, mask=(p < size)[:, None] & (k < r)[None, :], other=0.0)
-            at = attn_out + squares + n[None, :] * r + k[:, None]
-            attention += product(given, load(at, (k < r)[:, None] & (n < r)[None, :]))
-        attention += load(attn_out_bias + rows + n, n < r)[None, :]
-        modulation = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        for start in range(0, dim, DEPTH):
-            k = start + tl.arange(0, DEPTH)
-            image = shared + slot // top_k * shared_b
-            at = pixels(image, shared_c, shared_h, shared_w, p, k, width)
-            given = tl.load(at, mask=(p < size)[:, None] & (k < dim)[None, :], other=0.0)
-            at = mod_proj + (rows + n)[None, :] * dim + k[:, None]
-            modulation += product(given, load(at, (k < dim)[:, None] & (n < r)[None, :]))
-        sigmoid = tl.sigmoid(modulation)
-        silu = modulation * sigmoid
-        mask = (p < size)[:, None] & (n < r)[None, :]
-        store(pixels(z + slot * z_b, z_c, z_h, z_w, p, n, width), attention * silu, mask)
-        if BACKWARD:
-            at = upstream + slot * upstream_b
-            at = pixels(at, upstream_c, upstream_h, upstream_w, p, n, width)
-            d = load(at, mask) * tl.load(gate + slot)
-            to = d_attention + slot * d_attention_b
-            to = pixels(to, d_attention_c, d_attention_h, d_attention_w, p, n, width)
-            store(to, d * silu, mask)
-            to = d_modulation + slot * d_modulation_b
-            to = pixels(to, d_modulation_c, d_modulation_h, d_modulation_w, p, n, width)
-            slope = sigmoid * (1.0 + modulation * (1.0 - sigmoid))
-            store(to, d * attention * slope, mask)
-
-
-@triton.jit
-def _project_out(
-    a, a_b, a_c, a_h, a_w,
-    x, x_b, x_c, x_h, x_w,
-    out, out_b, out_c, out_h, out_w,
-    weight, gate,
-    dim, size, width, top_k,
-    index,
-    RANKS: tl.constexpr,
-    WINDOWS: tl.constexpr,
-    GATED: tl.constexpr,
-    SHORTCUT: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):  # fmt: skip
-    """out = sum over an image's experts of weight^T a, times the gate if GATED, weight being
-    (rank, dim); plus the gates times x if there is a SHORTCUT."""
-    image = tl.program_id(2).to(tl.int64)
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    gates = 0.0
-    for j in range(top_k):
-        slot = image * top_k + j
-        r, rows, _, _ = expert_shape(tl.load(index + slot).to(tl.int32), RANKS, WINDOWS, 0)
-        found = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        for start in range(0, r, DEPTH):
-            k = start + tl.arange(0, DEPTH)
-            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, k, width)
-            given = tl.load(at, mask=(p < size)[:, None] & (k < r)[None, :], other=0.0)
-            at = weight + (rows + k)[:, None] * dim + n[None, :]
-            found += product(given, load(at, (k < r)[:, None] & (n < dim)[None, :]))
-        value = tl.load(gate + slot)
-        gates += value
-        total += found * value if GATED else found
-    mask = (p < size)[:, None] & (n < dim)[None, :]
-    if SHORTCUT:
-        total += gates * load(pixels(x + image * x_b, x_c, x_h, x_w, p, n, width), mask)
-    store(pixels(out + image * out_b, out_c, out_h, out_w, p, n, width), total, mask)
-
-
-@triton.jit
-def _weight_gradient(
-    a, a_b, a_c, a_h, a_w,
-    b, b_b, b_c, b_h, b_w,
-    sums, gate,
-    dim, size, width, top_k, total, bias_total, column_blocks,
-    order, offsets,
-    RANKS: tl.constexpr,
-    WINDOWS: tl.constexpr,
-    WIDE: tl.constexpr,  # b is of the slot's image and has dim channels, else of the slot
-    TIMES: tl.constexpr,
-    GATED: tl.constexpr,
-    BIAS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """sums (splits, weights and biases of all experts) over the pixels of each expert: of a b^T,
-    then of a."""
-    e = tl.program_id(2)
-    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
-    height, breadth = TIMES * r, dim if WIDE else r
-    row_block, column_block = tl.program_id(1) // column_blocks, tl.program_id(1) % column_blocks
-    if (row_block * ROWS < height) & (column_block * COLUMNS < breadth):
-        first, count = slots_of(e, offsets, 0, RANKS)
-        n = row_block * ROWS + tl.arange(0, ROWS)
-        k = column_block * COLUMNS + tl.arange(0, COLUMNS)
-        found = tl.zeros((ROWS, COLUMNS), tl.float32)
-        bias_found = tl.zeros((PIXELS, ROWS), tl.float32)  # added up once, after all
-        parts = tl.cdiv(size, PIXELS)
-        for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
-            slot = slot_at(first + i // parts, order, RANKS)
-            p = i % parts * PIXELS + tl.arange(0, PIXELS)
-            at = pixels(a + slot * a_b, a_c, a_h, a_w, p, n, width)
-            left = tl.load(at, mask=(p < size)[:, None] & (n < height)[None, :], other=0.0)
-            at = b + (slot // top_k if WIDE else slot) * b_b
-            at = pixels(at, b_c, b_h, b_w, p, k, width)
-            right = tl.load(at, mask=(p < size)[:, None] & (k < breadth)[None, :], other=0.0)
-            here = product(tl.trans(left), right)
-            found += here * tl.load(gate + slot) if GATED else here
-            if BIAS:
-                bias_found += left.to(tl.float32)
-        sums += tl.program_id(0).to(tl.int64) * (total + bias_total)
-        to = sums + (rows * dim if WIDE else TIMES * squares)
-        mask = (n < height)[:, None] & (k < breadth)[None, :]
-        tl.store(to + n[:, None] * breadth + k[None, :], found, mask=mask)
-        # One is a constant, the other a tensor.
-        if BIAS:  # noqa: SIM102
-            if column_block == 0:
-                sums += total + TIMES * rows
-                tl.store(sums + n, tl.sum(bias_found, axis=0), mask=n < height)
-
-
-@triton.jit
-def _gate_gradient(
-    grad, grad_b, grad_c, grad_h, grad_w,
-    x, x_b, x_c, x_h, x_w,
-    z, z_b, z_c, z_h, z_w,
-    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
-    sums,
-    dim, size, width, top_k,
-    index, order,
-    RANKS: tl.constexpr,
-    WINDOWS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """sums (slots, splits) of grad * x over the channels of the image and of upstream * z over
-    those of the slot, upstream being out_proj grad."""
-    slot, e = slot_and_expert(tl.program_id(1), index, order, RANKS)
-    r, _, _, _ = expert_shape(e, RANKS, WINDOWS, 0)
-    image = slot // top_k
-    found = tl.zeros((PIXELS,), tl.float32)
-    for start in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
-        p = start + tl.arange(0, PIXELS)
-        for block in range(0, dim, CHANNELS):
-            c = block + tl.arange(0, CHANNELS)
-            mask = (p < size)[:, None] & (c < dim)[None, :]
-            g = load(pixels(grad + image * grad_b, grad_c, grad_h, grad_w, p, c, width), mask)
-            value = load(pixels(x + image * x_b, x_c, x_h, x_w, p, c, width), mask)
-            found += tl.sum(g * value, axis=1)
-        for block in range(0, r, CHANNELS):
-            c = block + tl.arange(0, CHANNELS)
-            mask = (p < size)[:, None] & (c < r)[None, :]
-            at = upstream + slot * upstream_b
-            g = load(pixels(at, upstream_c, upstream_h, upstream_w, p, c, width), mask)
-            value = load(pixels(z + slot * z_b, z_c, z_h, z_w, p, c, width), mask)
-            found += tl.sum(g * value, axis=1)
-    tl.store(sums + slot * tl.num_programs(0) + tl.program_id(0), tl.sum(found, axis=0))
 
 
 # --- launches ------------------------------------------------------------------------------------
@@ -331,12 +83,13 @@ class _Layer:
         transposed: bool = False, accumulate: bool = False,
     ) -> Tensor:  # fmt: skip
         grid = blocks(self.size, self.pixels), blocks(out.shape[1], CHANNELS), self.slots
-        _linear[grid](
+        kernels.linear[grid](
             *strided(x), *strided(out),
             weight,
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
             WIDE=wide, TIMES=times, TRANSPOSED=transposed, ACCUMULATE=accumulate,
+            FLAT=flat(x, out), PRECISION=float32_precision(),
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
         )  # fmt: skip
         return out
@@ -377,14 +130,14 @@ class _Layer:
         backward = upstream is not None
         d_attention, d_modulation = (torch.empty_like(z) if backward else z for _ in range(2))
         grid = blocks(self.size, self.pixels), blocks(self.rank, CHANNELS), self.slots
-        _modulate[grid](
+        kernels.modulate[grid](
             *strided(attention), *strided(self.shared), *strided(z),
             *strided(z if upstream is None else upstream),
             *strided(d_attention), *strided(d_modulation),
             w.attn_out, w.attn_out_bias, w.mod_proj, self.gate,
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
-            BACKWARD=backward,
+            BACKWARD=backward, FLAT=flat(attention, self.shared, z), PRECISION=float32_precision(),
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH,
             num_warps=4, num_stages=3 if compute_capability() < 100 else 2,  # 3 spill
         )  # fmt: skip
@@ -395,12 +148,13 @@ class _Layer:
     ) -> Tensor:
         """The sum over each image's experts; x, if given, is added times the gates."""
         grid = blocks(self.size, self.pixels), blocks(self.dim, CHANNELS), out.shape[0]
-        _project_out[grid](
+        kernels.project_out[grid](
             *strided(a), *strided(out if x is None else x), *strided(out),
             weight, self.gate,
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.ranks, self.plan.windows,
             GATED=gated, SHORTCUT=x is not None,
+            FLAT=flat(a, out, out if x is None else x), PRECISION=float32_precision(),
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
         )  # fmt: skip
         return out
@@ -416,12 +170,13 @@ class _Layer:
         bias_size = 0 if bias is None else bias.numel()
         sums = self.x.new_empty((1, parts, like.numel() + bias_size), dtype=torch.float32)
         grid = parts, blocks(times * self.rank, CHANNELS) * column_blocks, self.plan.experts
-        _weight_gradient[grid](
+        kernels.weight_gradient[grid](
             *strided(a), *strided(b),
             sums, self.gate,
             self.dim, self.size, self.width, self.top_k, like.numel(), bias_size, column_blocks,
             self.plan.order, self.plan.offsets, self.plan.ranks, self.plan.windows,
             WIDE=wide, TIMES=times, GATED=gated, BIAS=bias is not None,
+            FLAT=flat(a, b), PRECISION=float32_precision(),
             PIXELS=min(self.pixels, 32) if self.pixels == PIXELS else self.pixels,
             ROWS=CHANNELS, COLUMNS=CHANNELS, num_warps=4,
         )  # fmt: skip
@@ -430,11 +185,12 @@ class _Layer:
     def gate_gradient(self, grad: Tensor, z: Tensor, upstream: Tensor) -> Tensor:
         parts = splits(blocks(self.size, self.pixels), 32)
         sums = torch.empty((self.slots, parts), dtype=torch.float32, device=self.x.device)
-        _gate_gradient[parts, self.slots](
+        kernels.gate_gradient[parts, self.slots](
             *strided(grad), *strided(self.x), *strided(z), *strided(upstream),
             sums,
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
+            FLAT=flat(grad, self.x, z, upstream),
             PIXELS=self.pixels, CHANNELS=CHANNELS, num_warps=4,
         )  # fmt: skip
         return sums.sum(dim=1).view(self.gate.shape)

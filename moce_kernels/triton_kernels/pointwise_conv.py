@@ -6,9 +6,8 @@ once, normalises it in registers and multiplies; more it takes some at a time, a
 and deviation, which leaves them in the cache. Bias and residual are added before the one store.
 Programs of the same pixels follow each other, so that memory is asked for x once: C + N elements
 are moved for each pixel and N more with a residual, and 2 C N float operations done. 16-bit
-activations are multiplied on tensor cores, and bound by memory up to about 300 channels (H100);
-float32 is multiplied in full on the ordinary units, and bound by arithmetic from 40 channels on,
-unless PyTorch's own setting allows TF32.
+activations are multiplied on tensor cores, and bound by memory up to about 300 channels (H100). So
+is float32, in three products of TF32 each, or in one where PyTorch's own setting allows it.
 
 The gradient of n(x) is the same product with the transposed matrix. Where all channels fit one
 program it turns that into the gradient of x before it stores it: N + 2 C elements. Else a second
@@ -213,8 +212,8 @@ def _weight_gradient(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """sums (groups, splits, rows columns + rows): of grad n(x)^T over the images of a group, then of
-    grad."""
+    """sums (groups, splits, rows columns + rows) over the images of a group: of grad n(x)^T, then
+    of grad."""
     n = tl.program_id(1) // column_blocks * ROWS + tl.arange(0, ROWS)
     k = tl.program_id(1) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     found = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -254,14 +253,18 @@ def up_to(most: int, count: int) -> int:
 def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int, int]:
     """Pixels, channels that come out, channels that go in at a time, and warps of a program."""
     if dtype == torch.float32:
-        wide = up_to(64, come_out)
-        return 64, wide, 16, 8 if wide == 64 else 4
+        # No sum of a program's products is of more than 64: see product().
+        warps = 4 if compute_capability() // 10 == 9 else 8  # but on Hopper 4 spill
+        if go_in > 64:
+            return 64, up_to(64, come_out), 32, warps
+        return 64, up_to(128, come_out), up_to(64, go_in), warps
     if go_in > WHOLE:
         return 64, up_to(128, come_out), 64, 4
     # x is read for every block of channels that come out: one, where that wastes little.
     wide = up_to(256 if come_out <= 256 or come_out % 256 == 0 else 128, come_out)
     depth = up_to(WHOLE, go_in)
-    return 64, wide, depth, 8 if wide * depth > 128 * 128 else 4
+    warps = 8 if wide * depth > 128 * 128 or (wide == 256 and compute_capability() >= 100) else 4
+    return 64, wide, depth, warps
 
 
 def pointwise(
@@ -275,8 +278,8 @@ def pointwise(
     come_out, size = out.shape[1], height * width
     block, wide, depth, warps = _tile(x.dtype, go_in, come_out)
     if normalised is not None:
-        block, wide = 32 if x.dtype == torch.float32 else 64, up_to(WHOLE, come_out)
-        warps = 8 if wide == WHOLE else 4
+        wide = up_to(WHOLE, come_out)
+        warps = 8 if wide == WHOLE else warps
     block = pixel_block(block, size)
     beside = residual if normalised is None else normalised
     stages = 2 if x.dtype == torch.float32 and compute_capability() < 90 else 3  # 3 spill there
@@ -324,13 +327,18 @@ def norm_statistics(x: Tensor, eps: float) -> Tensor:
 def pointwise_backward_weight(
     grad: Tensor, x: Tensor, statistics: Tensor | None = None, each_image: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of a matrix (N, C) and a bias (N,), or of one for each image. x is normalised
-    with ``statistics``, if given."""
+    """The gradients of a matrix (N, C) and a bias (N,), or of one for each image, from which the
+    gradient of a softmax will be taken. x is normalised with ``statistics``, if given."""
     batch, columns, height, width = x.shape
     rows, size = grad.shape[1], height * width
     groups, images = (batch, 1) if each_image else (1, batch)
     row_block, column_block = up_to(64, rows), up_to(64, columns)
-    block = pixel_block(16 if x.dtype == torch.float32 else 64, size)
+    precision = float32_precision(sensitive=each_image)
+    if x.dtype != torch.float32:
+        count, warps = 64, 4
+    else:
+        count, warps = (16, 8) if precision == "ieee" else (32, 4)
+    block = pixel_block(count, size)
     tiles = blocks(rows, row_block) * blocks(columns, column_block)
     parts = splits(images * blocks(size, block), max(1, PROGRAMS // (tiles * groups)))
     sums = x.new_empty((groups, parts, rows * (columns + 1)), dtype=torch.float32)
@@ -338,9 +346,9 @@ def pointwise_backward_weight(
         *strided(grad), *strided(x),
         statistics, sums,
         rows, columns, size, width, images, blocks(columns, column_block),
-        NORM=statistics is not None, FLAT=flat(grad, x), PRECISION=float32_precision(),
+        NORM=statistics is not None, FLAT=flat(grad, x), PRECISION=precision,
         PIXELS=block, ROWS=row_block, COLUMNS=column_block,
-        num_warps=8 if x.dtype == torch.float32 else 4,
+        num_warps=warps,
     )  # fmt: skip
     leading = (groups,) if each_image else ()
     return add_up(sums, (*leading, rows, columns), (*leading, rows))

@@ -1,0 +1,285 @@
+"""The kernels of grouped_experts: see there for the steps that they are of."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from moce_kernels.triton_kernels._common import (
+    expert_shape,
+    load,
+    places,
+    product,
+    slot_and_expert,
+    slot_at,
+    slots_of,
+    store,
+)
+
+
+@triton.jit
+def linear(
+    x, x_b, x_c, x_h, x_w,
+    out, out_b, out_c, out_h, out_w,
+    weight,
+    dim, size, width, top_k,
+    index, order,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    WIDE: tl.constexpr,  # dim to rank, of the slot's image; else between ranks, of the slot
+    TIMES: tl.constexpr,  # channels on the weight's side of rows for each of the rank
+    TRANSPOSED: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """out (+)= weight x, weight being (TIMES rank, dim or rank), or its transpose."""
+    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
+    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    if WIDE:
+        go_in, come_out = dim, r
+        weight += rows * dim
+        x += slot // top_k * x_b
+    else:
+        go_in, come_out = (TIMES * r, r) if TRANSPOSED else (r, TIMES * r)
+        weight += TIMES * squares
+        x += slot * x_b
+    columns = dim if WIDE else r
+    if tl.program_id(1) * CHANNELS < come_out:
+        first = tl.program_id(0) * PIXELS
+        p = tl.arange(0, PIXELS)
+        within = (p < size - first)[:, None]
+        n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, go_in, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            inside = within & (k < go_in)[None, :]
+            a = tl.load(places(x, x_c, x_h, x_w, first, p, k, width, FLAT), mask=inside, other=0.0)
+            if TRANSPOSED:
+                at = k[:, None] * columns + n[None, :]
+            else:
+                at = n[None, :] * columns + k[:, None]
+            w = load(weight + at, (k < go_in)[:, None] & (n < come_out)[None, :])
+            total += product(a, w, PRECISION)
+        mask = within & (n < come_out)[None, :]
+        to = places(out + slot * out_b, out_c, out_h, out_w, first, p, n, width, FLAT)
+        if ACCUMULATE:
+            total += load(to, mask)
+        store(to, total, mask)
+
+
+@triton.jit
+def modulate(
+    a, a_b, a_c, a_h, a_w,
+    shared, shared_b, shared_c, shared_h, shared_w,
+    z, z_b, z_c, z_h, z_w,
+    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
+    d_attention, d_attention_b, d_attention_c, d_attention_h, d_attention_w,
+    d_modulation, d_modulation_b, d_modulation_c, d_modulation_h, d_modulation_w,
+    attn_out, attn_out_bias, mod_proj, gate,
+    dim, size, width, top_k,
+    index, order,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """z = (attn_out a + bias) * SiLU(mod_proj shared); backward, the gradients of both factors'
+    projections where that of z is gate * upstream."""
+    slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
+    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    if tl.program_id(1) * CHANNELS < r:
+        first = tl.program_id(0) * PIXELS
+        p = tl.arange(0, PIXELS)
+        within = (p < size - first)[:, None]
+        n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        attention = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, r, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            at = places(a + slot * a_b, a_c, a_h, a_w, first, p, k, width, FLAT)
+            given = tl.load(at, mask=within & (k < r)[None, :], other=0.0)
+            at = attn_out + squares + n[None, :] * r + k[:, None]
+            attention += product(given, load(at, (k < r)[:, None] & (n < r)[None, :]), PRECISION)
+        attention += load(attn_out_bias + rows + n, n < r)[None, :]
+        modulation = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, dim, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            image = shared + slot // top_k * shared_b
+            at = places(image, shared_c, shared_h, shared_w, first, p, k, width, FLAT)
+            given = tl.load(at, mask=within & (k < dim)[None, :], other=0.0)
+            at = mod_proj + (rows + n)[None, :] * dim + k[:, None]
+            modulation += product(given, load(at, (k < dim)[:, None] & (n < r)[None, :]), PRECISION)
+        sigmoid = tl.sigmoid(modulation)
+        silu = modulation * sigmoid
+        mask = within & (n < r)[None, :]
+        store(
+            places(z + slot * z_b, z_c, z_h, z_w, first, p, n, width, FLAT), attention * silu, mask
+        )
+        if BACKWARD:
+            at = upstream + slot * upstream_b
+            at = places(at, upstream_c, upstream_h, upstream_w, first, p, n, width, FLAT)
+            d = load(at, mask) * tl.load(gate + slot)
+            to = d_attention + slot * d_attention_b
+            to = places(to, d_attention_c, d_attention_h, d_attention_w, first, p, n, width, FLAT)
+            store(to, d * silu, mask)
+            to = d_modulation + slot * d_modulation_b
+            to = places(
+                to, d_modulation_c, d_modulation_h, d_modulation_w, first, p, n, width, FLAT
+            )
+            slope = sigmoid * (1.0 + modulation * (1.0 - sigmoid))
+            store(to, d * attention * slope, mask)
+
+
+@triton.jit
+def project_out(
+    a, a_b, a_c, a_h, a_w,
+    x, x_b, x_c, x_h, x_w,
+    out, out_b, out_c, out_h, out_w,
+    weight, gate,
+    dim, size, width, top_k,
+    index,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    GATED: tl.constexpr,
+    SHORTCUT: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """out = sum over an image's experts of weight^T a, times the gate if GATED, weight being
+    (rank, dim); plus the gates times x if there is a SHORTCUT."""
+    image = tl.program_id(2).to(tl.int64)
+    first = tl.program_id(0) * PIXELS
+    p = tl.arange(0, PIXELS)
+    within = (p < size - first)[:, None]
+    n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    gates = 0.0
+    for j in range(top_k):
+        slot = image * top_k + j
+        r, rows, _, _ = expert_shape(tl.load(index + slot).to(tl.int32), RANKS, WINDOWS, 0)
+        found = tl.zeros((PIXELS, CHANNELS), tl.float32)
+        for start in range(0, r, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            at = places(a + slot * a_b, a_c, a_h, a_w, first, p, k, width, FLAT)
+            given = tl.load(at, mask=within & (k < r)[None, :], other=0.0)
+            at = weight + (rows + k)[:, None] * dim + n[None, :]
+            found += product(given, load(at, (k < r)[:, None] & (n < dim)[None, :]), PRECISION)
+        value = tl.load(gate + slot)
+        gates += value
+        total += found * value if GATED else found
+    mask = within & (n < dim)[None, :]
+    if SHORTCUT:
+        total += gates * load(
+            places(x + image * x_b, x_c, x_h, x_w, first, p, n, width, FLAT), mask
+        )
+    store(places(out + image * out_b, out_c, out_h, out_w, first, p, n, width, FLAT), total, mask)
+
+
+@triton.jit
+def weight_gradient(
+    a, a_b, a_c, a_h, a_w,
+    b, b_b, b_c, b_h, b_w,
+    sums, gate,
+    dim, size, width, top_k, total, bias_total, column_blocks,
+    order, offsets,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    WIDE: tl.constexpr,  # b is of the slot's image and has dim channels, else of the slot
+    TIMES: tl.constexpr,
+    GATED: tl.constexpr,
+    BIAS: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """sums (splits, weights and biases of all experts) over the pixels of each expert: of a b^T,
+    then of a."""
+    e = tl.program_id(2)
+    r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    height, breadth = TIMES * r, dim if WIDE else r
+    row_block, column_block = tl.program_id(1) // column_blocks, tl.program_id(1) % column_blocks
+    if (row_block * ROWS < height) & (column_block * COLUMNS < breadth):
+        first, count = slots_of(e, offsets, 0, RANKS)
+        n = row_block * ROWS + tl.arange(0, ROWS)
+        k = column_block * COLUMNS + tl.arange(0, COLUMNS)
+        found = tl.zeros((ROWS, COLUMNS), tl.float32)
+        bias_found = tl.zeros((PIXELS, ROWS), tl.float32)  # added up once, after all
+        p = tl.arange(0, PIXELS)
+        parts = tl.cdiv(size, PIXELS)
+        for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
+            slot = slot_at(first + i // parts, order, RANKS)
+            start = i % parts * PIXELS
+            within = (p < size - start)[:, None]
+            at = places(a + slot * a_b, a_c, a_h, a_w, start, p, n, width, FLAT)
+            left = tl.load(at, mask=within & (n < height)[None, :], other=0.0)
+            at = b + (slot // top_k if WIDE else slot) * b_b
+            at = places(at, b_c, b_h, b_w, start, p, k, width, FLAT)
+            right = tl.load(at, mask=within & (k < breadth)[None, :], other=0.0)
+            here = product(tl.trans(left), right, PRECISION)
+            found += here * tl.load(gate + slot) if GATED else here
+            if BIAS:
+                bias_found += left.to(tl.float32)
+        sums += tl.program_id(0).to(tl.int64) * (total + bias_total)
+        to = sums + (rows * dim if WIDE else TIMES * squares)
+        mask = (n < height)[:, None] & (k < breadth)[None, :]
+        tl.store(to + n[:, None] * breadth + k[None, :], found, mask=mask)
+        # One is a constant, the other a tensor.
+        if BIAS:  # noqa: SIM102
+            if column_block == 0:
+                sums += total + TIMES * rows
+                tl.store(sums + n, tl.sum(bias_found, axis=0), mask=n < height)
+
+
+@triton.jit
+def gate_gradient(
+    grad, grad_b, grad_c, grad_h, grad_w,
+    x, x_b, x_c, x_h, x_w,
+    z, z_b, z_c, z_h, z_w,
+    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
+    sums,
+    dim, size, width, top_k,
+    index, order,
+    RANKS: tl.constexpr,
+    WINDOWS: tl.constexpr,
+    FLAT: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """sums (slots, splits) of grad * x over the channels of the image and of upstream * z over
+    those of the slot, upstream being out_proj grad."""
+    slot, e = slot_and_expert(tl.program_id(1), index, order, RANKS)
+    r, _, _, _ = expert_shape(e, RANKS, WINDOWS, 0)
+    image = slot // top_k
+    found = tl.zeros((PIXELS,), tl.float32)
+    p = tl.arange(0, PIXELS)
+    for first in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
+        within = (p < size - first)[:, None]
+        for block in range(0, dim, CHANNELS):
+            c = block + tl.arange(0, CHANNELS)
+            mask = within & (c < dim)[None, :]
+            g = load(
+                places(grad + image * grad_b, grad_c, grad_h, grad_w, first, p, c, width, FLAT),
+                mask,
+            )
+            value = load(places(x + image * x_b, x_c, x_h, x_w, first, p, c, width, FLAT), mask)
+            found += tl.sum(g * value, axis=1)
+        for block in range(0, r, CHANNELS):
+            c = block + tl.arange(0, CHANNELS)
+            mask = within & (c < r)[None, :]
+            at = upstream + slot * upstream_b
+            g = load(places(at, upstream_c, upstream_h, upstream_w, first, p, c, width, FLAT), mask)
+            value = load(places(z + slot * z_b, z_c, z_h, z_w, first, p, c, width, FLAT), mask)
+            found += tl.sum(g * value, axis=1)
+    tl.store(sums + slot * tl.num_programs(0) + tl.program_id(0), tl.sum(found, axis=0))
