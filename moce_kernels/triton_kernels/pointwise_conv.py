@@ -337,7 +337,8 @@ def pointwise_backward_weight(
     if x.dtype != torch.float32:
         count, warps = 64, 4
     else:
-        count, warps = (16, 8) if precision == "ieee" else (32, 4)
+        count = 16 if precision == "ieee" else 32
+        warps = 4 if count == 32 and compute_capability() // 10 == 9 else 8  # 4 spill elsewhere
     block = pixel_block(count, size)
     tiles = blocks(rows, row_block) * blocks(columns, column_block)
     parts = splits(images * blocks(size, block), max(1, PROGRAMS // (tiles * groups)))

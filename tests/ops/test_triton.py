@@ -97,7 +97,8 @@ def test_compiles_without_spills(capability: int) -> None:
     lines = python("tests/ops/compile_triton.py", str(capability)).splitlines()
     kernels = [json.loads(line) for line in lines]
     assert {k["operator"] for k in kernels} == set(triton_kernels.OPERATORS)
-    spilling = [k for k in kernels if k["STACK"] or k["LOCAL"]]
+    # Rather than let one program less run, ptxas keeps up to four numbers there outside of loops.
+    spilling = [k for k in kernels if k["STACK"] > 16 or k["LOCAL"]]
     assert not spilling
 
 
