@@ -29,7 +29,7 @@ def test_dry_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (out / "lease.jsonl").read_text().splitlines()]
     steps = {r["step"]: r["outcome"] for r in rows if "outcome" in r}
-    planned = [*beside(out, None, True), *alone(out, None, True)]
+    planned = [*beside(True), *alone(out, None, True)]
     assert steps == {s.name: "passed" for s in planned}
     checked = {r["operator"] for r in rows if "sample" in r}
     assert checked == set(OPERATORS)

@@ -19,20 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.compare import published_network
-from bench.test_blocks import BLOCKS
-from bench.test_grouped_experts import WINDOWS, published_layer
-from moce_kernels import (
-    ExpertWeights,
-    channel_attention,
-    depthwise_conv,
-    expert_weight_shapes,
-    fft_attention,
-    gated_depthwise_conv,
-    grouped_experts,
-    pointwise_conv,
-    routing_plan,
-)
-from moce_kernels.backends import BACKENDS, VARIABLE, why_not
+from moce_kernels.backends import VARIABLE
 from moceir import MoCEIR, preset
 from moceir.training.loss import restoration_loss
 
@@ -106,124 +93,6 @@ def ceilings(device: torch.device) -> Iterator[Row]:
         with _precision(precision):
             found = timed(functools.partial(torch.mm, m, n), device)
         yield {"ceiling": name, "TFLOP/s": 2 * edge**3 / found["ms"] / 1e9, **found}
-
-
-# --- operators -----------------------------------------------------------------------------------
-
-
-def _activation(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    t = torch.randn(shape, device=device, dtype=dtype)
-    return t.contiguous(memory_format=torch.channels_last)
-
-
-Case = tuple[str, str, list[Tensor], Callable[..., Tensor], int]
-
-
-def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
-    """Operator, size, leaves, call, and the bytes that forward cannot do without."""
-    batch, side = (16, 256) if device.type == "cuda" else (1, 32)
-    some = functools.partial(_activation, device=device, dtype=dtype)
-    parameter = functools.partial(torch.randn, device=device)
-
-    for window in WINDOWS:
-        leaves = [some((batch, 48, side, side)) for _ in range(3)]
-        leaves += [parameter(48), parameter(48)]
-        call = functools.partial(_swapped, fft_attention, window=window)
-        yield "fft_attention", f"window {window}", leaves, call, 4 * _bytes(leaves[0])
-    for kernel, channels in ((3, 128), (7, 128)):
-        x = some((batch, channels, side, side))
-        leaves = [x, parameter(channels, 1, kernel, kernel) / kernel]
-        call = functools.partial(_swapped, depthwise_conv)
-        yield "depthwise_conv", f"{kernel} x {kernel}", leaves, call, 2 * _bytes(x)
-    x = some((batch, 128, side, side))
-    leaves, call = (
-        [x, parameter(128, 1, 3, 3) / 3],
-        functools.partial(_swapped, gated_depthwise_conv),
-    )
-    yield "gated_depthwise_conv", "128 to 64", leaves, call, 3 * _bytes(x) // 2
-    for inner, outer in ((32, 128), (64, 32), (256, 768)):
-        size = side if inner < 256 else side // 4
-        x, residual = some((batch, inner, size, size)), some((batch, outer, size, size))
-        leaves = [x, parameter(outer, inner) / inner**0.5, parameter(inner), parameter(inner)]
-        moved = _bytes(x) + _bytes(residual)
-        yield "pointwise_conv", f"norm, {inner} to {outer}", leaves, _normed, moved
-    query = some((batch, 144, side, side))
-    leaves = [query, parameter(1), parameter(48, 48) / 7]
-    call = functools.partial(_attend)
-    yield "channel_attention", "48 channels", leaves, call, 4 * _bytes(query) // 3
-    for name, (block, shapes, _, moved) in BLOCKS.items():
-        x = some((batch, 48, side, side))
-        leaves = [x, *(parameter(*shape) / max(1, shape[-1]) ** 0.5 for shape in shapes)]
-        yield name, "48 channels", leaves, block, int(moved * _bytes(x))
-
-
-def _bytes(t: Tensor) -> int:
-    return t.numel() * t.element_size()
-
-
-def _swapped(operator: Callable[..., Tensor], backend: str, *leaves: Tensor, **more: Any) -> Tensor:
-    return operator(*leaves, **more, backend=backend)
-
-
-def _normed(backend: str, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return pointwise_conv(x, weight, norm=(scale, shift), backend=backend)
-
-
-def _attend(backend: str, query: Tensor, temperature: Tensor, weight: Tensor) -> Tensor:
-    return channel_attention(query, None, temperature, weight, backend=backend)
-
-
-def _directions(call: Work, leaves: list[Tensor], device: torch.device) -> Iterator[Row]:
-    with torch.no_grad():
-        yield {"direction": "forward", **timed(lambda: call(*leaves), device, 0.15)}
-    for leaf in leaves:
-        leaf.requires_grad_()
-    try:
-        grad = torch.randn_like(call(*leaves))
-        work = lambda: torch.autograd.grad(call(*leaves), leaves, grad)  # noqa: E731
-        yield {"direction": "forward and backward", **timed(work, device, 0.15)}
-    except RuntimeError as problem:
-        yield {"direction": "forward and backward", "problem": repr(problem)[:300]}
-    finally:
-        for leaf in leaves:
-            leaf.requires_grad_(False)
-
-
-def operators(device: torch.device, dtype: str) -> Iterator[Row]:
-    for operator, size, leaves, call, moved in _cases(device, getattr(torch, dtype)):
-        for backend in BACKENDS:
-            if why_not(backend, operator, device) is None:
-                row = {"operator": operator, "size": size, "dtype": dtype, "backend": backend}
-                for found in _directions(functools.partial(call, backend), leaves, device):
-                    yield {**row, "shape": list(leaves[0].shape), "bytes": moved, **found}
-
-
-def experts(device: torch.device, published: str | None) -> Iterator[Row]:
-    """A layer of experts, a quarter of a batch of 32 to each, beside the published dispatch."""
-    batch, dim, side = (32, 64, 64) if device.type == "cuda" else (4, 16, 16)
-    ranks = [dim // 8, dim // 4, dim // 2, dim]
-    logits = torch.nn.functional.one_hot(torch.arange(batch, device=device) % 4, 4).float()
-    plan = routing_plan(logits, 1, backend="reference")
-    shapes = expert_weight_shapes(dim, ranks).values()
-    for dtype in (torch.float32, torch.bfloat16):
-        leaves = [_activation((batch, dim, side, side), device, dtype) for _ in range(2)]
-        contenders: dict[str, tuple[list[Tensor], Callable[..., Tensor]]] = {}
-        for backend in BACKENDS:
-            if why_not(backend, "grouped_experts", device) is None:
-                weights = [torch.randn(shape, device=device) / 8 for shape in shapes]
-
-                def call(backend: str, x: Tensor, shared: Tensor, *weights: Tensor) -> Tensor:
-                    w = ExpertWeights(*weights)
-                    return grouped_experts(x, shared, plan, w, ranks, WINDOWS, backend=backend)
-
-                contenders[backend] = weights, call
-        if published is not None and dtype == torch.float32:
-            contenders["published"] = published_layer(published, dim, logits)
-        for name, (weights, call) in contenders.items():
-            weights = [w.detach() for w in weights] if name != "published" else weights
-            every = [*leaves, *weights]
-            for found in _directions(functools.partial(call, name), every, device):
-                yield {"contender": name, "dtype": str(dtype)[6:], **found}
 
 
 # --- the whole network ---------------------------------------------------------------------------
@@ -358,32 +227,23 @@ def _times(
         yield {**row, "run": "?", "problem": repr(problem)[:400]}
 
 
-def compiled(device: torch.device, task: str, dtype: str, published: str, go: str) -> Iterator[Row]:
-    """The published code under ``torch.compile``: compiled at once, timed when the file ``go`` is
-    there, so that this is done beside the checks and measured alone."""
+def compiled(device: torch.device, task: str, dtype: str, published: str) -> Iterator[Row]:
+    """The published code under ``torch.compile``: how long that takes, and one call after it."""
     torch._dynamo.config.recompile_limit = 256  # one frame for every width of a block
     torch._dynamo.config.accumulated_recompile_limit = 2048
     row = {"task": task, "contender": "published, compiled", "dtype": dtype}
-    with _precision("published"):
-        train = TASKS[task][-1]
-        batch = _batch(task, device)
-        work = _step_and_infer(
-            "published, compiled", TASKS[task][0], published, batch, getattr(torch, dtype), train
-        )
-        start = time.perf_counter()
-        for _ in range(3):
-            work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()  # others use the card meanwhile
-        yield {**row, "run": "compile", "seconds": time.perf_counter() - start}
-        while not Path(go).exists():
-            time.sleep(0.05)
-        before = 0
-        if device.type == "cuda":
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-        yield {**row, "run": "eager", **timed(work, device, 0.6), **_memory(device, before)}
+    batch, train = _batch(task, device), TASKS[task][-1]
+    work = _step_and_infer(
+        "published, compiled", TASKS[task][0], published, batch, getattr(torch, dtype), train
+    )
+    start = time.perf_counter()
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    yield {**row, "run": "compile", "seconds": time.perf_counter() - start}
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    yield {**row, "run": "eager", **timed(work, device, 0.6), **_memory(device, before)}
 
 
 # --- kernels of one call -------------------------------------------------------------------------
