@@ -136,12 +136,13 @@ def add_up(sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]) -> tu
 
 
 def float32_precision(sensitive: bool = False) -> str:
-    """How products of float32 are computed: in TF32 if PyTorch is told to use it for its own
-    matrix products, otherwise in three products of TF32, which leave out 2^-22 of a term; in full
-    where what follows magnifies a rounding."""
-    if torch.backends.cuda.matmul.fp32_precision == "tf32":
+    """How products of float32 are computed. As PyTorch is told for its own matrix products, in TF32
+    or in full; where it is told nothing, in three products of TF32, which leave out 2^-22 of a
+    term, and in full where what follows magnifies a rounding."""
+    asked = torch.backends.cuda.matmul.fp32_precision
+    if asked == "tf32":
         return "tf32"
-    return "ieee" if sensitive or compute_capability() < 80 else "tf32x3"
+    return "ieee" if asked == "ieee" or sensitive or compute_capability() < 80 else "tf32x3"
 
 
 def compute_capability() -> int:

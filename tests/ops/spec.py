@@ -365,7 +365,8 @@ def experts_samples() -> Iterator[Sample]:
     yield experts_sample((2, 24, 33, 9), "contiguous", ranks, windows, [[3, 0], [2, 3]])
     yield experts_sample((2, 32, 16, 64), "channels_last", (16, 32), (8, 16), [[1], [0]])
     yield experts_sample((5, 11, 9, 10), "sliced", (7, 11), (4, 8), [[1]] * 5)  # one expert for all
-    yield experts_sample((1, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]])
+    # Several images, for the gradient of a single gate would be one rounding.
+    yield experts_sample((6, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]] * 6)
     # The larger expert has more blocks of channels.
     yield experts_sample((2, 6, 9, 35), "channels_last", (4, 20), (4, 8), [[1], [0]])
     # One pixel; many of them, so that errors are compared and not single roundings, and enough

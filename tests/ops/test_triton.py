@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from moce_kernels import triton_kernels
 from tests.ops.spec import selection
@@ -100,6 +101,25 @@ def test_compiles_without_spills(capability: int) -> None:
     # Rather than let one program less run, ptxas keeps up to four numbers there outside of loops.
     spilling = [k for k in kernels if k["STACK"] > 16 or k["LOCAL"]]
     assert not spilling
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "runs"),
+    [("none", 90, "tf32x3"), ("none", 75, "ieee"), ("ieee", 90, "ieee"), ("tf32", 90, "tf32")],
+)
+def test_float32_products_are_as_pytorch_is_told(
+    monkeypatch: pytest.MonkeyPatch, asked: str, capability: int, runs: str
+) -> None:
+    from moce_kernels.triton_kernels import _common
+
+    monkeypatch.setattr(_common, "compute_capability", lambda: capability)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = asked
+    try:
+        assert _common.float32_precision() == runs
+        assert _common.float32_precision(sensitive=True) == ("tf32" if asked == "tf32" else "ieee")
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 PARTS = """
