@@ -32,13 +32,14 @@ def network_bytes(
     The peak lies in a decoder block at full resolution: there live the block's input, the shared
     features, the queries, keys and values of the cross attention or its result, and the input of
     the level. A GPU also holds an expert's queries, keys and values whole, or the hidden features
-    of the feed-forward network, of which a CPU has a few rows. The factor for CPUs is fitted to
-    what was measured (docs/restore.md); bfloat16 and float16 save, so the estimate ignores them.
+    of the feed-forward network, of which a CPU has a few rows. The factors are fitted to what was
+    measured (docs/restore.md, docs/performance.md); bfloat16 and float16 save, so the estimate
+    ignores them.
     """
     channels = config.dims[0]
     floats = 6.5 * channels
     if device.type != "cpu":
-        experts = 5.5 * channels + 3 * max(config.ranks(0))
+        experts = 6.0 * channels + 3 * max(config.ranks(0))
         floats = max(floats, experts, (2.5 + 3 * config.ffn_expansion) * channels)
     cell = 2 ** (len(config.dims) - 1)
     padded = (height + -height % cell) * (width + -width % cell)
