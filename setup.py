@@ -6,7 +6,8 @@ the CUDA library is built with CPU-only torch just as well. Without a C++ compil
 the package installs without them, and ``python -m moce_kernels.info`` says so.
 
 Environment:
-    MOCE_CUDA: 0 leaves the CUDA library out, 1 insists on it; by default it is built where nvcc is.
+    MOCE_CUDA: 0 leaves the CUDA library out, 1 insists on it; by default it is built where there
+        are nvcc and an NVIDIA GPU, or where MOCE_CUDA_ARCHS says what for.
     MOCE_CUDA_ARCHS: what it is compiled for, such as "8.0 9.0+PTX"; by default the compute
         capability of the GPUs of this machine, or else DEFAULT_ARCHS.
     CUDA_HOME: the CUDA toolkit; by default that of the nvcc on the path.
@@ -108,6 +109,23 @@ def find_cuda() -> Cuda:
     return Cuda(nvcc, root, version[1] if version else "unknown", cuda_archs(known))
 
 
+def cuda_to_build(wanted: str) -> Cuda:
+    """What to build the CUDA library with; ``wanted`` is MOCE_CUDA's value.
+
+    Raises:
+        CannotBuildCudaError: it is not wanted, there is no nvcc, or nothing here could use it: it
+            takes minutes, for which nobody should wait in vain.
+    """
+    if wanted == "0":
+        raise CannotBuildCudaError("MOCE_CUDA=0 at installation")
+    cuda = find_cuda()
+    if not (wanted or os.environ.get("MOCE_CUDA_ARCHS") or gpus()):
+        raise CannotBuildCudaError(
+            "there was no NVIDIA GPU at installation; MOCE_CUDA=1 builds it nevertheless"
+        )
+    return cuda
+
+
 def cuda_archs(known: list[str]) -> tuple[str, ...]:
     """What to compile for: MOCE_CUDA_ARCHS, or this machine's GPUs, or the default."""
     asked = os.environ.get("MOCE_CUDA_ARCHS", "").replace(",", " ").replace(";", " ").split()
@@ -118,15 +136,20 @@ def cuda_archs(known: list[str]) -> tuple[str, ...]:
             raise SystemExit(f"MOCE_CUDA_ARCHS: this nvcc does not know {arch}")
     if asked:
         return tuple(dict.fromkeys(asked))
-    try:
-        here = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
-    except (OSError, CannotBuildCudaError):
-        here = []
-    here = [arch for arch in sorted(set(here)) if arch.replace(".", "") in known]
+    here = [arch for arch in gpus() if arch.replace(".", "") in known]
     if here:
         return tuple(here)
     archs = [arch for arch in DEFAULT_ARCHS if arch.replace(".", "") in known]
     return (*archs[:-1], f"{archs[-1]}+PTX")
+
+
+def gpus() -> list[str]:
+    """The compute capabilities of this machine's GPUs."""
+    try:
+        here = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()
+    except (OSError, CannotBuildCudaError):
+        here = []
+    return sorted(set(here))
 
 
 def gencode(archs: tuple[str, ...]) -> list[str]:
@@ -263,9 +286,7 @@ class BuildLibraries(build_ext):
             sets = ", ".join(INSTRUCTION_SETS)
             report["cpu"] = f"built with {compiler_version(self.compiler_path)} for {sets}"
             try:
-                if wanted == "0":
-                    raise CannotBuildCudaError("MOCE_CUDA=0 at installation")
-                self.cuda = find_cuda()
+                self.cuda = cuda_to_build(wanted)
                 archs = self.cuda.archs
                 report["cuda"] = f"built with nvcc {self.cuda.version} for {', '.join(archs)}"
                 report["cuda_archs"] = list(archs)

@@ -73,6 +73,23 @@ def test_cuda_home_goes_before_the_path(
     assert build.find_cuda().root == tmp_path / "home"
 
 
+def test_without_a_gpu_the_cuda_library_is_left_out(
+    build: ModuleType, only: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is asked for: a newcomer need not wait for it."""
+    script(only / "nvcc", NVCC.format(top="/unused"))
+    with pytest.raises(build.CannotBuildCudaError, match=r"no NVIDIA GPU .*MOCE_CUDA=1 builds it"):
+        build.cuda_to_build("")
+    assert build.cuda_to_build("1").archs == ("8.0", "9.0+PTX")
+    with pytest.raises(build.CannotBuildCudaError, match="MOCE_CUDA=0"):
+        build.cuda_to_build("0")
+    monkeypatch.setenv("MOCE_CUDA_ARCHS", "9.0")
+    assert build.cuda_to_build("").archs == ("9.0",)
+    monkeypatch.delenv("MOCE_CUDA_ARCHS")
+    script(only / "nvidia-smi", "echo 9.0")
+    assert build.cuda_to_build("").archs == ("9.0",)
+
+
 def test_without_nvcc(build: ModuleType, only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(build.CannotBuildCudaError, match="no nvcc on the path"):
         build.find_cuda()

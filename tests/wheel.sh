@@ -4,6 +4,8 @@
 #   bash tests/wheel.sh PYTHON...
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# A wheel has all that can be built, wherever it is made.
+command -v nvcc > /dev/null && export MOCE_CUDA="${MOCE_CUDA:-1}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$1" -m pip wheel --quiet --no-deps ${WHEEL_OPTIONS:-} --wheel-dir "$work" .
