@@ -99,7 +99,8 @@ def test_compiles_without_spills(capability: int) -> None:
     kernels = [json.loads(line) for line in lines]
     assert {k["operator"] for k in kernels} == set(triton_kernels.OPERATORS)
     # Rather than let one program less run, ptxas keeps up to four numbers there outside of loops.
-    spilling = [k for k in kernels if k["STACK"] > 16 or k["LOCAL"]]
+    few = {"_gram": 16, "_pointwise_conv": 16, "_weight_gradient": 16}
+    spilling = [k for k in kernels if k["STACK"] > few.get(k["kernel"], 0) or k["LOCAL"]]
     assert not spilling
 
 
