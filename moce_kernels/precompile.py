@@ -39,7 +39,7 @@ class Compiled(NamedTuple):
         )
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     kernel: Any
     arguments: tuple[Any, ...]
 
@@ -48,7 +48,7 @@ class _Job(NamedTuple):
         return self.kernel.__name__
 
 
-_jobs: list[_Job] = []  # of the precompile call that runs; worker processes inherit it
+_jobs: list[Job] = []  # of the precompile call that runs; worker processes inherit it
 
 
 def precompile(
@@ -73,9 +73,9 @@ def precompile(
         RuntimeError: a kernel that does not compile, or no Triton.
     """
     start = time.monotonic()
-    found: dict[Any, _Job] = {}
+    found: dict[Any, Job] = {}
     for has_library in (False, True) if library is None else (library,):
-        with _collected(capability, found, has_library):
+        with collected(capability, found, has_library):
             work()
     _jobs[:] = found.values()
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(_jobs)))
@@ -91,14 +91,14 @@ def precompile(
 
 
 @contextlib.contextmanager
-def _collected(capability: int, found: dict[Any, _Job], library: bool) -> Iterator[None]:
-    """Every variant that is launched is added to ``found`` instead of compiled."""
+def collected(capability: int, found: dict[Any, Job], library: bool) -> Iterator[None]:
+    """Adds every variant that is launched inside to ``found``, by kernel and Triton's key."""
     from triton.runtime.jit import JITFunction
 
     launch, compile_ = JITFunction.run, JITFunction._do_compile
 
     def collect(self: Any, key: Any, *arguments: Any) -> None:
-        found.setdefault((self, key), _Job(self, (key, *arguments)))
+        found.setdefault((self, key), Job(self, (key, *arguments)))
 
     def look_up(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         launch(kernel, *args, grid=grid, warmup=True, **kwargs)
@@ -139,10 +139,10 @@ def main() -> None:
     module, _, function = arguments.work.partition(":")
     try:
         target = capability(arguments.arch)
-        make = getattr(importlib.import_module(module), function)
+        work = getattr(importlib.import_module(module), function)(*arguments.arguments)
     except (ValueError, ImportError, AttributeError) as problem:
         parser.error(str(problem))
-    print(precompile(make(*arguments.arguments), target, arguments.jobs).summary())
+    print(precompile(work, target, arguments.jobs).summary())
 
 
 def _start_worker(capability: int, folder: str) -> None:

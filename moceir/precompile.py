@@ -1,4 +1,10 @@
-"""The work of a network, for ``moce_kernels.precompile``."""
+"""The work of a network, for ``moce_kernels.precompile``.
+
+``moceir precompile`` is the command. ``python -m moce_kernels.precompile`` knows no networks and
+takes one from here:
+
+    python -m moce_kernels.precompile moceir.precompile:network moce_ir_s 1x3x720x1280 --arch 9.0
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,25 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from moceir.config import MoCEIRConfig
+from moceir.config import MoCEIRConfig, preset
 from moceir.errors import ConfigError
 from moceir.model import MoCEIR
 from moceir.training.loss import restoration_loss
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def network(
+    name: str, shape: str, dtype: str = "float32", direction: str = "inference"
+) -> Callable[[], None]:
+    """``network_work`` of a preset, from words; ``direction`` is ``inference`` or ``train``."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r}: choose {', '.join(DTYPES)}")
+    if direction not in ("inference", "train"):
+        raise ConfigError(f"direction {direction!r}: choose inference or train")
+    return network_work(
+        preset(name), batch_shape(shape), getattr(torch, dtype), direction == "train"
+    )
 
 
 def network_work(
