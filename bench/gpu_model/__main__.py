@@ -35,6 +35,14 @@ class Row:
         return 1e3 * self.total(lambda e: e.seconds)
 
     @property
+    def registers(self) -> str:
+        """At most, and how many bytes of a thread did not fit."""
+        most, spilled = (
+            max(getattr(e, n) for e in self.estimates) for n in ("registers", "spilled")
+        )
+        return f"{most} and {spilled} B spilled" if spilled else f"{most}" if most else ""
+
+    @property
     def bound(self) -> str:
         """What most of the time goes to."""
         shares: dict[str, float] = {}
@@ -74,15 +82,16 @@ def table(rows: dict[tuple[str, str], Row], found: dict[str, tuple[int, float]])
     """Markdown: Triton's kernels one by one, the rest in sum."""
     beside = bool(found)
     lines = [
-        "| kernel | launches | GB | G instructions | predicted, ms | bound by |"
+        "| kernel | launches | GB | G instructions | registers | predicted, ms | bound by |"
         + (" measured, ms | measured / predicted |" if beside else ""),
-        "| --- | ---: | ---: | ---: | ---: | --- |" + (" ---: | ---: |" if beside else ""),
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |" + (" ---: | ---: |" if beside else ""),
     ]
 
     def line(name: str, row: Row, bound: str) -> str:
         text = (
             f"| {name} | {len(row.estimates)} | {row.total(lambda e: e.bytes) / 1e9:.2f} "
-            f"| {row.total(lambda e: e.instructions) / 1e9:.1f} | {row.ms:.2f} | {bound} |"
+            f"| {row.total(lambda e: e.instructions) / 1e9:.1f} | {row.registers} | {row.ms:.2f} "
+            f"| {bound} |"
         )
         if beside:
             launches, ms = found.get(name.strip("`"), (0, 0.0))

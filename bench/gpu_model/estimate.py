@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.gpu_model import machine_code, trips
@@ -55,7 +56,9 @@ class Estimate:
     bytes: float
     instructions: float
     """Of all threads."""
-    spills: float
+    registers: int
+    spilled: int
+    """Bytes of a thread."""
 
     @property
     def bound(self) -> str:
@@ -74,7 +77,7 @@ def moved(launch: Launch) -> float:
     storages: dict[tuple[int, tuple[int, ...]], Array] = {
         (a.storage, a.shape): a for a in launch.arrays
     }
-    ranks = launch.scalars.get("RANKS")
+    ranks = launch.scalars.get("RANKS") or launch.scalars.get("ranks")
     total = 0.0
     for array in storages.values():
         share = 1.0
@@ -88,7 +91,7 @@ def estimate(launch: Launch, gpu: GPU) -> Estimate:
     """Of a launch that was traced with ``compiled``."""
     data = moved(launch)
     issue = mma = waiting = instructions = 0.0
-    spills = 0
+    registers = spilled = 0
     if launch.kind == "triton":
         code, program = code_of(launch.compiled.asm["cubin"], launch.compiled.asm["ptx"])
         counted = executed(launch, code, program)
@@ -98,11 +101,12 @@ def estimate(launch: Launch, gpu: GPU) -> Estimate:
         mma = warps * counted["operations"] / gpu.mma
         waves = max(1.0, programs / (gpu.multiprocessors * resident(launch, code, gpu)))
         waiting = waves * (counted["rounds"] * gpu.latency + counted["barrier"] * gpu.barrier)
-        instructions, spills = 32 * warps * counted["all"], code.stack
+        instructions = 32 * warps * counted["all"]
+        registers, spilled = code.registers, code.stack
     memory = data / (gpu.reached * gpu.memory)
     parts = issue, memory, mma, waiting
     seconds = sum(part**gpu.overlap for part in parts) ** (1 / gpu.overlap) + gpu.launch
-    return Estimate(seconds, *parts, gpu.launch, data, instructions, spills)
+    return Estimate(seconds, *parts, gpu.launch, data, instructions, registers, spilled)
 
 
 def resident(launch: Launch, code: machine_code.Code, gpu: GPU) -> int:
@@ -121,66 +125,83 @@ def executed(launch: Launch, code: machine_code.Code, program: trips.Program) ->
     """Instructions that a warp of the average program runs: ``all``, and by kind; ``rounds``, how
     often it must wait for memory; ``operations``, those of the matrix units."""
     runs = average_runs(launch, len(code.loops), program)
-    places = code.innermost()
     weight = dict(zip((None, *code.loops), runs, strict=True))
     found: Counter[str] = Counter()
-    for opcode, place in zip(code.opcodes, places, strict=True):
+    # Loads of a loop's turn, or of what surrounds the loops, are on their way together.
+    waits = set()
+    for opcode, place in zip(code.opcodes, code.innermost(), strict=True):
         if opcode == "NOP":
             continue
         found["all"] += weight[place]
         found["operations"] += weight[place] * machine_code.operations(opcode)
         if kind := machine_code.kind_of(opcode):
             found[kind] += weight[place]
-    own = {part: Counter() for part in (None, *code.loops)}  # type: dict[Any, Counter[str]]
-    for opcode, place in zip(code.opcodes, places, strict=True):
-        own[place][machine_code.kind_of(opcode) or ""] += 1
-    # Loads of a loop's turn, or of what surrounds the loops, are on their way together.
-    found["rounds"] = sum(weight[part] for part, kinds in own.items() if kinds["load"])
+        if kind == "load":
+            waits.add(place)
+    found["rounds"] = sum(weight[place] for place in waits)
     return found
 
 
 SAMPLES = 24
+"""Programs of a grid that are looked at."""
 
 
 def average_runs(launch: Launch, loops: int, program: trips.Program) -> list[float]:
-    """``trips.runs`` over some programs of the grid, and over the routes of the images."""
-    signature = launch.compiled.src.signature
-    names = [name for name, kind in signature.items() if kind != "constexpr"]
+    """``trips.runs`` over some programs of the grid, and over the routes of the images: as many to
+    each expert, or, of fewer images than experts, each expert in turn."""
     arrays = {a.name: a for a in launch.arrays}
-    arguments: list[int | None] = []
-    for i, name in enumerate(names):
-        value = launch.scalars.get(name)
-        if name in arrays:
-            arguments.append((i + 1) << trips.POINTER)
-        else:
-            arguments.append(int(value) if isinstance(value, (int, bool)) else None)
-    arguments += [None] * (program.parameters - len(arguments))
     experts = len(launch.scalars.get("RANKS") or (0,))
     slots = math.prod(arrays["order"].shape) if "order" in arrays else 1
-    routes = range(experts) if slots < experts else (None,)
-    total = math.prod(launch.grid)
+    names, arguments = _arguments(launch, program)
     threads = 32 * launch.compiled.metadata.num_warps
     sums: list[float] = []
-    blocks = range(total) if total <= SAMPLES else [
-        int((k * 0.6180339887 + 0.37) % 1 * total) for k in range(SAMPLES)
-    ]  # fmt: skip
+    routes: Sequence[int | None] = range(experts) if slots < experts else (None,)
+    blocks = list(_blocks(launch.grid))
     for route in routes:
-
-        def memory(parameter: int, distance: int, route: int | None = route) -> int | None:
-            at = distance // 8
-            name = names[parameter]
-            if name == "order":
-                return at
-            if name in ("index", "expert"):
-                return at * experts // slots if route is None else route
-            if name == "offsets":
-                return -(-at * slots // experts) if route is None else slots * (at > route)
-            return None
-
+        memory = _plan(names, experts, slots, route)
         for block in blocks:
-            x, y, _ = launch.grid
-            where = block % x, block // x % y, block // (x * y)
-            visits = program.visits(arguments, where, launch.grid, threads, memory)
+            visits = program.visits(arguments, block, launch.grid, threads, memory)
             found = trips.runs(program, visits, loops)
             sums = found if not sums else [a + b for a, b in zip(sums, found, strict=True)]
     return [s / (len(routes) * len(blocks)) for s in sums]
+
+
+def _arguments(launch: Launch, program: trips.Program) -> tuple[list[str], list[int | None]]:
+    """Names and values of the parameters of the PTX: Triton has made constants of some arguments,
+    and adds two pointers of its own."""
+    signature = launch.compiled.src.signature
+    names = [name for name, kind in signature.items() if kind != "constexpr"]
+    pointers = {a.name for a in launch.arrays}
+    values: list[int | None] = [None] * program.parameters
+    for i, name in enumerate(names):
+        value = launch.scalars.get(name)
+        if name in pointers:
+            values[i] = (i + 1) << trips.POINTER
+        elif isinstance(value, int):
+            values[i] = int(value)
+    return names, values
+
+
+def _blocks(grid: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
+    """All programs, or ``SAMPLES`` of them, spread without a period (golden section)."""
+    x, y, _ = grid
+    total = math.prod(grid)
+    for k in range(min(total, SAMPLES)):
+        at = k if total <= SAMPLES else int((k * 0.6180339887 + 0.37) % 1 * total)
+        yield at % x, at // x % y, at // (x * y)
+
+
+def _plan(names: list[str], experts: int, slots: int, route: int | None) -> trips.Memory:
+    """The routing plan, as kernels read it; ``route``: the expert of all images."""
+
+    def memory(parameter: int, distance: int) -> int | None:
+        at, name = distance // 8, names[parameter]
+        if name == "order":
+            return at
+        if name == "index":
+            return at * experts // slots if route is None else route
+        if name == "offsets":
+            return -(-at * slots // experts) if route is None else slots * (at > route)
+        return None
+
+    return memory

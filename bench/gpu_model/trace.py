@@ -62,7 +62,7 @@ class Launch:
     name: str
     arrays: tuple[Array, ...]
     scalars: dict[str, Any]
-    """Triton's other arguments by name, constants among them."""
+    """The other arguments by name, Triton's constants among them."""
     grid: tuple[int, int, int] = (1, 1, 1)
     compiled: Any = None
     """Triton's compiled kernel, if it was to be compiled."""
@@ -89,7 +89,13 @@ class Recorder(Operators):
                 for what, values in (("in", (*args, *kwargs.values())), ("out", (result,)))
                 for i, t in enumerate(_tensors(values))
             ]
-            self.launches.append(Launch(kind, name, tuple(arrays), {}))
+            names = [argument.name for argument in func._schema.arguments]
+            scalars = {
+                name: value
+                for name, value in (*zip(names, args, strict=False), *kwargs.items())
+                if not isinstance(value, Tensor)
+            }
+            self.launches.append(Launch(kind, name, tuple(arrays), scalars))
         return result
 
 
