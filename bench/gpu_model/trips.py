@@ -7,9 +7,11 @@ run that a branch depends on.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench.gpu_model.machine_code import Loop, innermost
 
@@ -40,7 +42,7 @@ class Instruction:
     operands: tuple[str, ...]
     target: int | None = None  # of a branch
 
-    @property
+    @functools.cached_property
     def results(self) -> list[str]:
         """The registers that it writes: "%r1", "{ %r1, %r2 }" or "%p1|%p2"."""
         stores = self.opcode.startswith(("st.", "bra", "red."))
@@ -52,8 +54,8 @@ class Program:
     instructions: list[Instruction]
     parameters: int
     loops: tuple[Loop, ...]
-    needed: list[bool] = field(default_factory=list)
-    """Whether a branch depends on the instruction."""
+    following: tuple[int, ...]
+    """From each place on, the first instruction that a branch depends on."""
 
     def visits(
         self,
@@ -75,34 +77,36 @@ class Program:
             for axis, value in zip("xyz", values, strict=True)
         }
         registers: dict[str, Value] = {}
-        counts = [0] * len(self.instructions)
-        at = steps = 0
-        while at < len(self.instructions):
-            instruction = self.instructions[at]
-            counts[at] += 1
-            at += 1
-            if not self.needed[at - 1]:
-                continue
-            steps += 1
-            if steps > MOST_STEPS:
-                raise NotUnderstood("a loop does not end")
-            if instruction.guard is not None:
-                holds = registers.get(instruction.guard)
-                if holds is None and instruction.target is not None:
-                    raise NotUnderstood(f"{instruction.opcode} depends on data")
-                if holds is not None and bool(holds) == instruction.negated:
-                    continue
-            if instruction.opcode in ("ret", "exit"):
+        # Runs of instructions, one after the other, are counted by where they begin and end.
+        begins = [0] * (len(self.instructions) + 1)
+        begins[0] = 1
+        at = self.following[0]
+        for _ in range(MOST_STEPS):
+            if at == len(self.instructions):
                 break
-            if instruction.target is not None:
-                at = instruction.target
-                continue
-            result = _run(instruction, registers, special, arguments, memory)
-            if instruction.guard is not None and registers.get(instruction.guard) is None:
-                result = None
-            results = instruction.results
-            registers.update(dict.fromkeys(results, result if len(results) == 1 else None))
-        return counts
+            instruction = self.instructions[at]
+            holds = registers.get(instruction.guard) if instruction.guard else 1
+            if holds is not None and instruction.negated:
+                holds = 1 - holds
+            leaves = instruction.opcode in ("ret", "exit")
+            if leaves or instruction.target is not None:
+                if holds is None:
+                    raise NotUnderstood(f"{instruction.opcode} depends on data")
+                if holds:
+                    begins[at + 1] -= 1
+                    if leaves:
+                        break
+                    begins[instruction.target] += 1
+                    at = self.following[instruction.target]
+                    continue
+            elif holds != 0:
+                result = _run(instruction, registers, special, arguments, memory)
+                known = holds is not None and len(instruction.results) == 1
+                registers.update(dict.fromkeys(instruction.results, result if known else None))
+            at = self.following[at + 1]
+        else:
+            raise NotUnderstood("a loop does not end")
+        return list(itertools.accumulate(begins))[:-1]
 
 
 def parse(ptx: str) -> Program:
@@ -127,9 +131,10 @@ def parse(ptx: str) -> Program:
         if instruction.target is not None and instruction.target <= i:
             ends[instruction.target] = max(i, ends.get(instruction.target, 0))
     loops = tuple(Loop(first, last) for first, last in sorted(ends.items()))
-    program = Program(instructions, parameters, loops)
-    program.needed = _needed(instructions)
-    return program
+    following = [len(instructions)]
+    for i, needed in reversed(list(enumerate(_needed(instructions)))):
+        following.append(i if needed else following[-1])
+    return Program(instructions, parameters, loops, tuple(reversed(following)))
 
 
 def _operands(text: str) -> tuple[str, ...]:
