@@ -109,7 +109,7 @@ def _address(self: Tensor) -> int:
 
 @contextlib.contextmanager
 def absent_gpu(
-    capability: int, launch: Launch, library: bool, mode: type[Operators] | Operators = Operators
+    capability: int, launch: Launch, library: bool, operators: Operators | None = None
 ) -> Iterator[None]:
     """Operators that are called inside run as on a GPU of this compute capability (90: 9.0).
 
@@ -117,7 +117,7 @@ def absent_gpu(
         capability: 10 times the compute capability.
         launch: called in place of each launch of a Triton kernel.
         library: whether the CUDA library is there, as ``backends.choose`` would find it.
-        mode: what sees all operators that are called.
+        operators: what sees all operators that are called, if more is to be done with them.
 
     Tensors made inside are fake. To PyTorch they are on the CPU, so that autograd and autocast
     (``torch.autocast("cpu", dtype)``) work. Tensors from outside may be used, such as the
@@ -148,7 +148,7 @@ def absent_gpu(
         # Not reset_active(), which looks for a GPU.
         stack.enter_context(_replaced(driver, "_active", Target(capability)))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(mode if isinstance(mode, Operators) else mode())
+        stack.enter_context(operators or Operators())
         yield
 
 
