@@ -120,6 +120,26 @@ def operators(device: torch.device, dtype: str) -> Iterator[Row]:
                     yield {**row, "shape": list(leaves[0].shape), "bytes": moved, **found}
 
 
+def profiled(device: torch.device, dtype: str) -> Iterator[Row]:
+    """One call of each, forward and backward, between the profiler's start and stop."""
+    for operator, size, leaves, call, _ in _cases(device, getattr(torch, dtype)):
+        backend = next(b for b in BACKENDS if why_not(b, operator, device) is None)
+        for leaf in leaves:
+            leaf.requires_grad_()
+
+        def work(call: Callable[..., Tensor] = call, leaves: list[Tensor] = leaves) -> None:
+            out = call(backend, *leaves)  # noqa: B023, called before the next turn
+            torch.autograd.grad(out, leaves, out.detach())
+
+        work()  # kernels are compiled
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+        work()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
+        yield {"profiled": operator, "size": size, "backend": backend}
+
+
 def experts(device: torch.device, published: str | None) -> Iterator[Row]:
     """A layer of experts, a quarter of a batch of 32 to each, beside the published dispatch."""
     batch, dim, side = (32, 64, 64) if device.type == "cuda" else (4, 16, 16)
