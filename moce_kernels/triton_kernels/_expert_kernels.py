@@ -138,7 +138,7 @@ def modulate(
                 found = load(at, (k < dim)[:, None] & (n < r)[None, :])
                 upstream += product(given, found, PRECISION)
             found = tl.where(mask, upstream * attention * silu, 0.0)
-            tl.store(sums + slot * sums_b + place, tl.sum(tl.sum(found, axis=1), axis=0))
+            tl.store(sums + slot * sums_b + place, tl.sum(found))
             d = upstream * tl.load(gate + slot)
             to = d_attention + slot * d_attention_b
             to = places(to, d_attention_c, d_attention_h, d_attention_w, first, p, n, width, FLAT)
