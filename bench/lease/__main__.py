@@ -96,7 +96,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     return steps
 
 
-def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
+def alone(out: Path, published: str | None, dry: bool, some: str = "") -> list[Step]:
     """What has the card for itself, one after the other."""
     whole, small = "moce_ir_s 1280 x 720", "compact 1280 x 720"
     step, small_step = "moce_ir_s step of 32 x 128 x 128", "compact step of 32 x 64 x 64"
@@ -112,7 +112,7 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
         Step("ceilings", "measure.ceilings", (), 30),
         Step("inference", "measure.network", (whole, who, theirs), 80),
         Step("training", "measure.network", (step, who, theirs), 80),
-        *(Step(f"operators {d}", "operators.operators", (d,), 60) for d in dtypes),
+        *(Step(f"operators {d}", "operators.operators", (d, some), 60) for d in dtypes),
         Step("experts", "operators.experts", (theirs,), 30),
         *(
             Step(f"kernels of {task}, {d}", "measure.profile", (task, d, str(out / file)), 30)
@@ -124,7 +124,11 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
             )[: 1 if dry else 4]
         ),
         Step("compact network", "measure.network", (small_tasks, "ours", ""), 30),
-        *(() if dry else (Step("counters", "operators.profiled", ("bfloat16",), 60, counters),)),
+        *(
+            ()
+            if dry
+            else (Step("counters", "operators.profiled", ("bfloat16", some), 60, counters),)
+        ),
     ]
 
 
@@ -256,7 +260,9 @@ def main() -> None:
     parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="steps whose names begin so")
     parser.add_argument("--commit", help="of this tree, where git cannot say it")
-    parser.add_argument("--operators", default="", metavar="A,B", help="check these alone")
+    parser.add_argument(
+        "--operators", default="", metavar="A,B", help="check and measure these alone"
+    )
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, on small inputs")
     parser.add_argument("--table", action="store_true", help="make OUT/lease.md again")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
@@ -297,7 +303,7 @@ def main() -> None:
     with contextlib.ExitStack() as standing:
         for running in later:
             standing.enter_context(running.paused())
-        for step in chosen(alone(out, published, dry)):
+        for step in chosen(alone(out, published, dry, arguments.operators)):
             good &= Running(step, log, dry).finish()
     for running in later:
         running.ready.wait(running.left())
