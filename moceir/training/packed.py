@@ -29,8 +29,8 @@ from torch import Tensor
 from moceir.errors import CheckpointError
 from moceir.files import whole_file
 
-PART = 16_000_000
-"""Bytes that a file may have."""
+PART = 16_700_000
+"""Bytes that a file may have: a little less than 16 MiB."""
 
 LIMIT = 34_000_000
 """Bytes that a set may have."""
