@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from moceir.data.datasets import TRAINING, Pair, pair_folders, pairs_of
 from moceir.data.degradations import parse
 from moceir.data.patches import MixturePatches, Source
 from moceir.data.pictures import CleanPatches, find_pictures, open_rgb
+from moceir.data.resident import ResidentPatches, fit
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, SetConfig, Share, TrainingConfig
 
@@ -31,15 +32,24 @@ class Batch(TypedDict, total=False):
     """The set of each patch, in a mixture."""
     offset: int
     """Number of its first patch among those of the step."""
+    numbers: list[int]
+    """Of patches that are yet to be cut on the device, in place of ``clean``."""
 
 
 class BatchStream(IterableDataset[Batch]):
     """The batches of one process from step ``start`` on, without end.
 
     Each worker of a DataLoader makes every n-th batch, so that their order does not depend on n.
+
+    Args:
+        patches: what to take; None: the patches' numbers alone.
+        start: the first step.
+        share: the part of each step.
     """
 
-    def __init__(self, patches: CleanPatches | MixturePatches, start: int, share: Share) -> None:
+    def __init__(
+        self, patches: CleanPatches | MixturePatches | None, start: int, share: Share
+    ) -> None:
         self.patches, self.start, self.share = patches, start, share
 
     def __iter__(self) -> Iterator[Batch]:
@@ -53,6 +63,8 @@ class BatchStream(IterableDataset[Batch]):
     def _batch(self, step: int, offset: int) -> Batch:
         first = step * self.share.step + offset
         indices = range(first, first + self.share.size)
+        if self.patches is None:
+            return {"numbers": list(indices), "offset": offset}
         if isinstance(self.patches, CleanPatches):
             return {"clean": torch.stack([self.patches[i] for i in indices]), "offset": offset}
         patches = [self.patches[i] for i in indices]
@@ -124,6 +136,8 @@ def _source(root: Path, part: SetConfig) -> Source:
 class RestorationData(LightningDataModule):
     """Patches for training; synthetic degradations happen in the module, on its device.
 
+    Clean pictures stay on the device and are cut there if all of them fit (``data.cache_mb``).
+
     Raises:
         ConfigError: a mixture that is none.
         PictureError: a folder is missing or holds no pictures, or a picture is unpaired.
@@ -136,10 +150,13 @@ class RestorationData(LightningDataModule):
         # Worker processes have a cache each.
         cache_mb = data.cache_mb // max(1, data.workers)
         self.patches: CleanPatches | MixturePatches
+        self._resident: ResidentPatches | None = None
+        self._fit = False
         if data.mixture:
             self.patches = MixturePatches(sources_of(data), data.crop, config.seed, cache_mb)
         else:
             self.patches = CleanPatches(data.train, data.crop, config.seed, cache_mb)
+            self._fit = fit(self.patches.paths, data.crop, data.cache_mb)
         self.validation = (
             find_pictures(data.validation)[: data.validation_pictures] if data.validation else []
         )
@@ -148,14 +165,27 @@ class RestorationData(LightningDataModule):
         # The step that a resumed run stands at decides which patch comes next.
         trainer, data = self.trainer, self.config.data
         share = self.config.share(trainer.global_rank if trainer else 0)
-        stream = BatchStream(self.patches, trainer.global_step if trainer else 0, share)
+        start = trainer.global_step if trainer else 0
+        if self._fit:
+            return DataLoader(BatchStream(None, start, share), batch_size=None)
         return DataLoader(
-            stream,
+            BatchStream(self.patches, start, share),
             batch_size=None,
             num_workers=data.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=data.workers > 0,
         )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Cut the patches that are not there yet."""
+        if not isinstance(batch, dict) or "numbers" not in batch:
+            return batch
+        if self._resident is None:
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            assert isinstance(self.patches, CleanPatches)
+            paths, crop = self.patches.paths, self.config.data.crop
+            self._resident = ResidentPatches(paths, crop, self.config.seed, device)
+        return {"clean": self._resident(batch["numbers"]), "offset": batch["offset"]}
 
     def val_dataloader(self) -> DataLoader[Tensor] | list:
         return DataLoader(CentreCrops(self.validation)) if self.validation else []
