@@ -77,13 +77,15 @@ class DataConfig:
         kinds: degradations to train for.
         max_mixture: at most so many kinds in one picture.
         mixed: share of the patches with several kinds, where ``max_mixture`` is above 1.
-        typical: share of the patches whose degradations have their default parameters, at which
-            results are stated; those of the rest are drawn from the training ranges.
+        clean: share of the patches that nothing is done to.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
         validation_pictures: so many pictures of the validation folder, every kind on each.
-        cache_mb: decoded training pictures kept in memory, MiB.
-        workers: processes that read pictures ahead, for each training process; 0: none.
+        cache_mb: decoded training pictures kept in memory, MiB. The pictures of ``train`` are kept
+            on the training device if all of them fit; if not, as those of ``mixture``, those that
+            are read first are kept by the processes that read.
+        workers: processes that read pictures ahead, for each training process; 0: none. Unused if
+            all pictures are on the device.
     """
 
     train: Path = Path("data/train")
@@ -93,7 +95,7 @@ class DataConfig:
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
     max_mixture: int = 3
     mixed: float = 0.5
-    typical: float = 0.0
+    clean: float = 0.06
     crop: int = 128
     batch_size: int = 8
     validation_pictures: int = 4
@@ -102,10 +104,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(
-            "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, typical=0,
+            "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, clean=0,
             validation_pictures=1, cache_mb=0, workers=0,
         )  # fmt: skip
-        for name, share in (("mixed", self.mixed), ("typical", self.typical)):
+        for name, share in (("mixed", self.mixed), ("clean", self.clean)):
             if share > 1:
                 raise ConfigError(f"data.{name} is {share}: give a share from 0 to 1")
         unknown = [kind for kind in self.kinds if kind not in KINDS]

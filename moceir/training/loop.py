@@ -13,12 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, distributed
 from torch.utils.tensorboard import SummaryWriter
 
-from moceir.data.degradations import degrade, parse
+from moceir.data import synthesis
 from moceir.errors import NonFiniteLoss
 from moceir.training.checkpoint import load_checkpoint, save_checkpoint
 from moceir.training.config import plain
 from moceir.training.data import Batch, RestorationData, to_device
-from moceir.training.module import RestorationModule, psnr, quantize
+from moceir.training.module import RestorationModule, psnr
 from moceir.training.optimizer import learning_rate
 from moceir.training.step import Inputs, TrainingStep
 from moceir.training.usage import ExpertUsage
@@ -103,12 +103,9 @@ class Training:
     def inputs(self, batch: Batch) -> Inputs:
         """A batch on the device, degraded."""
         device = self.step.device
-        moved: Any = {
-            name: to_device(value, device) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
         with torch.no_grad():
-            clean, degraded, labels = self.module.prepare(moved, self.done)
+            batch = self.data.cut(batch, device)
+            clean, degraded, labels = self.module.prepare(batch, self.done)
             with self.step.autocast():
                 taught = self.module.targets(clean, degraded, labels) or (None, None)
         return Inputs(degraded, clean, to_device(torch.tensor(labels), device), *taught)
@@ -202,7 +199,8 @@ class Training:
             clean = to_device(pixels, self.step.device).float() / 255
             spoilt = []
             for kind in kinds:
-                degraded = quantize(degrade(clean, parse(kind), seed=index))
+                recipe = synthesis.at(kind, "medium", [index])
+                degraded = synthesis.degrade(clean, recipe)
                 gain = psnr(self._restore(degraded), clean) - psnr(degraded, clean)
                 gains[kind].append(gain.item())
                 spoilt.append(degraded)

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from moceir.data.degradations import Composition, degrade, generator_for, random_degradation
+from moceir.data import synthesis
+from moceir.data.degradations import degrade
 from moceir.data.patches import Source
+from moceir.data.synthesis import SEVERAL
 from moceir.errors import ConfigError
 from moceir.model import MoCEIR
 from moceir.training.config import TrainingConfig
 from moceir.training.data import Batch, to_device
-
-SEVERAL = "several"
-"""The label of a patch with more than one degradation."""
 
 
 def quantize(images: Tensor) -> Tensor:
@@ -72,40 +71,30 @@ class RestorationModule(nn.Module):
     def degrade(self, clean: Tensor, step: int, offset: int = 0) -> tuple[Tensor, list[int]]:
         """Degrade each patch of a step with a kind, or a mixture of kinds, of its own.
 
-        Kinds are taken in turn, in an order drawn anew for every round, so that no few steps have
-        much of one kind and little of another: what pulls at the weights in different directions
-        stays in balance.
+        Kinds are taken in turn (``synthesis.draw``): what pulls at the weights in different
+        directions stays in balance.
 
-        clean: (b, 3, H, W), the patches of the step from number ``offset`` on. Returns the degraded
-        ones and the label of each.
+        clean: (b, 3, H, W) uint8 or in [0, 1], the patches of the step from number ``offset`` on.
+        Returns the degraded ones, in 8-bit steps, and the label of each.
         """
         data = self.config.data
-        seed = self.config.seed + 1
-        first = step * data.batch_size
-        recipes = []
-        for i in range(first + offset, first + offset + len(clean)):
-            turn, place = divmod(i, len(data.kinds))
-            order = torch.randperm(len(data.kinds), generator=generator_for(seed + 1, turn))
-            recipes.append(
-                random_degradation(
-                    generator_for(seed, i),
-                    data.kinds,
-                    data.max_mixture,
-                    data.mixed,
-                    data.typical,
-                    int(order[place]),
-                )
-            )
-        kinds = [SEVERAL if isinstance(r, Composition) else str(r).split(":")[0] for r in recipes]
-        degraded = quantize(degrade(clean, recipes, seed + first, offset))
-        return degraded, [self.labels.index(kind) for kind in kinds]
+        first = step * data.batch_size + offset
+        recipe, kinds = synthesis.draw(
+            self.config.seed + 1,
+            range(first, first + len(clean)),
+            data.kinds,
+            data.max_mixture,
+            data.mixed,
+            data.clean,
+        )
+        return synthesis.degrade(clean, recipe), [self.labels.index(kind) for kind in kinds]
 
     def prepare(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, list[int]]:
         """The clean and the degraded patches of a batch, (b, 3, H, W), and the label of each."""
         clean = batch["clean"].float() / 255
         offset = batch["offset"]
         if not self.sources:
-            return clean, *self.degrade(clean, step, offset)
+            return clean, *self.degrade(batch["clean"], step, offset)
         sources = [self.sources[i] for i in batch["source"]]
         degraded = (batch["degraded"].float() / 255) if "degraded" in batch else clean.clone()
         seed = self.config.seed + 1 + step * self.config.data.batch_size

@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
         (["--steps", "many"], "steps"),
         (["--data.crop", "2"], r"data\.crop is 2"),
         (["--data.mixed", "1.5"], r"data\.mixed is 1\.5"),
-        (["--data.typical", "2"], r"data\.typical is 2"),
+        (["--data.clean", "2"], r"data\.clean is 2"),
         (["--distill.weight", "0"], r"distill\.weight is 0"),
         (["--config", "none.yaml"], r"none\.yaml"),
     ],
