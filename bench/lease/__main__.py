@@ -79,7 +79,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
             (backend, dtype, f"{i}/{of}", some),
             140,
         )
-        for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 1)))
+        for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 3)))
         for dtype in (("float32",) if dry else ("float32", "bfloat16", "float16"))
         for i in range(of)
     ]
@@ -120,7 +120,7 @@ def alone(out: Path, published: str | None, dry: bool, some: str = "") -> list[S
     return [
         Step("ceilings", "measure.ceilings", (), 30),
         Step("inference", "measure.network", (whole, who, theirs), 80),
-        Step("training", "measure.network", (step, who, theirs), 80),
+        Step("training", "measure.network", (step, "ours;published", theirs), 80),
         *(Step(f"whole training step {d}", "training.speed", (d,), 60) for d in dtypes),
         *(Step(f"operators {d}", "operators.operators", (d, some), 60) for d in dtypes),
         Step("experts", "operators.experts", (theirs,), 30),
