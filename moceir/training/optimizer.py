@@ -131,12 +131,13 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimizerConfig, lr: Tensor
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig, lr: Tensor, capturable: bool
 ) -> torch.optim.AdamW:
     """The optimiser of a run, of which nothing is read on the host.
 
     Args:
         lr: a scalar on the parameters' device; what it holds is the learning rate.
+        capturable: a CUDA graph is to hold a step.
     """
     return (MuonAdamW if config.muon else torch.optim.AdamW)(
         [*parameters],
@@ -144,7 +145,7 @@ def make_optimizer(
         betas=config.betas,
         weight_decay=config.weight_decay,
         fused=True,
-        capturable=True,
+        capturable=capturable,
     )
 
 

@@ -13,6 +13,7 @@ end. ``weights`` writes the averaged weights of a STATE. What STATE keeps: ``pac
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -115,38 +116,23 @@ def pack_pictures(
     paths = find_pictures(source)
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{target}: has files in it: name another folder")
-    budget = megabytes * 1e6
-    some = paths[:: max(1, len(paths) // 24)]
-    scale = _scale_that_fits(some, budget * len(some) / len(paths), quality)
-    target.mkdir(parents=True, exist_ok=True)
-    while True:
+    budget, scale = megabytes * 1e6, 1.0
+    for attempt in itertools.count():
         files = [_jpeg(open_rgb(path), scale, quality) for path in paths]
         total = sum(len(data) for data, _, _ in files)
-        if total <= budget:
+        # Small pictures have few sizes, so that they may come no nearer.
+        if total <= budget and (scale == 1 or total > 0.95 * budget or attempt > 8):
             break
-        scale *= 0.99 * math.sqrt(budget / total)
+        # Bytes go about with the area.
+        scale = min(1, scale * math.sqrt(0.975 * budget / total))
+        if min(side for _, _, side in files) < 16:
+            raise PictureError("the pictures do not fit at a useful size: give more --mb or fewer")
+    target.mkdir(parents=True, exist_ok=True)
     for number, (data, _, _) in enumerate(files):
         with whole_file(target / f"{number:05d}.jpg") as temporary:
             temporary.write_bytes(data)
     losses, sides = [loss for _, loss, _ in files], [side for _, _, side in files]
     return PackedPictures(len(files), total, scale, float(np.mean(losses)), min(sides))
-
-
-def _scale_that_fits(paths: list[Path], budget: float, quality: int) -> float:
-    pictures = [open_rgb(path) for path in paths]
-
-    def fits(scale: float) -> bool:
-        return sum(len(_jpeg(p, scale, quality)[0]) for p in pictures) <= budget
-
-    if fits(1):
-        return 1.0
-    low, high = 0.02, 1.0
-    if not fits(low):
-        raise PictureError("the pictures do not fit at any useful size: give more --mb or fewer")
-    for _ in range(8):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 def _jpeg(picture: Image.Image, scale: float, quality: int) -> tuple[bytes, float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -47,7 +48,9 @@ class CudaGraphs:
         """``work`` as it is, on the stream of the capture: autograd remembers streams."""
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), warnings.catch_warnings():
+            # That the optimiser could be captured and is not, which it will be.
+            warnings.filterwarnings("ignore", message=".*capturable=True")
             work()
         current.wait_stream(self.stream)
 
@@ -95,7 +98,9 @@ class TrainingStep:
         self._averages: list[Tensor] = [average for _, average in trained]
         self.device = device = self._trained[0].device
         self.lr = torch.zeros((), device=device)
-        self.optimizer = make_optimizer(self._trained, self.config.optimizer, self.lr)
+        self.optimizer = make_optimizer(
+            self._trained, self.config.optimizer, self.lr, graphs is not None
+        )
         self.values = torch.zeros(4, device=device)
         """Of the last step: loss, auxiliary loss, PSNR, norm of the gradient before clipping."""
         self.broken = torch.full((3,), float("inf"), dtype=torch.float64, device=device)
