@@ -195,6 +195,11 @@ def test_another_network_does_not_continue_a_run(finished: Path, pictures: Path)
         main(arguments(finished, pictures, "--model.dim", "24"))
 
 
+def test_another_optimiser_does_not_continue_a_run(finished: Path, pictures: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"exp_avg.* in place of .*momentum"):
+        main(arguments(finished, pictures, "--optimizer.muon", "true", "--steps", "5"))
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match=r"last\.ckpt: not a readable checkpoint"):
