@@ -20,13 +20,14 @@ def plan(members: np.ndarray, draw: Draw) -> Stage:
     I = J t + A (1 - t), t = exp(-beta d) (Koschmieder; Narasimhan and Nayar 2002). beta 0.05 to
     2.5, the strength; A 0.6 to 1 with a tint. The depth d, 0 to 1, is flat for 3 of 10 patches,
     else a gradient at any angle, multi-octave relief and pieces that follow the picture's edges. 4
-    of 10 are mixed in (nearly) linear light, the others in code values, as the data sets of the
-    literature are.
+    of 10 are mixed in (nearly) linear light, with beta from 0.005, the others in code values, as
+    the data sets of the literature are.
     """
     n = draw.n
-    beta = draw.strong(0.05, 2.5)
-    airlight = draw.uniform(0.6, 1)[:, None] * _tint(draw)
     linear = draw.happens(0.4)
+    # In light, a little brightens what is black by much more than in code values.
+    beta = draw.strong(np.where(linear, 0.005, 0.05), 2.5)
+    airlight = draw.uniform(0.6, 1)[:, None] * _tint(draw)
     flat = np.where(draw.happens(0.3), 1, draw.uniform(0, 0.6))
     relief, row, column_ = cosine_field(draw, draw.log(0.2, 1), draw.uniform(1.2, 3))
     # Half of the scenes are farthest somewhere near their upper edge.
