@@ -24,6 +24,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = tl.constexpr(interpreted())
 IEEE = tl.constexpr("ieee")  # a plain string would not be a constant to Triton 3.6
 
+IMPLEMENTATIONS: dict[tuple[str, str], Callable[..., Any]] = {}
+"""What ``implement`` decorated, by namespace and operator."""
+
 
 def implement(name: str, namespace: str = _library.TRITON) -> Callable[[Function], Function]:
     """Decorate a function as the implementation of a raw operator on CUDA tensors.
@@ -33,6 +36,8 @@ def implement(name: str, namespace: str = _library.TRITON) -> Callable[[Function
     """
 
     def register(function: Function) -> Function:
+        IMPLEMENTATIONS[namespace, name] = function
+
         def on_its_device(first: Tensor, *rest: Any) -> Any:
             with torch.cuda.device_of(first):
                 return function(first, *rest)

@@ -222,7 +222,11 @@ class TrainingConfig:
         max_minutes: stop after so many minutes, with a checkpoint; the same command goes on.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between validations and their sample pictures.
-        log_every: steps between points of the curves.
+        log_every: steps between points of the curves and checks that losses are finite: only then,
+            and for a checkpoint or a validation, the host waits for the device.
+        cuda_graph: replay a step as one CUDA graph, without the host's time for its thousands of
+            launches; None: where that is possible, which is with one process on a CUDA device,
+            without ``accumulate`` and teachers.
     """
 
     run: Path = Path("runs/train")
@@ -245,6 +249,7 @@ class TrainingConfig:
     checkpoint_every: int = 500
     validate_every: int = 1000
     log_every: int = 20
+    cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
         _at_least("", self, steps=1, seed=0, checkpoint_every=1, validate_every=1, log_every=1)
@@ -272,6 +277,25 @@ class TrainingConfig:
         return Share(
             self.data.batch_size // (world * self.accumulate), rank, world, self.accumulate
         )
+
+    def why_no_graph(self, device: str) -> str | None:
+        """Why a step on a device of this type cannot be a CUDA graph, or None if it can.
+
+        Raises:
+            ConfigError: it cannot, and ``cuda_graph`` asks for it.
+        """
+        reason = None
+        if device != "cuda":
+            reason = f"the device is {device}"
+        elif self.devices * self.nodes > 1:
+            reason = "several processes train together"
+        elif self.accumulate > 1:
+            reason = "a step has several passes (accumulate)"
+        elif self.distill.teachers:
+            reason = "there are teachers"
+        if reason is not None and self.cuda_graph:
+            raise ConfigError(f"cuda_graph is true, but {reason}: leave it out")
+        return "cuda_graph is false" if self.cuda_graph is False else reason
 
     def network(self) -> MoCEIRConfig:
         """The network's configuration: the preset with the fields of ``model``."""

@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -133,7 +132,14 @@ def _source(root: Path, part: SetConfig) -> Source:
     return Source(tuple(pairs), part.label or label, degradation, part.repeat)
 
 
-class RestorationData(LightningDataModule):
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a host's tensor that the host does not wait for."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class RestorationData:
     """Patches for training; synthetic degradations happen in the module, on its device.
 
     Clean pictures stay on the device and are cut there if all of them fit (``data.cache_mb``).
@@ -144,7 +150,6 @@ class RestorationData(LightningDataModule):
     """
 
     def __init__(self, config: TrainingConfig) -> None:
-        super().__init__()
         self.config = config
         data = config.data
         # Worker processes have a cache each.
@@ -161,31 +166,33 @@ class RestorationData(LightningDataModule):
             find_pictures(data.validation)[: data.validation_pictures] if data.validation else []
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        # The step that a resumed run stands at decides which patch comes next.
-        trainer, data = self.trainer, self.config.data
-        share = self.config.share(trainer.global_rank if trainer else 0)
-        start = trainer.global_step if trainer else 0
+    def train_dataloader(self, start: int = 0, rank: int = 0) -> DataLoader[Batch]:
+        """The batches of the process ``rank`` from step ``start`` on, without end."""
+        workers, share = self.config.data.workers, self.config.share(rank)
         if self._fit:
             return DataLoader(BatchStream(None, start, share), batch_size=None)
         return DataLoader(
             BatchStream(self.patches, start, share),
             batch_size=None,
-            num_workers=data.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=data.workers > 0,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available() and self.config.accelerator != "cpu",
+            persistent_workers=workers > 0,
         )
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Cut the patches that are not there yet."""
-        if not isinstance(batch, dict) or "numbers" not in batch:
-            return batch
-        if self._resident is None:
-            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-            assert isinstance(self.patches, CleanPatches)
-            paths, crop = self.patches.paths, self.config.data.crop
-            self._resident = ResidentPatches(paths, crop, self.config.seed, device)
-        return {"clean": self._resident(batch["numbers"]), "offset": batch["offset"]}
+    def cut(self, batch: Batch, device: torch.device) -> Batch:
+        """A batch with its patches on the device, where they are cut if they are not there yet."""
+        if "numbers" in batch:
+            if self._resident is None:
+                assert isinstance(self.patches, CleanPatches)
+                paths, crop = self.patches.paths, self.config.data.crop
+                self._resident = ResidentPatches(paths, crop, self.config.seed, device)
+            return {"clean": self._resident(batch["numbers"]), "offset": batch["offset"]}
+        moved: Any = {
+            name: to_device(value, device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+        return moved
 
-    def val_dataloader(self) -> DataLoader[Tensor] | list:
-        return DataLoader(CentreCrops(self.validation)) if self.validation else []
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """(1, 3, side, side) uint8, the middle of each picture of ``data.validation``."""
+        return DataLoader(CentreCrops(self.validation))
