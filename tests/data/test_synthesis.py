@@ -280,12 +280,12 @@ def test_camera_noise_follows_the_light() -> None:
     plain = np.flatnonzero(~given["bayer"])[:16]
     chosen = {name: values[plain] for name, values in given.items()}
     stage = sensor.plan_raw(np.arange(16), chosen)
+    tensors = {name: torch.from_numpy(a) for name, a in stage.arrays.items()}
     for level in (0.2, 0.6):
-        tensors = {name: torch.from_numpy(a) for name, a in stage.arrays.items()}
         fields = torch.randint(
             0, 65536, (16, 3, 64, 64), generator=torch.Generator().manual_seed(1)
         )
-        noisy = sensor.raw(grey(level), fields=fields.int(), **tensors)
+        noisy = stage.apply(grey(level), fields=fields.int(), **tensors)
         light = sensor.to_linear(torch.tensor(level))
         expected = torch.from_numpy(chosen["shot"] * light.item() + chosen["read"]).float()
         measured = (sensor.to_linear(noisy) - light).square().mean((2, 3))
@@ -297,10 +297,11 @@ def test_the_bayer_pattern_fills_in_means() -> None:
     given = sensor.camera(Draw(0, np.arange(50), 0, np.full(50, 0.5)))
     one = {name: values[given["bayer"]][:1] for name, values in given.items()}
     one |= {"shot": np.zeros((1, 3)), "read": np.full((1, 3), 0.01)}
-    tensors = {n: torch.from_numpy(a) for n, a in sensor.plan_raw(np.arange(1), one).arrays.items()}
+    stage = sensor.plan_raw(np.arange(1), one)
+    tensors = {name: torch.from_numpy(a) for name, a in stage.arrays.items()}
     # The table's value nearest to 1.
     fields = torch.full((1, 3, 16, 16), round(65536 * 0.8413447), dtype=torch.int32)
-    noisy = sensor.to_linear(sensor.raw(grey(0.3, 1, 16), fields=fields, **tensors))
+    noisy = sensor.to_linear(stage.apply(grey(0.3, 1, 16), fields=fields, **tensors))
     inner = (noisy - sensor.to_linear(torch.tensor(0.3)))[..., 1:-1, 1:-1]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.1), rtol=1e-3, atol=0)
 
@@ -319,8 +320,9 @@ def test_haze_follows_the_scattering_equation() -> None:
     recipe = at("haze", strength, range(n))
     (stage,) = stages(recipe, (64, 64))
     colour = torch.from_numpy(stage.arrays["airlight"])
-    linear = torch.from_numpy(stage.arrays["linear"])
-    black, white = (degrade(grey(level, n), recipe) for level in (0, 1))
+    first = stage.apply.keywords["linear"]  # type: ignore[attr-defined]
+    linear = (torch.arange(n) < first).float()[:, None, None, None]
+    black, white = (degrade(grey(level, n), recipe)[stage.members] for level in (0, 1))
     black, white = (torch.lerp(p, p.square(), linear) for p in (black, white))
     beta = torch.where(linear == 1, 0.005 * 500**strength, 0.05 * 50**strength)
     assert (black <= colour + 0.005).all()
