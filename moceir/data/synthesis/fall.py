@@ -175,7 +175,8 @@ def fall(
     """Scatter points of random brightness, draw each out to a streak, and lay it over the images.
 
     The streak is a trapezoid along the fall and a Gaussian across, given by its spectrum: the
-    convolution is a product there, on a torus, where no edge has fewer streaks than the middle.
+    convolution is a product there, on a torus: what leaves at one edge comes in at the opposite
+    one, and no edge has fewer streaks than the middle.
 
     Args:
         images: (n, 3, H, W) float32 in [0, 1].
