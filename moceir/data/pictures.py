@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -78,9 +79,25 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         PictureError: the file cannot be read as a picture.
     """
+    with _opened(path) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height by the file's header, before EXIF turns it upright.
+
+    Raises:
+        PictureError: the file cannot be read as a picture.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
+            yield image
     except UnidentifiedImageError:
         raise PictureError(f"{path}: not a picture in a format that Pillow reads") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

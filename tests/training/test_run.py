@@ -115,6 +115,16 @@ def test_a_killed_run_resumes_to_the_same_weights(
             assert torch.equal(resumed[part][key], tensor), (part, key)
 
 
+def test_pictures_that_do_not_fit_on_the_device_train_the_same(
+    tmp_path: Path, pictures: Path, finished: Path
+) -> None:
+    """In the other tests they fit: here a process of a DataLoader cuts the patches."""
+    main(arguments(tmp_path / "run", pictures, "--data.cache_mb", "0", "--data.workers", "1"))
+    expected = load_weights(finished / "model.safetensors").state_dict()
+    for key, tensor in load_weights(tmp_path / "run" / "model.safetensors").state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
+
+
 def test_a_finished_run_stays_as_it_is(finished: Path, pictures: Path) -> None:
     before = load_weights(finished / "model.safetensors").state_dict()
     main(arguments(finished, pictures))
