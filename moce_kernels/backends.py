@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
@@ -41,6 +43,8 @@ KERNELS: dict[str, tuple[str, ...]] = {
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 class BackendUnavailableError(RuntimeError):
     """The backend that was asked for cannot run; the message says why, and what can."""
@@ -72,7 +76,14 @@ def why_not(
     return reason or (composites.load() if composed else None)
 
 
-@torch.compiler.assume_constant_result
+def _assume_constant_result(function: F) -> F:
+    """``torch.compiler.assume_constant_result``, which imports torch._dynamo: seconds, for all who
+    compile nothing."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_assume_constant_result
 def choose(
     operator: str, backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> str:
