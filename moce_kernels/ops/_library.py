@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from moce_kernels.failures import KernelUnavailableError
+
 # The compiled libraries implement the operators of the first, one for CPU tensors and one for CUDA
 # tensors; Triton's kernels those of the second. A graph recorded with one backend differentiates
 # with the same one.
@@ -35,5 +37,15 @@ def declare(
         torch.library.define(operator, schema)
         torch.library.register_fake(operator, fake)
         if backward is not None:
-            formula = functools.partial(backward, getattr(torch.ops, namespace))
+            formula = functools.partial(
+                _differentiate, name, backward, getattr(torch.ops, namespace)
+            )
             torch.library.register_autograd(operator, formula, setup_context=setup_context)
+
+
+def _differentiate(name: str, backward: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return backward(*arguments)
+    except KernelUnavailableError as error:
+        error.called_by(name)
+        raise
