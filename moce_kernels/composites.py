@@ -47,7 +47,7 @@ def load() -> str | None:
     from moce_kernels.triton_kernels._common import implement
     from moce_kernels.triton_kernels._parts import of_cuda_library
 
-    parts = of_cuda_library(_library.kernels("cuda"))
+    parts = of_cuda_library(_library.raw("cuda"))
     for operator in FROM_TRITON:
         module = import_module(f"moce_kernels.triton_kernels.{operator}")
         implement(operator, _library.COMPILED)(module.forward)

@@ -20,7 +20,7 @@ class KernelUnavailableError(BackendUnavailableError):
         self.part_of = part_of
 
     def called_by(self, operator: str) -> None:
-        """Blame the operator that was called: only its own backend can be chosen."""
+        """Name this operator instead of the part of it that failed."""
         self.operator, self.part_of = operator, ()
 
     def __str__(self) -> str:
@@ -31,3 +31,22 @@ class KernelUnavailableError(BackendUnavailableError):
         if self.part_of:
             remedy += f" If it runs as a part of {' or '.join(self.part_of)}, name that instead."
         return f"{self.operator}: {self.what}\n{remedy}"
+
+
+# What the CUDA runtime says where a library has neither machine code for a GPU nor PTX that its
+# driver can compile.
+NO_IMAGE = (
+    "no kernel image is available",
+    "device kernel image is invalid",
+    "PTX was compiled with an unsupported toolchain",
+    "PTX JIT compil",
+)
+
+
+def no_image(operator: str, error: RuntimeError) -> KernelUnavailableError | None:
+    """What to raise instead if the error of a compiled kernel says that this GPU cannot load it."""
+    if not any(text in str(error) for text in NO_IMAGE):
+        return None
+    return KernelUnavailableError(
+        operator, f"the CUDA library has no kernel that this GPU and its driver can load: {error}"
+    )

@@ -1,7 +1,9 @@
 """Compile what the Triton kernels launch for a GPU that need not be there.
 
-``python tests/ops/compile_triton.py 90`` prints one JSON object for each kernel: the operator, the
-kernel, and its use of registers, stack and memory as cuobjdump has it.
+``python tests/ops/compile_triton.py 90`` compiles every kernel in each way that it can be launched,
+``... 90 networks`` what the networks launch. Both print Triton's version, then one JSON object for
+each kernel: the operator, the kernel, and its use of registers, stack and memory as cuobjdump has
+it.
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import triton.backends.nvidia
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from moce_kernels import triton_kernels
+from moce_kernels import backends, triton_kernels
+from moce_kernels.ops import _library
 from moce_kernels.ops._inputs import new_like
+from moceir.config import PRESETS
+from moceir.model import MoCEIR
 from tests.ops.spec import (
+    DTYPES,
     Sample,
     attention_sample,
     channel_sample,
@@ -41,7 +48,6 @@ from tests.ops.spec import (
 )
 
 CUOBJDUMP = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 class AbsentGPU:
@@ -139,25 +145,35 @@ def implementations(operator: str) -> tuple[Callable[..., Any], Callable[..., An
     return module.forward, getattr(module, "backward", None)
 
 
-def main(capability: int) -> None:
-    torch.manual_seed(0)
-    driver.set_active(AbsentGPU(capability))
-    triton_kernels.load()
-    run, seen = JITFunction.run, set()
-    operator = ""
+class Launching(TorchDispatchMode):
+    """Runs Triton's implementations of raw operators on CPU tensors, which have none."""
 
-    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-        if kernel.hash not in seen:
-            seen.add(kernel.hash)
-            found = {"operator": operator, "kernel": self.__name__, **usage(kernel.asm["cubin"])}
-            print(json.dumps(found), flush=True)
+    def __init__(self) -> None:
+        super().__init__()
+        self.operator = ""
 
-    JITFunction.run = compile_only
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.namespace != _library.TRITON:
+            return func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.operator = name.partition("_backward")[0]
+        forward, backward = implementations(self.operator)
+        with self:
+            out = (forward if name == self.operator else backward)(*args)
+        if self.operator == "routing_plan":
+            for t in out:  # no kernel wrote it, and the expert layer looks at it
+                t.zero_()
+        return out
+
+
+def run_samples(launching: Launching) -> None:
     for operator, sample, dtypes in (
         *((o, s, DTYPES) for o, s in samples()),
         *((o, s, DTYPES[:1]) for o, s in smallest()),
     ):
+        launching.operator = operator
         forward, backward = implementations(operator)
         for dtype in dtypes if operator != "routing_plan" else DTYPES[:1]:
             raw = sample.raw(**sample.cast(dtype))
@@ -166,5 +182,36 @@ def main(capability: int) -> None:
                 backward(*gradient_arguments(operator, raw))
 
 
+def run_networks(launching: Launching) -> None:
+    """Trained on patches of 128 x 128, and restoring a picture of a ragged width."""
+    backends.choose = lambda *_: "triton"
+    for config in PRESETS.values():
+        model = MoCEIR(config)
+        for dtype in DTYPES:
+            autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+            with launching, autocast:
+                model.train()(torch.rand(2, 3, 128, 128)).sum().backward()
+                with torch.no_grad():
+                    model.eval()(torch.rand(1, 3, 128, 72))
+
+
+def main(capability: int, networks: bool) -> None:
+    torch.manual_seed(0)
+    print(triton.__version__)
+    driver.set_active(AbsentGPU(capability))
+    triton_kernels.load()
+    run, seen, launching = JITFunction.run, set(), Launching()
+
+    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        if kernel.hash not in seen:
+            seen.add(kernel.hash)
+            found = {"operator": launching.operator, "kernel": self.__name__}
+            print(json.dumps({**found, **usage(kernel.asm["cubin"])}), flush=True)
+
+    JITFunction.run = compile_only
+    (run_networks if networks else run_samples)(launching)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "networks" in sys.argv[2:])

@@ -159,3 +159,41 @@ def test_a_part_of_an_unknown_whole() -> None:
     error = failure("pointwise_conv_backward", launch_planted, torch.zeros(1), False)
     whole = "gated_feedforward or projected_depthwise_conv or transposed_attention"
     assert f"If it runs as a part of {whole}, name that instead." in str(error)
+
+
+def test_a_cuda_kernel_without_an_image() -> None:
+    text = "kernel launch: no kernel image is available for execution on the device"
+    planted = RuntimeError(text)
+
+    def forward(x: Tensor, fails: bool) -> Tensor:
+        if fails:
+            raise planted
+        return x.clone()
+
+    def backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ops.without_image(grad, True), None
+
+    schema = "(Tensor x, bool fails) -> Tensor"
+    _library.declare("without_image", schema, lambda x, _: torch.empty_like(x), None, backward)
+    torch.library.impl("moce_kernels::without_image", "cpu")(forward)
+    x = torch.zeros(1, requires_grad=True)
+    out = _library.kernels("cuda").without_image(x, False)
+    for call in (
+        lambda: _library.kernels("cuda").without_image(x, True),
+        lambda: out.sum().backward(),
+    ):
+        with pytest.raises(
+            KernelUnavailableError, match=r"^without_image: the CUDA library"
+        ) as raised:
+            call()
+        assert raised.value.__cause__ is planted
+        assert str(raised.value).count(text) == 1
+        assert 'MOCE_KERNELS_BACKEND="without_image=reference"' in str(raised.value)
+    planted = RuntimeError("kernel launch: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError) as other:
+        _library.kernels("cuda").without_image(x, True)
+    assert other.value is planted
+    compiled = torch.compile(
+        lambda x: _library.kernels("cuda").without_image(x, False), backend="eager", fullgraph=True
+    )
+    assert torch.equal(compiled(x), x)
