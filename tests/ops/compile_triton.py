@@ -1,9 +1,9 @@
 """Compile what the Triton kernels launch for a GPU that need not be there.
 
 ``python tests/ops/compile_triton.py 90`` compiles every kernel in each way that it can be launched,
-``... 90 networks`` what the networks launch. Both print Triton's version, then one JSON object for
-each kernel: the operator, the kernel, and its use of registers, stack and memory as cuobjdump has
-it.
+and ``... 90 all`` also what the networks launch. It prints Triton's version, then one JSON object
+for each kernel: the operator, the kernel, and its use of registers, stack and memory as cuobjdump
+has it.
 """
 
 from __future__ import annotations
@@ -168,34 +168,40 @@ class Launching(TorchDispatchMode):
         return out
 
 
-def run_samples(launching: Launching) -> None:
-    for operator, sample, dtypes in (
-        *((o, s, DTYPES) for o, s in samples()),
-        *((o, s, DTYPES[:1]) for o, s in smallest()),
-    ):
-        launching.operator = operator
-        forward, backward = implementations(operator)
+def run_samples(launching: Launching, every_dtype: bool) -> None:
+    """In float32 and bfloat16 or float16 by turns, or in every dtype."""
+    for number, (operator, sample) in enumerate(samples()):
+        dtypes = DTYPES if every_dtype else (DTYPES[0], DTYPES[1 + number % 2])
         for dtype in dtypes if operator != "routing_plan" else DTYPES[:1]:
-            raw = sample.raw(**sample.cast(dtype))
-            forward(*raw)
-            if backward is not None:
-                backward(*gradient_arguments(operator, raw))
+            run_sample(launching, operator, sample, dtype)
+    for operator, sample in smallest():
+        run_sample(launching, operator, sample, torch.float32)
+
+
+def run_sample(launching: Launching, operator: str, sample: Sample, dtype: torch.dtype) -> None:
+    launching.operator = operator
+    forward, backward = implementations(operator)
+    raw = sample.raw(**sample.cast(dtype))
+    forward(*raw)
+    if backward is not None:
+        backward(*gradient_arguments(operator, raw))
 
 
 def run_networks(launching: Launching) -> None:
-    """Trained on patches of 128 x 128, and restoring a picture of a ragged width."""
+    """Each preset trained on patches of 128 x 128 in both precisions that training has, and in
+    float16 restoring a picture of a width that no power of two divides."""
     backends.choose = lambda *_: "triton"
     for config in PRESETS.values():
         model = MoCEIR(config)
-        for dtype in DTYPES:
-            autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-            with launching, autocast:
-                model.train()(torch.rand(2, 3, 128, 128)).sum().backward()
-                with torch.no_grad():
-                    model.eval()(torch.rand(1, 3, 128, 72))
+        with launching:
+            for enabled in (False, True):
+                with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                    model.train()(torch.rand(2, 3, 128, 128)).sum().backward()
+            with torch.no_grad(), torch.autocast("cpu", torch.float16):
+                model.eval()(torch.rand(1, 3, 128, 72))
 
 
-def main(capability: int, networks: bool) -> None:
+def main(capability: int, everything: bool) -> None:
     torch.manual_seed(0)
     print(triton.__version__)
     driver.set_active(AbsentGPU(capability))
@@ -210,8 +216,10 @@ def main(capability: int, networks: bool) -> None:
             print(json.dumps({**found, **usage(kernel.asm["cubin"])}), flush=True)
 
     JITFunction.run = compile_only
-    (run_networks if networks else run_samples)(launching)
+    run_samples(launching, every_dtype=everything)
+    if everything:
+        run_networks(launching)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), "networks" in sys.argv[2:])
+    main(int(sys.argv[1]), "all" in sys.argv[2:])
