@@ -40,8 +40,14 @@ def made_of(part: str) -> tuple[str, ...]:
 def load() -> str | None:
     """Register them in the CUDA library's namespace, once. Returns why that failed, or None."""
     reason = native.load("cuda") or triton_kernels.load()
-    if reason:
-        return reason
+    if reason is None:
+        register()
+    return reason
+
+
+@functools.cache
+def register() -> None:
+    """What ``load`` does once Triton's kernels are there."""
     from importlib import import_module
 
     from moce_kernels.triton_kernels._common import implement
@@ -59,4 +65,3 @@ def load() -> str | None:
     implement("grouped_experts_backward", _library.COMPILED)(
         functools.partial(backward, parts=parts)
     )
-    return None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moceir import __version__
+from moceir.commands.precompile import precompile
 from moceir.errors import MoceirError
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def _message(error: Exception) -> str:
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 def main(debug: bool) -> None:
     """All-in-one image restoration with complexity experts (MoCE-IR)."""
+
+
+main.add_command(precompile)
 
 
 @main.command()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,9 @@ class _EveryExpert(nn.Module):
         super().__init__()
         self.router, self.bank, self.project_out = layer.router, layer.bank, layer.project_out
 
-    def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, shared: Tensor, frequency: Tensor
+    ) -> tuple[Tensor, SimpleNamespace]:
         pooled = x.mean(dim=(2, 3))
         logits = self.router.from_features(pooled) + self.router.from_frequency(frequency)
         gates, chosen = logits.softmax(dim=-1).topk(self.router.top_k, dim=-1)
@@ -81,7 +84,9 @@ class _EveryExpert(nn.Module):
             weight[:, i, None, None, None] * expert(x, shared, w, window, 1e-5)
             for i, (w, window) in enumerate(parts)
         ]
-        return torch.stack(outputs).sum(dim=0), None
+        # Of the route, a block takes no more than the gates.
+        routing = SimpleNamespace(plan=SimpleNamespace(gate=gates))
+        return torch.stack(outputs).sum(dim=0), routing
 
 
 def _window_fft_conv(q: Tensor, k: Tensor, window: int) -> Tensor:

@@ -6,7 +6,8 @@ Machines with a GPU are often lent for minutes. So every step is a process with 
 what does not need the card for itself runs side by side, and every result is appended to
 OUT/lease.jsonl the moment it is there: a lease that is cut off leaves what it found. OUT/lease.md,
 a short table, is written at the end; ``python -m bench.lease OUT --table`` makes it again. The
-published code under ``torch.compile`` comes last: on 16 cores it takes three minutes or more.
+published code under ``torch.compile`` takes minutes to be compiled: that happens beside the checks,
+stands still while something is measured, and goes on after.
 
 First it asks whether everything is right: every operator's values and gradients against float64 on
 every backend, the network against its reference, no waiting for the device, a CUDA graph equal to
@@ -31,18 +32,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# What the published code is compiled for, last of all: it takes minutes, and while a compiler tries
-# kernels on the card nothing else can be measured there.
+# What the published code is compiled for.
 COMPILED = (
     ("moce_ir_s 1280 x 720", "float32"),
     ("moce_ir_s 1280 x 720", "bfloat16"),
     ("moce_ir_s step of 32 x 128 x 128", "bfloat16"),
 )
+# Sections of Nsight Compute.
+COUNTERS = ("SpeedOfLight", "LaunchStats", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis")
 
 
 @dataclass
@@ -53,6 +56,14 @@ class Step:
     limit: float = 60  # seconds
     under: tuple[str, ...] = ()  # the program that runs it
     environment: dict[str, str] = field(default_factory=dict)
+
+
+def compiled(published: str | None, dry: bool) -> list[Step]:
+    """What is compiled beside the checks, and measured when nothing else runs."""
+    return [
+        Step(f"compiled {task}, {dtype}", "measure.compiled", (task, dtype, published), 360)
+        for task, dtype in (COMPILED if published and not dry else ())
+    ]
 
 
 def beside(dry: bool, some: str = "") -> list[Step]:
@@ -92,6 +103,10 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
     who = "ours;published" if dry else "ours;ours, triton;ours, tf32;published"
     theirs = published or ""
     small_tasks = f"{small};{small_step}"
+    # Nsight Compute, where it is: what each kernel of the operators waits for.
+    counters = ("ncu", "--clock-control", "none", "--profile-from-start", "off", "--csv")
+    counters += ("--page", "raw", "--log-file", str(out / "ncu.csv"))
+    counters += tuple(f"--section={name}" for name in COUNTERS)
     dtypes = ("float32",) if dry else ("bfloat16", "float32")
     return [
         Step("ceilings", "measure.ceilings", (), 30),
@@ -109,10 +124,7 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
             )[: 1 if dry else 4]
         ),
         Step("compact network", "measure.network", (small_tasks, "ours", ""), 30),
-        *(
-            Step(f"compiled {task}, {d}", "measure.compiled", (task, d, theirs), 300)
-            for task, d in (COMPILED if published and not dry else ())
-        ),
+        *(() if dry else (Step("counters", "operators.profiled", ("bfloat16",), 60, counters),)),
     ]
 
 
@@ -139,6 +151,7 @@ class Running:
             command,
             cwd=ROOT,
             env={**os.environ, **step.environment},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -146,6 +159,7 @@ class Running:
             start_new_session=True,
         )
         self.said: list[str] = []
+        self.ready = threading.Event()  # to measure, or over
         self.threads = [threading.Thread(target=work) for work in (self._rows, self._errors)]
         for thread in self.threads:
             thread.start()
@@ -154,26 +168,53 @@ class Running:
         assert self.process.stdout
         for line in self.process.stdout:
             if line.startswith("{"):
-                self.log.write({"step": self.step.name, **json.loads(line)})
+                row = json.loads(line)
+                self.log.write({"step": self.step.name, **row})
+                if row.get("run") == "compile":
+                    self.ready.set()
             else:
                 self.said = [*self.said[-60:], line]
+        self.ready.set()
 
     def _errors(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
             self.said = [*self.said[-60:], line]
 
+    def left(self) -> float:
+        return max(0.1, self.start + self.step.limit - time.monotonic())
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The step stands still, and so does its clock."""
+        start = time.monotonic()
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+            self.start += time.monotonic() - start
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)  # what the step started, too
+
+    def go(self) -> None:
+        """Let a step that waits for its turn measure."""
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+
     def finish(self) -> bool:
         """Wait for the end, or make it at the limit; whether it ended well."""
-        left = self.start + self.step.limit - time.monotonic()
         try:
-            self.process.wait(max(0.1, left))
+            self.process.wait(self.left())
             outcome = "failed" if self.process.returncode else "passed"
         except subprocess.TimeoutExpired:
             outcome = "timed out"
         if outcome != "passed":
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)  # what the step started, too
+            self._signal(signal.SIGKILL)
             self.process.wait()
         for thread in self.threads:
             thread.join(2)
@@ -245,6 +286,7 @@ def main() -> None:
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     log.write({"step": "lease", "commit": arguments.commit or here(), "date": date, "dry": dry})
     good = True
+    later = [Running(step, log, dry) for step in chosen(compiled(published, dry))]
     side = chosen(beside(dry, arguments.operators))
     if dry:
         for step in side:
@@ -252,8 +294,16 @@ def main() -> None:
     else:
         for running in [Running(step, log, dry) for step in side]:
             good &= running.finish()
-    for step in chosen(alone(out, published, dry)):
-        good &= Running(step, log, dry).finish()
+    with contextlib.ExitStack() as standing:
+        for running in later:
+            standing.enter_context(running.paused())
+        for step in chosen(alone(out, published, dry)):
+            good &= Running(step, log, dry).finish()
+    for running in later:
+        running.ready.wait(running.left())
+    for running in later:
+        running.go()
+        good &= running.finish()
     print(write_table(out))
     if not good:
         raise SystemExit(1)

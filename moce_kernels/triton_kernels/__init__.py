@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
+from typing import Any
 
 OPERATORS = (
     "channel_attention",
@@ -39,4 +41,28 @@ def load() -> str | None:
         return f"Triton does not load: {error}"
     for operator in OPERATORS:
         importlib.import_module(f"{__name__}.{operator}")
+    _say_when_compiling()
     return None
+
+
+def _say_when_compiling() -> None:
+    """Log one line when one of these kernels has to be compiled, for the first call then takes
+    long. What is in Triton's cache is loaded without a word."""
+    from triton import knobs
+
+    before, said = knobs.compilation.listener, False
+
+    def listener(*, src: Any, cache_hit: bool, **rest: Any) -> None:
+        nonlocal said
+        kernel = getattr(src, "fn", None)  # a source in Triton's own language has none
+        if not (cache_hit or said) and getattr(kernel, "module", "").startswith(__name__):
+            said = True
+            logging.getLogger(__name__).warning(
+                "Compiling Triton kernels. They are kept in %s, so the next run will not have to; "
+                "python -m moce_kernels.precompile does it ahead.",
+                knobs.cache.dir,
+            )
+        if before is not None:
+            before(src=src, cache_hit=cache_hit, **rest)
+
+    knobs.compilation.listener = listener

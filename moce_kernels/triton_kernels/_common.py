@@ -28,12 +28,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = tl.constexpr(interpreted())
 IEEE = tl.constexpr("ieee")  # a plain string would not be a constant to Triton 3.6
 
+IMPLEMENTATIONS: dict[tuple[str, str], Callable[..., Any]] = {}
+"""What ``implement`` decorated, by namespace and operator."""
+
 
 def implement(name: str, namespace: str = _library.TRITON) -> Callable[[Function], Function]:
     """Decorate a function as the implementation of a raw operator on CUDA tensors; Triton's own
     also on CPU tensors, where kernels are interpreted."""
 
     def register(function: Function) -> Function:
+        IMPLEMENTATIONS[namespace, name] = function
         everywhere = interpreted() and namespace == _library.TRITON
         devices = ("cuda", "cpu") if everywhere else ("cuda",)
         torch.library.impl(f"{namespace}::{name}", devices)(launching(name, function))

@@ -84,6 +84,16 @@ class Sample:
         }
         return Sample(self.name, tensors, self.call, self.raw, self.master)
 
+    def shuffled(self, seed: int) -> Sample:
+        """The same sample with each tensor's values in another order."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {name: _relayout(t, None) for name, t in self.tensors.items()}
+        for t in tensors.values():
+            once = t[tuple(slice(0, None if s else 1) for s in t.stride())]  # expanded dimensions
+            order = torch.randperm(once.numel(), generator=generator)
+            once.copy_(once.flatten()[order].view(once.shape))
+        return Sample(self.name, tensors, self.call, self.raw, self.master)
+
 
 def _relayout(t: Tensor, dtype: torch.dtype | None, device: torch.device = CPU) -> Tensor:
     """``t`` in another dtype, with the same strides, in a buffer with NaN wherever t is not."""

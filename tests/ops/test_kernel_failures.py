@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moce_kernels.absent_gpu import Target
 from moce_kernels.failures import BackendUnavailableError, KernelUnavailableError
 from moce_kernels.ops import _library
 
@@ -25,7 +26,7 @@ from triton.runtime import JITFunction, driver
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from moce_kernels.triton_kernels._common import launching
-from tests.ops.compile_triton import AbsentGPU, gradient_arguments, implementations, smallest
+from tests.ops.compile_triton import gradient_arguments, implementations, smallest
 
 
 @triton.jit
@@ -38,7 +39,7 @@ def launch_planted(x: Tensor, right: bool) -> None:
     _planted[(1,)](x, RIGHT=right)
 
 
-class GPU(AbsentGPU):
+class GPU(Target):
     """What Triton asks for until it has loaded a kernel, which this GPU refuses."""
 
     launcher_cls = staticmethod(lambda source, metadata: None)

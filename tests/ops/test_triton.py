@@ -117,7 +117,7 @@ def test_compiles_without_spills(version: str, which: str, capability: int) -> N
         found, *lines = python(*script).splitlines()
         assert found == importlib.metadata.version("triton")
     kernels = [json.loads(line) for line in lines]
-    assert {k["operator"] for k in kernels} == set(triton_kernels.OPERATORS)
+    assert {k["operator"] for k in kernels} >= set(triton_kernels.OPERATORS)
     spilling = [k for k in kernels if k["STACK"] > SPILLED_BYTES.get(k["kernel"], 0) or k["LOCAL"]]
     assert not spilling
 

@@ -1,0 +1,1 @@
+"""The commands of `moceir`, a file each."""

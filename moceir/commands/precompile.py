@@ -1,0 +1,90 @@
+"""moceir precompile"""
+
+from __future__ import annotations
+
+import itertools
+
+import click
+
+from moceir.errors import ConfigError
+
+
+@click.command()
+@click.option(
+    "--preset", "name", default="compact", show_default=True, help="Or moce_ir_s, moce_ir."
+)
+@click.option("-m", "--model", help="Instead: a network from weights, as for restore.")
+@click.option(
+    "--shape",
+    default="1x3x720x1280",
+    show_default=True,
+    help="Of a batch, images x 3 x height x width. Kernels differ with the sizes.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    multiple=True,
+    default=["float32"],
+    show_default=True,
+    help="Of the activations; may be given several times, as --products.",
+)
+@click.option(
+    "--products",
+    type=click.Choice(["default", "tf32", "ieee"]),
+    multiple=True,
+    default=["default"],
+    show_default=True,
+    help="What torch.backends.cuda.matmul.fp32_precision will be; float32 only.",
+)
+@click.option("--train", is_flag=True, help="A training step instead of an inference.")
+@click.option("--arch", help="Compute capability, such as 9.0. Default: that of the GPU here.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one for each CPU.")
+@click.option(
+    "--library",
+    type=click.Choice(["with", "without", "both"]),
+    default="both",
+    show_default=True,
+    help="Machines with the CUDA library take fewer kernels from Triton.",
+)
+def precompile(
+    name: str,
+    model: str | None,
+    shape: str,
+    dtypes: tuple[str, ...],
+    products: tuple[str, ...],
+    train: bool,
+    arch: str | None,
+    jobs: int | None,
+    library: str,
+) -> None:
+    """Compile a network's Triton kernels into Triton's cache, so that no first call has to.
+
+    It needs no GPU. The cache is TRITON_CACHE_DIR, by default ~/.triton/cache. Another machine with
+    the same versions of moceir, Triton and Python takes the kernels from there, at the same path.
+    """
+    import torch
+
+    from moce_kernels.precompile import capability, precompile
+    from moceir.config import preset
+    from moceir.precompile import batch_shape, float32_products, network_work
+    from moceir.weights.load import load_model
+
+    config = load_model(model).config if model else preset(name)
+    target = capability(arch)
+    works = [
+        (network_work(config, batch_shape(shape), getattr(torch, dtype), train), how)
+        for dtype, how in itertools.product(dtypes, products)
+        if dtype == "float32" or how == products[0]
+    ]
+
+    def work() -> None:
+        for call, how in works:
+            with float32_products(how):
+                call()
+
+    try:
+        done = precompile(work, target, jobs, {"both": None}.get(library, library == "with"))
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
+    click.echo(done.summary())
