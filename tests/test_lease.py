@@ -13,6 +13,7 @@ from bench.lease import __main__ as lease
 from bench.lease.__main__ import alone, beside
 from bench.lease.checks import _redrawn
 from bench.lease.table import markdown
+from bench.lease.training import failed_operators
 from moce_kernels.backends import OPERATORS
 from tests.ops.spec import SPECS
 
@@ -40,6 +41,35 @@ def test_dry_run(tmp_path: Path) -> None:
     written = (out / "lease.md").read_text()
     assert "| moce_ir_s 1280 x 720 | float32 | ours | eager |" in written
     assert "| fft_attention | window 32 | float32 | forward | cpu |" in written
+
+
+def test_a_slice_is_trained_at_the_end(tmp_path: Path) -> None:
+    """From the state that is given to one in the folder of what is found."""
+    words = ["--dry-run", "--only", "versions", "--train", "1", "--pictures", "samples/clean"]
+    for name, given in (("first", []), ("second", ["--state", str(tmp_path / "first/state")])):
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.lease", str(tmp_path / name), *words, *given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(list((tmp_path / name / "state").iterdir())) == 1
+        assert "| 3 |" in (tmp_path / name / "lease.md").read_text().split("A slice")[1]
+
+
+def test_operators_that_failed_are_left_to_pytorch() -> None:
+    row = {"operator": "o", "backend": "triton", "dtype": "float32", "sample": "1"}
+    rows = [
+        {**row, "ok": True},
+        {**row, "operator": "p", "ok": False},
+        {**row, "operator": "h", "dtype": "float16", "ok": False},  # nothing trains in it
+        {**row, "operator": "a", "ok": False},
+        {"graph": "a check of something else", "ok": False},
+    ]
+    assert failed_operators(rows) == "a=reference,p=reference"
+    assert failed_operators(rows[:1]) == ""
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ the eager pass. Then, one after the other, it measures: the card's ceilings, ope
 experts, the whole network and its training step beside the published code (a clone of which
 ``--published`` names; it needs einops), and each kernel of one call.
 
+``--train MINUTES --pictures FOLDER`` trains a slice at the end, from the state in ``--state`` if
+there is one, to OUT/state; operators that were found wrong are left to plain PyTorch.
+
 Nothing is built: install first (``MOCE_CUDA=1 pip install .``), or carry the libraries. Exit status
 1 if a check or a step failed. ``--dry-run`` does all of it on a CPU, on small inputs.
 """
@@ -76,7 +79,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
             (backend, dtype, f"{i}/{of}", some),
             140,
         )
-        for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 1)))
+        for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 3)))
         for dtype in (("float32",) if dry else ("float32", "bfloat16", "float16"))
         for i in range(of)
     ]
@@ -87,6 +90,12 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     steps += [
         Step("no waiting", "checks.synchronisation", (), 100),
         Step("CUDA graph", "checks.graph", (), 100),
+        Step("training, no waiting", "training.waiting", (), 120),
+    ]
+    fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # as deterministic algorithms ask for
+    steps += [
+        Step(f"training, CUDA graph {dtype}", "training.graph", (dtype,), 120, (), fixed)
+        for dtype in (("float32",) if dry else ("float32", "bfloat16"))
     ]
     sanitizer = ("compute-sanitizer", "--error-exitcode", "9")
     unused = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # or else it cannot see where blocks end
@@ -96,7 +105,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     return steps
 
 
-def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
+def alone(out: Path, published: str | None, dry: bool, some: str = "") -> list[Step]:
     """What has the card for itself, one after the other."""
     whole, small = "moce_ir_s 1280 x 720", "compact 1280 x 720"
     step, small_step = "moce_ir_s step of 32 x 128 x 128", "compact step of 32 x 64 x 64"
@@ -111,8 +120,9 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
     return [
         Step("ceilings", "measure.ceilings", (), 30),
         Step("inference", "measure.network", (whole, who, theirs), 80),
-        Step("training", "measure.network", (step, who, theirs), 80),
-        *(Step(f"operators {d}", "operators.operators", (d,), 60) for d in dtypes),
+        Step("training", "measure.network", (step, "ours;published", theirs), 80),
+        *(Step(f"whole training step {d}", "training.speed", (d,), 60) for d in dtypes),
+        *(Step(f"operators {d}", "operators.operators", (d, some), 60) for d in dtypes),
         Step("experts", "operators.experts", (theirs,), 30),
         *(
             Step(f"kernels of {task}, {d}", "measure.profile", (task, d, str(out / file)), 30)
@@ -124,8 +134,32 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
             )[: 1 if dry else 4]
         ),
         Step("compact network", "measure.network", (small_tasks, "ours", ""), 30),
-        *(() if dry else (Step("counters", "operators.profiled", ("bfloat16",), 60, counters),)),
+        *(
+            ()
+            if dry
+            else (Step("counters", "operators.profiled", ("bfloat16", some), 60, counters),)
+        ),
     ]
+
+
+def slice_of(arguments: argparse.Namespace, out: Path) -> Step:
+    """What trains at the end, with plain PyTorch in place of the operators that failed."""
+    from bench.lease.training import failed_operators
+
+    rows = [json.loads(line) for line in (out / "lease.jsonl").read_text().splitlines()]
+    backends = failed_operators(rows)
+    return Step(
+        "slice",
+        "training.train",
+        (
+            *(str(arguments.train), str(arguments.pictures.resolve())),
+            str(arguments.state.resolve()) if arguments.state else "",
+            *(str(out / "state"), str(arguments.config.resolve()) if arguments.config else ""),
+        ),
+        60 * arguments.train + 120,
+        (),
+        {"MOCE_KERNELS_BACKEND": backends} if backends else {},
+    )
 
 
 class Log:
@@ -256,8 +290,15 @@ def main() -> None:
     parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="steps whose names begin so")
     parser.add_argument("--commit", help="of this tree, where git cannot say it")
-    parser.add_argument("--operators", default="", metavar="A,B", help="check these alone")
+    parser.add_argument(
+        "--operators", default="", metavar="A,B", help="check and measure these alone"
+    )
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, on small inputs")
+    slices = parser.add_argument_group("train a slice at the end (moceir.training.slices)")
+    slices.add_argument("--train", type=float, metavar="MINUTES", help="how long")
+    slices.add_argument("--pictures", type=Path, metavar="FOLDER", help="clean pictures")
+    slices.add_argument("--state", type=Path, metavar="FOLDER", help="to go on from; to OUT/state")
+    slices.add_argument("--config", type=Path, metavar="FILE", help="configs/moce_ir_s.yaml")
     parser.add_argument("--table", action="store_true", help="make OUT/lease.md again")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -266,6 +307,8 @@ def main() -> None:
         return
     if arguments.out is None:
         parser.error("name a folder for what is found")
+    if arguments.train is not None and arguments.pictures is None:
+        parser.error("--train wants --pictures")
     out: Path = arguments.out.resolve()
     from bench.lease.table import write_table
 
@@ -297,13 +340,15 @@ def main() -> None:
     with contextlib.ExitStack() as standing:
         for running in later:
             standing.enter_context(running.paused())
-        for step in chosen(alone(out, published, dry)):
+        for step in chosen(alone(out, published, dry, arguments.operators)):
             good &= Running(step, log, dry).finish()
     for running in later:
         running.ready.wait(running.left())
     for running in later:
         running.go()
         good &= running.finish()
+    if arguments.train is not None:
+        good &= Running(slice_of(arguments, out), log, dry).finish()
     print(write_table(out))
     if not good:
         raise SystemExit(1)

@@ -111,10 +111,15 @@ def _directions(
         leaf.requires_grad_(False)
 
 
-def operators(device: torch.device, dtype: str) -> Iterator[Row]:
-    for operator, size, leaves, call, moved in cases(
-        device, getattr(torch, dtype), device.type == "cuda"
-    ):
+def _some_cases(device: torch.device, dtype: str, some: str | None) -> Iterator[Case]:
+    for case in cases(device, getattr(torch, dtype), device.type == "cuda"):
+        if some is None or case[0] in some.split(","):
+            yield case
+
+
+def operators(device: torch.device, dtype: str, some: str | None) -> Iterator[Row]:
+    """Forward, and with backward, of all operators or ``some``."""
+    for operator, size, leaves, call, moved in _some_cases(device, dtype, some):
         for backend in BACKENDS:
             if why_not(backend, operator, device) is None:
                 row = {"operator": operator, "size": size, "dtype": dtype, "backend": backend}
@@ -122,11 +127,9 @@ def operators(device: torch.device, dtype: str) -> Iterator[Row]:
                     yield {**row, "shape": list(leaves[0].shape), "bytes": moved, **found}
 
 
-def profiled(device: torch.device, dtype: str) -> Iterator[Row]:
+def profiled(device: torch.device, dtype: str, some: str | None) -> Iterator[Row]:
     """One call of each, forward and backward, between the profiler's start and stop."""
-    for operator, size, leaves, call, _ in cases(
-        device, getattr(torch, dtype), device.type == "cuda"
-    ):
+    for operator, size, leaves, call, _ in _some_cases(device, dtype, some):
         backend = next(b for b in BACKENDS if why_not(b, operator, device) is None)
         for leaf in leaves:
             leaf.requires_grad_()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from moceir.data.counter import states, uniforms
 from moceir.errors import PictureError
 from moceir.files import whole_file
 
@@ -263,21 +264,36 @@ class CleanPatches:
 
     def __getitem__(self, index: int) -> Tensor:
         """(3, crop, crop) uint8."""
-        random = np.random.default_rng((self.seed, index))
-        pixels = self._cache[self.paths[random.integers(len(self.paths))]]
-        missing = [(0, max(0, self.crop - side)) for side in pixels.shape[:2]]
-        if any(after for _, after in missing):
-            pixels = np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
-        return torch.from_numpy(cut([pixels], self.crop, random)[0])
+        which, *place = places(self.seed, np.asarray([index]))[0]
+        pixels = self._cache[self.paths[int(which * len(self.paths))]]
+        return torch.from_numpy(cut([at_least(pixels, self.crop)], self.crop, place)[0])
 
 
-def cut(pictures: Sequence[np.ndarray], crop: int, random: np.random.Generator) -> np.ndarray:
-    """The same random square of pictures of one size, flipped and turned at random together.
+def places(seed: int, numbers: np.ndarray) -> np.ndarray:
+    """(b, 5) in [0, 1): of each of the patches ``numbers``, the picture and the place in it.
 
-    pictures: n of (H, W, 3); returns (n, 3, crop, crop), contiguous.
+    Functions of the seed and the number alone; ``cut`` says what the last four are.
     """
-    top, left = (random.integers(side - crop + 1) for side in pictures[0].shape[:2])
-    flip, turns = bool(random.integers(2)), int(random.integers(4))
+    return uniforms(states(seed, numbers), 0, 5)
+
+
+def at_least(pixels: np.ndarray, crop: int) -> np.ndarray:
+    """(H, W, 3) pixels, reflected at their lower and right edge where a side is below ``crop``."""
+    missing = [(0, max(0, crop - side)) for side in pixels.shape[:2]]
+    if any(after for _, after in missing):
+        return np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
+    return pixels
+
+
+def cut(pictures: Sequence[np.ndarray], crop: int, place: Sequence[float]) -> np.ndarray:
+    """The same square of pictures of one size, flipped and turned together.
+
+    pictures: n of (H, W, 3). place: four numbers in [0, 1): how far down and to the right the
+    square is, whether it is flipped, and its quarter turns. Returns (n, 3, crop, crop), contiguous.
+    """
+    height, width = pictures[0].shape[:2]
+    top, left = int(place[0] * (height - crop + 1)), int(place[1] * (width - crop + 1))
+    flip, turns = place[2] < 0.5, int(place[3] * 4)
     patches = []
     for pixels in pictures:
         patch = pixels[top : top + crop, left : left + crop]
