@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moce_kernels import backends
+from moce_kernels import use_backends
 from moce_kernels.reference import fft_attention
 from moce_kernels.reference.grouped_experts import expert
 from moceir.errors import ConfigError
@@ -112,14 +111,10 @@ def _window_fft_conv(q: Tensor, k: Tensor, window: int) -> Tensor:
 
 @contextmanager
 def _reference_backend() -> Iterator[None]:
-    before, fft = os.environ.get(backends.VARIABLE), fft_attention.window_fft_conv
-    os.environ[backends.VARIABLE] = "reference"
+    fft = fft_attention.window_fft_conv
     fft_attention.window_fft_conv = _window_fft_conv
     try:
-        yield
+        with use_backends("reference"):
+            yield
     finally:
         fft_attention.window_fft_conv = fft
-        if before is None:
-            del os.environ[backends.VARIABLE]
-        else:
-            os.environ[backends.VARIABLE] = before

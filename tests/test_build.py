@@ -9,12 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from moce_kernels import native
+from tests import oldest
+from tests.cuda_emulation import build as emulation
 
 ROOT = Path(__file__).parents[1]
 KNOWN = ["75", "80", "86", "89", "90", "100"]
@@ -189,3 +192,44 @@ def test_no_kernel_spills_registers(build: ModuleType) -> None:
     assert len(kernels) >= 20
     for name, _, stack, local in kernels:
         assert (int(stack), int(local)) == (0, 0), f"{name} keeps registers in memory"
+
+
+@pytest.fixture(scope="module")
+def oldest_headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of the stable ABI in the oldest torch, and no others."""
+    (wheel,) = oldest.folder().glob(f"torch-{oldest.version('torch')}.*.whl")
+    folder = tmp_path_factory.mktemp("headers")
+    parts = ("torch/csrc/stable/", "torch/csrc/inductor/aoti_torch/", "torch/headeronly/")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [
+            n
+            for n in archive.namelist()
+            if n.startswith(tuple(f"torch/include/{p}" for p in parts))
+        ]
+        archive.extractall(folder, names)
+    return folder / "torch/include"
+
+
+@pytest.mark.parametrize("library", ["cpu", "cuda"])
+def test_host_code_compiles_against_the_oldest_torch(
+    library: str, oldest_headers: Path, build: ModuleType
+) -> None:
+    """For CUDA with the stand-in for its runtime: nvcc need not be there."""
+    compiler = build.find_compiler()
+    assert compiler, "there is no C++ compiler"
+    flags = [*build.common_flags(), *build.HOST_FLAGS, f"-isystem{oldest_headers}"]
+    sources = sorted(
+        p for p in (build.CSRC / "cpu").glob("*.cpp") if not p.stem.endswith("_kernel")
+    )
+    if library == "cuda":
+        flags += emulation.DEFINES + emulation.INCLUDES
+        flags += [f"-DMOCE_SCALAR={emulation.SCALARS['bfloat16']}", "-DMOCE_SCALAR_NAME=bfloat16"]
+        sources = sorted((build.CSRC / "cuda").glob("*.cu"))
+    assert len(sources) >= 10
+    done = subprocess.run(
+        [compiler, *flags, "-fsyntax-only", "-x", "c++", *sources],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
