@@ -192,7 +192,8 @@ def write_set(folder: Path, packed: bytes, step: int, limit: int = LIMIT) -> lis
             with whole_file(folder / name) as temporary:
                 temporary.write_bytes(piece)
         for path in folder.iterdir():
-            if NAME.fullmatch(path.name) and path.name not in names:
+            unfinished = path.name.startswith(".state-") and path.suffix == ".part"
+            if unfinished or (NAME.fullmatch(path.name) and path.name not in names):
                 path.unlink()
     except OSError as error:
         raise CheckpointError(

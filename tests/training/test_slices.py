@@ -120,6 +120,7 @@ def test_sets_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copy(second[-1], tmp_path / "a")
     found = read_set(tmp_path / "a")
     assert found is not None and found["global_step"] == 8
+    (tmp_path / "a" / ".state-00000009-1of.abc.part").touch()  # of a slice that was killed
     write_set(tmp_path / "a", pack({**state, "global_step": 9}), 9)
     assert {p.name[:14] for p in (tmp_path / "a").iterdir()} == {"state-00000009"}
     damaged = second[0].read_bytes()[:-1] + b"x"
