@@ -40,7 +40,7 @@ def main(folder: Path, steps: int, repeat: int, threads: int, mixture: int) -> N
     module = RestorationModule(config)
     source = RestorationData(config)
     loader = source.train_dataloader()
-    batches = enumerate(source.on_after_batch_transfer(batch, 0) for batch in loader)
+    batches = enumerate(source.cut(batch, torch.device("cpu")) for batch in loader)
 
     def run(count: int) -> tuple[float, float]:
         start = time.perf_counter(), time.process_time()

@@ -58,6 +58,11 @@ class Operators(TorchDispatchMode):
         if name in self.implementations:
             with self:
                 return self.implementations[name](*args, **(kwargs or {}))
+        if func.namespace == "aten":
+            with self:  # without autograd, operators that are made of others arrive whole
+                result = func.decompose(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
         return self.plain(func, args, kwargs or {})
 
     def plain(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

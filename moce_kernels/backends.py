@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
@@ -43,6 +44,8 @@ KERNELS: dict[str, tuple[str, ...]] = {
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 def why_not(
     backend: str, operator: str, device: torch.device, dtype: torch.dtype = torch.float32
@@ -68,6 +71,13 @@ def why_not(
     if backend == "cuda":
         reason = reason or native.why_not_on_gpu(device.index)
     return reason or (composites.load() if composed else None)
+
+
+def _assume_constant_result(function: F) -> F:
+    """``torch.compiler.assume_constant_result``, which imports torch._dynamo: seconds, for all who
+    compile nothing."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 # What use_backends asks for, written as in the environment. A string, so that torch.compile can
@@ -177,7 +187,7 @@ def choose(
     return _choose(operator, backend, _in_python, device, dtype)
 
 
-@torch.compiler.assume_constant_result
+@_assume_constant_result
 def _choose(
     operator: str,
     backend: str | None,

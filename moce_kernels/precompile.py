@@ -87,7 +87,8 @@ def precompile(
         context = multiprocessing.get_context("fork")
         with context.Pool(jobs, _start_worker, (capability, folder)) as pool:
             new = sum(pool.imap_unordered(_compile, range(len(_jobs))))
-    return Compiled(len(_jobs), new, time.monotonic() - start)
+    _jobs.clear()
+    return Compiled(len(found), new, time.monotonic() - start)
 
 
 @contextlib.contextmanager

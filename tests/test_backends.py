@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moce_kernels import composites, fft_attention, native, use_backends
+from moce_kernels import backends, composites, fft_attention, native, use_backends
 from moce_kernels.backends import (
     BACKENDS,
     KERNELS,
@@ -20,6 +27,7 @@ from moce_kernels.backends import (
 from tests.ops.spec import SPECS
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +196,22 @@ def test_an_unknown_backend() -> None:
         fft_attention(*inputs(), 4, backend="gpu")
 
 
+@pytest.mark.parametrize("module", ["moce_kernels", "moceir.restore"])
+def test_compilers_are_not_loaded(module: str) -> None:
+    """torch._dynamo takes seconds, which those who compile nothing need not wait."""
+    script = f"import sys, {module}; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_the_compiler_still_knows_constants_by_this_mark() -> None:
+    """backends sets it by hand."""
+    assert torch.compiler.assume_constant_result(lambda: None)._dynamo_marked_constant
+    assert backends._choose._dynamo_marked_constant
+
+
 @pytest.fixture
 def fresh_loads() -> object:
     native.load.cache_clear()
@@ -215,6 +239,58 @@ def test_a_library_that_does_not_load(
     with pytest.raises(BackendUnavailableError, match=r"_moce_cpu\.so does not load: .*"):
         fft_attention(*inputs(), 4, backend="cpu")
     assert choose("fft_attention", None, CPU) == "reference"
+
+
+PROGRAM = """
+import sys, warnings
+from pathlib import Path
+from moce_kernels import native
+
+native.FOLDER = Path(sys.argv[1])
+with warnings.catch_warnings(record=True) as caught:
+    reason = native.load("cpu")
+print(reason or f"runs {native.cpu_capability()}")
+assert [str(w.message) for w in caught] == [
+    f"moce_kernels runs without its CPU kernels: {r}" for r in (reason,) if r
+]
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have the baseline alone")
+@pytest.mark.parametrize(
+    ("sets", "limit", "result"),
+    [
+        ("avx512", "avx2", "compiled for avx512, which this processor or ATEN_CPU_CAPABILITY=avx2"),
+        ("avx2 avx512", "default", "compiled for avx2, avx512, which .* install the package on"),
+        ("baseline avx512", "avx2", "runs baseline"),
+        ("baseline", None, "runs baseline"),
+    ],
+)
+def test_a_library_for_other_processors(
+    sets: str, limit: str | None, result: str, tmp_path: Path
+) -> None:
+    """What an environment that was copied to an older machine meets; newer ones run all of it."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    torch_folder = Path(torch.__file__).parent
+    command = [compiler, "-std=c++20", "-shared", "-fPIC", f"-isystem{torch_folder / 'include'}"]
+    command += [f"-DMOCE_HAS_{name.upper()}" for name in sets.split()]
+    command += ["-DTORCH_TARGET_VERSION=0x020b000000000000", str(ROOT / "csrc/cpu/capability.cpp")]
+    command += ["-o", str(tmp_path / "_moce_cpu.so"), f"-L{torch_folder / 'lib'}"]
+    subprocess.run([*command, "-ltorch", "-ltorch_cpu", "-lc10"], check=True)
+    (tmp_path / "_build.json").write_text(json.dumps({"cpu_isa": sets.split()}))
+    environment = {name: v for name, v in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        cwd=ROOT,
+        env=environment | ({"ATEN_CPU_CAPABILITY": limit} if limit else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(result, done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,13 +25,55 @@ KNOWN = ["75", "80", "86", "89", "90", "100"]
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    for name in ("MOCE_CUDA", "MOCE_CUDA_ARCHS", "CUDA_HOME"):
+    for name in ("MOCE_CPU_ISA", "MOCE_CUDA", "MOCE_CUDA_ARCHS", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("moce_setup", ROOT / "setup.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+AVX2 = "fma avx f16c avx2"
+AVX512 = f"{AVX2} avx512f avx512dq avx512bw avx512vl"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have the baseline alone")
+@pytest.mark.parametrize(
+    ("flags", "asked", "sets"),
+    [
+        (AVX512, None, ["avx512"]),
+        (AVX2, None, ["avx2"]),
+        (f"{AVX2} avx512f", None, ["avx2"]),  # of AVX-512, not all that the kernels use
+        ("sse2 avx", None, ["baseline"]),
+        ("sse2", "all", ["baseline", "avx2", "avx512"]),
+        (AVX512, "avx512 baseline", ["baseline", "avx512"]),
+        (AVX512, "avx2,avx2", ["avx2"]),
+    ],
+)
+def test_instruction_sets(
+    flags: str,
+    asked: str | None,
+    sets: list[str],
+    build: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of this machine, unless MOCE_CPU_ISA says otherwise."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    if asked:
+        monkeypatch.setenv("MOCE_CPU_ISA", asked)
+    assert build.instruction_sets(tmp_path / "cpuinfo") == sets
+
+
+@pytest.mark.parametrize("wrong", ["avx", "all avx2", "native"])
+def test_unknown_instruction_sets(
+    wrong: str, build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOCE_CPU_ISA", wrong)
+    name = wrong.split()[0]
+    with pytest.raises(SystemExit, match=f"MOCE_CPU_ISA: '{name}' is none of baseline.* 'all' alo"):
+        build.instruction_sets()
 
 
 def script(path: Path, text: str) -> None:

@@ -20,6 +20,8 @@ from moce_kernels import absent_gpu, backends, depthwise_conv, pointwise_conv, t
 from moce_kernels.ops import _library
 from moce_kernels.precompile import capability, collected
 from moceir.cli import main
+from moceir.errors import ConfigError
+from moceir.precompile import network
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -66,6 +68,14 @@ def test_a_machine_with_the_library_takes_fewer_kernels_from_triton() -> None:
 
     assert {name for name, _ in variants(work)} == {"_depthwise_conv", "_pointwise_conv"}
     assert {name for name, _ in variants(work, library=True)} == {"_pointwise_conv"}
+
+
+def test_the_kernels_of_a_network() -> None:
+    inference = variants(network("compact", "1x3x32x48", "bfloat16"))
+    step = variants(network("compact", "1x3x32x48", "bfloat16", "train"))
+    assert {name for name, _ in inference} < {name for name, _ in step}
+    with pytest.raises(ConfigError, match="direction 'both': choose inference or train"):
+        network("compact", "1x3x32x48", "bfloat16", "both")
 
 
 def test_nothing_is_left_behind() -> None:

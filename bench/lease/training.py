@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from bench.lease.checks import SMALL
@@ -261,9 +262,20 @@ def train(
         start = time.perf_counter()
         result = run_slice(state, build(values))
         took = time.perf_counter() - start
+        curves = {name: _curve(Path(run), name) for name in ("train/loss", "train/psnr")}
     files = {path.name: path.stat().st_size for path in sorted(state.iterdir())}
     step = max(int(NAME.fullmatch(name)[1]) for name in files)  # type: ignore[index]
-    yield {"trained": step, "seconds": took, "files": files, "result": Path(result).name}
+    yield {"trained": step, "seconds": took, "files": files, "result": Path(result).name, **curves}
+
+
+def _curve(run: Path, name: str) -> list[tuple[int, float]]:
+    """Up to 100 of a curve's points: step and value."""
+    events = EventAccumulator(str(run / "curves"))
+    events.Reload()
+    if name not in events.Tags()["scalars"]:
+        return []
+    points = [(point.step, round(point.value, 5)) for point in events.Scalars(name)]
+    return points[:: len(points) // 100 + 1]
 
 
 def failed_operators(rows: list[Row]) -> str:

@@ -76,7 +76,7 @@ class Draw:
         """(n,) bool, true for a ``share`` of the patches."""
         return self.uniform() < share
 
-    def strong(self, low: float, high: float) -> np.ndarray:
+    def strong(self, low: float | np.ndarray, high: float) -> np.ndarray:
         """(n,) float64 from low to high by the strength: log-uniform, as strengths are uniform."""
         return low * (high / low) ** self.strength
 

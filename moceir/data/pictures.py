@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -13,11 +13,9 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from moceir.data.counter import states, uniforms
+from moceir.data.folders import SUFFIXES, walk_pictures
 from moceir.errors import PictureError
 from moceir.files import whole_file
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Names that end so are taken for pictures in a folder."""
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -38,49 +36,31 @@ def find_pictures(folder: Path) -> list[Path]:
     return paths
 
 
-def walk_pictures(
-    folder: Path,
-    suffixes: Sequence[str],
-    *,
-    on_error: Callable[[OSError], None],
-    recursive: bool = True,
-    skip: Path | None = None,
-) -> Iterator[Path]:
-    """The files of a folder whose names end so, in order, then those of the folders in it.
-
-    Hidden names (systems keep files of their own under them) and linked folders, which may lead
-    round in circles, are left out, as is the folder ``skip``. Folders that cannot be read, and
-    links to what cannot be reached, go to ``on_error``.
-    """
-    skipped = os.path.realpath(skip) if skip else None
-    for place, folders, names in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if recursive
-            and not name.startswith(".")
-            and os.path.realpath(os.path.join(place, name)) != skipped
-        )
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.suffix.lower() not in suffixes or name.startswith("."):
-                continue
-            try:
-                if path.is_file():
-                    yield path
-            except OSError as error:  # a link into a folder that may not be searched
-                on_error(error)
-
-
 def open_image(path: Path) -> Image.Image:
     """Decode a picture, upright as its EXIF orientation says.
 
     Raises:
         PictureError: the file cannot be read as a picture.
     """
+    with _opened(path) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height by the file's header, before EXIF turns it upright.
+
+    Raises:
+        PictureError: the file cannot be read as a picture.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
+            yield image
     except UnidentifiedImageError:
         raise PictureError(f"{path}: not a picture in a format that Pillow reads") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from moceir.data.pictures import at_least, open_rgb, places
+from moceir.data.pictures import at_least, open_rgb, places, size_of
 from moceir.data.synthesis.stage import send
-from moceir.errors import PictureError
 
 
 def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:
@@ -24,11 +22,7 @@ def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:
     """
     room = megabytes * 2**20
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise PictureError(f"{path}: cannot be read as a picture ({error})") from None
+        width, height = size_of(path)
         room -= 3 * max(width, crop) * max(height, crop)
         if room < 0:
             return False

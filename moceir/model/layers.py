@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from moce_kernels import pointwise_conv, projected_depthwise_conv
+from moce_kernels import backends, pointwise_conv, projected_depthwise_conv
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x, channels-last in memory. On CUDA ``pixel_shuffle`` and its inverse return NCHW memory
-    whatever they are given; without this every kernel after them would run on it."""
+    """x, channels-last in memory."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def pixel_unshuffle(x: Tensor) -> Tensor:
+    """(B, C, 2H, 2W) to (B, 4C, H, W), channels-last in memory, and so is its gradient."""
+    if not _on_gpu(x):
+        return channels_last(F.pixel_unshuffle(x, 2))
+    cells = x.permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # B, H, 2, W, 2, C
+    return cells.permute(0, 1, 3, 5, 2, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def pixel_shuffle(x: Tensor) -> Tensor:
+    """(B, 4C, H, W) to (B, C, 2H, 2W), channels-last in memory, and so is its gradient."""
+    if not _on_gpu(x):
+        return channels_last(F.pixel_shuffle(x, 2))
+    cells = x.permute(0, 2, 3, 1).unflatten(3, (-1, 2, 2))  # B, H, W, C, 2, 2
+    return cells.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _on_gpu(x: Tensor) -> bool:
+    """Whether x is for a GPU's kernels. PyTorch's ``pixel_shuffle`` and its inverse return NCHW
+    memory there, whatever they are given, and a second copy would have to mend that. On a CPU they
+    keep the layout, and are the fastest."""
+    return backends.choose("pointwise_conv", None, x.device, x.dtype) in ("triton", "cuda")
+
+
+def pooled(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(B, C), the mean over the pixels of (B, C, H, W), summed in ``dtype``. As of channels-last
+    memory: the gradient of ``mean(dim=(2, 3))`` would be NCHW."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1, dtype=dtype)
 
 
 class ChannelNorm(nn.Module):

@@ -14,7 +14,14 @@ from moce_kernels import pointwise_conv
 from moceir.config import MoCEIRConfig
 from moceir.model.blocks import DecoderBlock, TransformerBlock
 from moceir.model.experts import ExpertBank, ExpertLayer
-from moceir.model.layers import DepthwiseConv, PointwiseConv, channels_last
+from moceir.model.layers import (
+    DepthwiseConv,
+    PointwiseConv,
+    channels_last,
+    pixel_shuffle,
+    pixel_unshuffle,
+    pooled,
+)
 from moceir.model.routing import BlockRouting, Router
 
 
@@ -41,7 +48,7 @@ class FrequencyEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(F.gelu(self.high_pass(x)).mean(dim=(2, 3)))
+        return self.mlp(pooled(F.gelu(self.high_pass(x))))
 
 
 class EncoderLevel(nn.Module):
@@ -57,7 +64,7 @@ class EncoderLevel(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         """Returns the features for the next level and adds those for the skip connection."""
         skips.append(self.blocks(x))
-        return channels_last(F.pixel_unshuffle(self.downsample(skips[-1]), 2))
+        return pixel_unshuffle(self.downsample(skips[-1]))
 
 
 class DecoderLevel(nn.Module):
@@ -88,7 +95,7 @@ class DecoderLevel(nn.Module):
         self, x: Tensor, skips: list[Tensor], frequency: Tensor
     ) -> tuple[Tensor, list[BlockRouting]]:
         """Takes the last of ``skips`` off, so that its memory is free after the fusion."""
-        x = channels_last(F.pixel_shuffle(self.upsample(x), 2))
+        x = pixel_shuffle(self.upsample(x))
         skip = skips.pop()
         # The 1x1 convolution of both, one beside the other.
         of_x, of_skip = self.fuse.weight.flatten(1).chunk(2, dim=1)

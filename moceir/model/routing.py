@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from moce_kernels import RoutingPlan, routing_plan
+from moceir.model.layers import pooled
 
 
 class BlockRouting(NamedTuple):
@@ -61,8 +62,8 @@ class Router(nn.Module):
         """x: (B, C, H, W); frequency: (B, F)."""
         # A route is a discrete choice: made in float32 whatever the precision around it.
         with torch.autocast(x.device.type, enabled=False):
-            pooled = x.mean(dim=(2, 3), dtype=torch.float32)
-            logits = self.from_features(pooled) + self.from_frequency(frequency.float())
+            features = pooled(x, torch.float32)
+            logits = self.from_features(features) + self.from_frequency(frequency.float())
         noisy = logits
         if self.noise == "always" or (self.noise == "train" and self.training):
             # Processes that share a batch draw the whole batch's noise, and each takes its rows.

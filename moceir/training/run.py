@@ -76,9 +76,10 @@ def train(
         if not last.exists():
             _write_configuration(config)
         _write_versions(config, module, device, why_no_graph)
-        how = "one CUDA graph" if why_no_graph is None else f"no CUDA graph ({why_no_graph})"
-        print(f"training on {device}: a step is {how}", file=sys.stderr)
-    fabric.barrier()  # the first process may look for a checkpoint no longer than the others
+        how = "each step as one CUDA graph"
+        if why_no_graph is not None:
+            how = f"without a CUDA graph: {why_no_graph}"
+        print(f"training on {device}, {how}", file=sys.stderr)
     network = None
     if processes > 1:
         ids = [device.index] if device.type == "cuda" else None

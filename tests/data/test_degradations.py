@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moceir.data import degradations
+from moceir.data import streaks
 from moceir.data.degradations import (
     KINDS,
     Composition,
@@ -443,5 +443,5 @@ def test_jpeg_gets_worse_with_lower_quality() -> None:
 @pytest.mark.parametrize("text", ["rain", "snow"])
 def test_drawing_in_parts_changes_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = degrade(photo(), parse(text), seed=0)
-    monkeypatch.setattr(degradations, "_MAX_POINTS", 5000)
+    monkeypatch.setattr(streaks, "_MAX_POINTS", 5000)
     assert torch.equal(degrade(photo(), parse(text), seed=0), whole)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from moceir.config import MoCEIRConfig
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, layers
 from tests.published_weights import TINY
 
 
@@ -166,3 +167,17 @@ def test_routing_noise_policies() -> None:
 def test_names_round_trip_through_the_configuration() -> None:
     config = MoCEIRConfig(dim=24, num_experts=3, heads=(1, 1, 2, 4), router="balance")
     assert MoCEIRConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("name", ["pixel_shuffle", "pixel_unshuffle"])
+def test_shuffles_of_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of PyTorch, but channels-last in memory, forward and backward, by a single copy."""
+    monkeypatch.setattr(layers, "_on_gpu", lambda x: True)
+    x = layers.channels_last(torch.randn(2, 12, 6, 10)).requires_grad_()
+    ours, plain = getattr(layers, name)(x), getattr(F, name)(x, 2)
+    grad = layers.channels_last(torch.randn_like(plain))
+    assert torch.equal(ours, plain)
+    (dx,) = torch.autograd.grad(ours, x, grad)
+    assert torch.equal(dx, torch.autograd.grad(plain, x, grad)[0])
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert dx.is_contiguous(memory_format=torch.channels_last)

@@ -20,6 +20,7 @@ from moce_kernels import (
     gated_depthwise_conv,
     gated_feedforward,
     grouped_experts,
+    native,
     pointwise_conv,
     projected_depthwise_conv,
     routing_plan,
@@ -45,6 +46,13 @@ def skip_unless_it_runs(backend: str, operator: str, device: torch.device = CPU)
     reason = why_not(backend, operator, device)
     if reason:
         pytest.skip(f"{backend}: {reason}")
+
+
+def skip_unless_compiled(instruction_set: str) -> None:
+    """Of the CPU library, which from source is compiled for this machine's best set alone."""
+    skip_unless_it_runs("cpu", "fft_attention")
+    if instruction_set not in native.cpu_instruction_sets():
+        pytest.skip(f"no {instruction_set} in the CPU library: install it with MOCE_CPU_ISA=all")
 
 
 def selection(operator: str, backend: str) -> str:

@@ -115,6 +115,16 @@ def test_a_killed_run_resumes_to_the_same_weights(
             assert torch.equal(resumed[part][key], tensor), (part, key)
 
 
+def test_pictures_that_do_not_fit_on_the_device_train_the_same(
+    tmp_path: Path, pictures: Path, finished: Path
+) -> None:
+    """In the other tests they fit: here a process of a DataLoader cuts the patches."""
+    main(arguments(tmp_path / "run", pictures, "--data.cache_mb", "0", "--data.workers", "1"))
+    expected = load_weights(finished / "model.safetensors").state_dict()
+    for key, tensor in load_weights(tmp_path / "run" / "model.safetensors").state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
+
+
 def test_a_finished_run_stays_as_it_is(finished: Path, pictures: Path) -> None:
     before = load_weights(finished / "model.safetensors").state_dict()
     main(arguments(finished, pictures))
@@ -193,6 +203,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path)
 def test_another_network_does_not_continue_a_run(finished: Path, pictures: Path) -> None:
     with pytest.raises(CheckpointError, match="another network"):
         main(arguments(finished, pictures, "--model.dim", "24"))
+
+
+def test_another_optimiser_does_not_continue_a_run(finished: Path, pictures: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"exp_avg.* in place of .*momentum"):
+        main(arguments(finished, pictures, "--optimizer.muon", "true", "--steps", "5"))
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:

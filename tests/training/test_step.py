@@ -235,6 +235,18 @@ def test_values_are_read_every_twentieth_step(
     assert set(reads.of_step) - {0} == {20, 40, 50}
 
 
+def test_a_step_that_cannot_be_captured_says_what_to_do() -> None:
+    class Refusing(Rerun):
+        def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    step = training_step(Refusing(), False, "complexity")
+    for number in range(WARM_UP):
+        step(number, [batch(number)])
+    with pytest.raises(ConfigError, match=r"not permitted .*--cuda_graph false"):
+        step(WARM_UP, [batch(WARM_UP)])
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_the_first_step_that_is_not_finite_is_named(what: str) -> None:
     step = training_step(None, False, "complexity")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moceir.data.degradations import KINDS
+from moceir.data.kinds import KINDS
 from moceir.data.synthesis.plan import stages
 from moceir.data.synthesis.recipe import SEVERAL, STAGES, STRENGTHS, Recipe, at, draw
 from moceir.data.synthesis.stage import run

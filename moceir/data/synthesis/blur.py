@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moceir.data.counter import Draw
 from moceir.data.synthesis.cosines import cosine_field
-from moceir.data.synthesis.stage import Stage, column
+from moceir.data.synthesis.stage import Stage
 
 REACH = 24
 """Point spread functions end so many pixels from their centre."""
@@ -89,18 +89,11 @@ def plan(members: np.ndarray, given: dict[str, np.ndarray], size: tuple[int, int
 
     given: ``kernel`` (n, 49, 49), ``mask`` (n, 33, 33) and ``linear`` (n,), see ``blur``.
     """
-    rows, columns = (_mirror(side) for side in size)
-    return Stage(
-        members,
-        partial(blur, size=size),
-        {
-            "kernel": given["kernel"].astype(np.float32)[:, None],
-            "mask": given["mask"].astype(np.float32)[:, None],
-            "linear": column(given["linear"]),
-            "rows": rows,
-            "columns": columns,
-        },
-    )
+    linear = given["linear"]
+    arrays = {name: given[name].astype(np.float32)[:, None] for name in ("kernel", "mask")}
+    stage = Stage(members, partial(blur, linear=int(linear.sum()), size=size), arrays).first(linear)
+    stage.arrays["rows"], stage.arrays["columns"] = (_mirror(side) for side in size)
+    return stage
 
 
 def _mirror(side: int) -> np.ndarray:
@@ -125,9 +118,9 @@ def blur(
     images: Tensor,
     kernel: Tensor,
     mask: Tensor,
-    linear: Tensor,
     rows: Tensor,
     columns: Tensor,
+    linear: int,
     size: tuple[int, int],
 ) -> Tensor:
     """Convolve each image with a kernel of its own, by FFT.
@@ -136,19 +129,19 @@ def blur(
         images: (n, 3, H, W) float32 in [0, 1].
         kernel: (n, 1, 49, 49), sum 1.
         mask: (n, 1, 33, 33), interpolated: the share of the blurred image, else the sharp one.
-        linear: (n, 1, 1, 1) 1 to average squared code values, which are nearly light, else 0.
         rows, columns: the pixels of the mirrored images, at least H + 48 and W + 48.
+        linear: of so many of the first images, squared code values are averaged, nearly light.
         size: H, W.
     """
     height, width = size
     longer = (len(rows), len(columns))
-    light = torch.lerp(images, images.square(), linear)
-    mirrored = light.index_select(2, rows).index_select(3, columns)
+    mirrored = images.index_select(2, rows).index_select(3, columns)
+    mirrored[:linear].square_()
     spectrum = torch.fft.rfft2(mirrored).mul_(torch.fft.rfft2(kernel, longer))
     # The kernel's centre is at (24, 24), and so was the images' first pixel.
     blurred = torch.fft.irfft2(spectrum, longer)[
         ..., 2 * REACH : 2 * REACH + height, 2 * REACH : 2 * REACH + width
     ].clamp(0, 1)
-    blurred = torch.lerp(blurred, blurred.sqrt(), linear)
+    blurred[:linear].sqrt_()
     share = F.interpolate(mask, size, mode="bilinear", align_corners=True)
     return torch.lerp(images, blurred, share)

@@ -18,10 +18,10 @@ def rain(draw: Draw) -> dict[str, np.ndarray]:
     """Rain: one to three layers of soft, slanted streaks, faint to dense.
 
     The strength is the opacity, 0.02 to 0.9, and half of what decides the density, 200 to 15,000
-    streaks a megapixel. Nearest streaks are 8 to 120 pixels long, 1 to 4 wide. 6 of 10 patches
-    have streaks of a colour laid over the picture ("screened"), the others have it added. 3 of 10
-    come from the recipe of drawing programs: white noise, blurred along the fall, with contrast.
-    4 of 10 have a veil of distant drops.
+    near streaks a megapixel, fewer of those that would hide too much. The near ones are 8 to 120
+    pixels long and 1 to 4 wide. 6 of 10 patches have streaks of a colour laid over the picture
+    ("screened"), the others have it added. 3 of 10 come from the recipe of drawing programs: white
+    noise, blurred along the fall, with contrast. 4 of 10 have a veil of distant drops.
     """
     opacity = draw.strong(0.02, 0.9)
     dense = 200 * 75 ** ((draw.strength + draw.uniform()) / 2)
@@ -32,9 +32,11 @@ def rain(draw: Draw) -> dict[str, np.ndarray]:
     taper = draw.uniform(0.1, 0.9)[:, None] * length
     count = 1 + (draw.uniform() * LAYERS).astype(int)
     share = dense[:, None] * 1e-6 * shrink**-1 * (np.arange(LAYERS) < count[:, None])
-    # What a field of noise has after the blur, for each of the layers' kernels.
+    means, spreads = _statistics(length, taper, sigma)
+    # Where long and wide streaks are many they would hide everything.
+    share *= np.minimum(1, 0.3 / (share * means).sum(1, keepdims=True))
     recipe = draw.happens(0.3)
-    mean, spread = (of[:, 0] for of in _statistics(length, taper, sigma))
+    mean, spread = means[:, 0], spreads[:, 0]
     threshold = mean + draw.uniform(0.5, 2.2) * spread
     gain = 1 / (draw.uniform(0.7, 2.2) * spread)
     one = np.arange(LAYERS) == 0
@@ -173,7 +175,8 @@ def fall(
     """Scatter points of random brightness, draw each out to a streak, and lay it over the images.
 
     The streak is a trapezoid along the fall and a Gaussian across, given by its spectrum: the
-    convolution is a product there, on a torus, where no edge has fewer streaks than the middle.
+    convolution is a product there, on a torus: what leaves at one edge comes in at the opposite
+    one, and no edge has fewer streaks than the middle.
 
     Args:
         images: (n, 3, H, W) float32 in [0, 1].

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from moceir.data.counter import Draw
-from moceir.data.degradations import KINDS
+from moceir.data.kinds import KINDS
 from moceir.data.synthesis import blur, fall, haze, jpeg, sensor
 from moceir.data.synthesis.recipe import Recipe
 from moceir.data.synthesis.stage import Stage

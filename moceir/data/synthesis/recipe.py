@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moceir.data.counter import states, uniforms
-from moceir.data.degradations import KINDS
+from moceir.data.kinds import KINDS
 
 STRENGTHS = {"slight": 0.35, "medium": 0.65, "strong": 0.95}
 """Fixed strengths, for tables: quantiles of those that are trained on."""

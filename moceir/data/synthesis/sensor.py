@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ def grain(draw: Draw) -> dict[str, np.ndarray]:
         "bayer": bayer,
         "tile": np.where(bayer[:, None, None, None], _BAYER, 1),
         # Of green there is twice as much.
-        "scale": np.where(bayer[:, None], [4, 2, 4], 1),
+        "scale": np.where(bayer[:, None], [1 / 4, 1 / 8, 1 / 4], 1),
     }
 
 
@@ -121,9 +123,9 @@ def plan_raw(members: np.ndarray, given: dict[str, np.ndarray]) -> Stage:
         "read": column(given["read"] * given["scale"] ** 2),
         "exponent": column(given["exponent"]),
         "tile": given["tile"].astype(np.float32),
-        "bayer": column(given["bayer"]),
     }
-    return Stage(members, raw, arrays, given["keys"])
+    apply = partial(raw, bayer=int(given["bayer"].sum()))
+    return Stage(members, apply, arrays, given["keys"]).first(given["bayer"])
 
 
 def raw(
@@ -136,7 +138,7 @@ def raw(
     read: Tensor,
     exponent: Tensor,
     tile: Tensor,
-    bayer: Tensor,
+    bayer: int,
 ) -> Tensor:
     """Scale the light, lose colour, add noise whose variance is shot x light + read, encode.
 
@@ -152,7 +154,7 @@ def raw(
         shot, read: (n, 3, 1, 1) variances, see above.
         exponent: (n, 1, 1, 1) of the encoded values: a tone curve.
         tile: (n, 3, 2, 2) the pixels that have a sample of a channel.
-        bayer: (n, 1, 1, 1) 1 to fill in the others from their neighbours, 0 where there are none.
+        bayer: of so many of the first images, the others are filled in from their neighbours.
     """
     height, width = images.shape[2:]
     light = to_linear(images) * gain
@@ -160,7 +162,10 @@ def raw(
     noise = normals(fields).mul_(torch.addcmul(read, light, shot).sqrt_())
     tiles = tile.repeat(1, 1, (height + 1) // 2, (width + 1) // 2)
     noise = noise.mul_(tiles[..., :height, :width])
-    # Twice the mean of two by two: 1, 2, 1 quarters of the neighbours in both directions.
-    filled = F.avg_pool2d(F.avg_pool2d(noise, 2, 1, padding=1), 2, 1)
-    light = light.add_(torch.lerp(noise, filled, bayer))
-    return to_encoded(light).pow_(exponent)
+    # Those with a Bayer pattern come first. Weights 1, 2, 1 of three rows and of three columns.
+    filled = F.pad(noise[:bayer], (1, 1, 1, 1))
+    for dim in (2, 3, 2, 3):
+        size = filled.shape[dim] - 1
+        filled = filled.narrow(dim, 0, size) + filled.narrow(dim, 1, size)
+    noise[:bayer] = filled
+    return to_encoded(light.add_(noise)).pow_(exponent)

@@ -18,7 +18,8 @@ class Stage:
 
     Args:
         members: (n,) their places in the batch.
-        apply: ``(images (n, 3, H, W), **tensors) -> images``, float32; waits for no device.
+        apply: ``(images (n, 3, H, W), **tensors) -> images``, float32; may overwrite what it is
+            given, and waits for no device.
         arrays: its tensors as the host has planned them, float32, int32 or int64.
         keys: (n, f, 2) int32: it is given ``fields`` besides, (n, f, H, W) int32 random numbers
             from 0 to 65535, see ``counter.levels``.
@@ -28,6 +29,16 @@ class Stage:
     apply: Callable[..., Tensor]
     arrays: dict[str, np.ndarray]
     keys: np.ndarray | None = None
+
+    def first(self, chosen: np.ndarray) -> Stage:
+        """The same with those that are ``chosen``, (n,) bool, before the others.
+
+        All arrays need to have n rows.
+        """
+        order = np.argsort(~chosen, kind="stable")
+        arrays = {name: values[order] for name, values in self.arrays.items()}
+        keys = None if self.keys is None else self.keys[order]
+        return Stage(self.members[order], self.apply, arrays, keys)
 
 
 def run(images: Tensor, stages: Sequence[Stage]) -> Tensor:
