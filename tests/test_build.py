@@ -221,6 +221,7 @@ def test_host_code_compiles_against_the_oldest_torch(
     sources = sorted(
         p for p in (build.CSRC / "cpu").glob("*.cpp") if not p.stem.endswith("_kernel")
     )
+    flags += [f"-DMOCE_HAS_{name.upper()}" for name in build.INSTRUCTION_SETS]
     if library == "cuda":
         flags += emulation.DEFINES + emulation.INCLUDES
         flags += [f"-DMOCE_SCALAR={emulation.SCALARS['bfloat16']}", "-DMOCE_SCALAR_NAME=bfloat16"]
