@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One wheel for every Python, every torch from 2.11 on and every Linux processor of this kind: builds it, gives
 # it the manylinux tag of the oldest C library that it runs with, and runs the operators' tests with what is in
-# it, nothing of this folder's, under each Python that is named. They need torch, numpy, pytest, hypothesis.
+# it, nothing of this folder's, under each Python that is named. They need torch and numpy.
 #   bash tests/wheel.sh [PYTHON...]
 # Without names these are made, gigabytes the first time, and used again the next: torch 2.13 in Python 3.11,
 # torch 2.11 in Python 3.12, and the newest torch.
@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 environment() {  # NAME PYTHON TORCH
   if [ ! -x "$environments/$1/bin/python" ]; then
     "$2" -m venv "$environments/$1"
-    "$environments/$1/bin/pip" install --quiet "$3" numpy pytest hypothesis
+    "$environments/$1/bin/pip" install --quiet "$3" numpy
   fi
 }
 if [ $# = 0 ]; then
@@ -44,6 +44,7 @@ for python in "$@"; do
   python=$(realpath -s "$(command -v "$python")")  # its links are a virtual environment
   site=$(mktemp -d -p "$work")
   "$python" -m pip install --quiet --no-deps --target "$site" "$wheel"
+  "$python" -m pip install --quiet --target "$site" pytest hypothesis
   (
     cd "$work"
     export PYTHONPATH="$site"
