@@ -44,10 +44,11 @@ for python in "$@"; do
   python=$(realpath -s "$(command -v "$python")")  # its links are a virtual environment
   site=$(mktemp -d -p "$work")
   "$python" -m pip install --quiet --no-deps --target "$site" "$wheel"
-  "$python" -m pip install --quiet --target "$site" pytest hypothesis
+  tools=$(mktemp -d -p "$work")
+  "$python" -m pip install --quiet --target "$tools" pytest hypothesis
   (
     cd "$work"
-    export PYTHONPATH="$site"
+    export PYTHONPATH="$site:$tools"
     "$python" --version
     "$python" -m moce_kernels.info | sed -n 1,3p  # all of it is read: head would close the pipe
     "$python" -c "import moce_kernels; assert moce_kernels.__file__.startswith('$site')"
