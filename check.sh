@@ -7,7 +7,15 @@ environment=.venv-check
 command -v nvidia-smi > /dev/null || export MOCE_CUDA_ARCHS="${MOCE_CUDA_ARCHS:-9.0}"
 python3 -m venv --clear "$environment"
 source "$environment/bin/activate"
-pip install --quiet --editable '.[test]'
+# The tests also run the kernels for older processors.
+export MOCE_CPU_ISA="${MOCE_CPU_ISA:-all}"
+pip install --quiet --editable '.[test]' torch==2.13.0
+# Beside these, tests see the oldest versions that pyproject.toml admits: of torch the headers, from
+# the smallest wheel that has them (80 MB).
+export MOCE_OLDEST="$PWD/$environment/oldest"
+pip install --quiet --no-deps --target "$MOCE_OLDEST/triton" triton==3.6.0
+pip download --quiet --no-deps --dest "$MOCE_OLDEST" --only-binary :all: \
+  --platform macosx_11_0_arm64 --python-version 3.12 torch==2.11.0
 python -m moce_kernels.info
 ruff format --check .
 ruff check .

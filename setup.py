@@ -6,6 +6,9 @@ the CUDA library is built with CPU-only torch just as well. Without a C++ compil
 the package installs without them, and ``python -m moce_kernels.info`` says so.
 
 Environment:
+    MOCE_CPU_ISA: what the CPU library is compiled for: "all", or some of baseline, avx2 and avx512;
+        by default what this machine runs best, which is quick and does for this machine alone. What
+        is meant for others, such as a wheel, needs "all".
     MOCE_CUDA: 0 leaves the CUDA library out, 1 insists on it; by default it is built where there
         are nvcc and an NVIDIA GPU, or where MOCE_CUDA_ARCHS says what for.
     MOCE_CUDA_ARCHS: what it is compiled for, such as "8.0 9.0+PTX"; by default the compute
@@ -48,15 +51,36 @@ CUDA_SCALARS = {
     "half": "torch::headeronly::Half",
 }
 
-# Kernels (csrc/cpu/*_kernel.cpp) are compiled once for each instruction set.
+# Kernels (csrc/cpu/*_kernel.cpp) are compiled once for each instruction set; the best comes last.
 INSTRUCTION_SETS: dict[str, list[str]] = {"baseline": ["-DMOCE_LANES=4"]}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    INSTRUCTION_SETS["avx2"] = ["-DMOCE_LANES=8", "-mavx2", "-mfma", "-mf16c"]
-    INSTRUCTION_SETS["avx512"] = [
-        "-DMOCE_LANES=16",
-        *("-mavx2", "-mfma", "-mf16c"),
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
-    ]
+    avx2 = ["-mavx2", "-mfma", "-mf16c"]
+    avx512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+    INSTRUCTION_SETS["avx2"] = ["-DMOCE_LANES=8", *avx2]
+    INSTRUCTION_SETS["avx512"] = ["-DMOCE_LANES=16", *avx2, *avx512]
+
+# The kernels that take longest to compile: those begin first, so that nothing waits for them.
+SLOWEST = ("depthwise_conv_kernel", "fft_attention_kernel", "grouped_experts_kernel")
+
+
+def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """What to compile for: MOCE_CPU_ISA, or the best that this machine has."""
+    asked = os.environ.get("MOCE_CPU_ISA", "").replace(",", " ").split()
+    if asked == ["all"]:
+        return list(INSTRUCTION_SETS)
+    for name in asked:
+        if name not in INSTRUCTION_SETS:
+            raise SystemExit(
+                f"MOCE_CPU_ISA: {name!r} is none of {', '.join(INSTRUCTION_SETS)}, nor 'all' alone"
+            )
+    if asked:
+        return [name for name in INSTRUCTION_SETS if name in asked]
+    here = {f"-m{word}" for word in cpuinfo.read_text().split()}
+    return [
+        name
+        for name, flags in INSTRUCTION_SETS.items()
+        if here.issuperset(flag for flag in flags if flag.startswith("-m"))
+    ][-1:]
 
 
 def find_compiler() -> str | None:
@@ -216,16 +240,18 @@ def torch_folder(name: str) -> str:
     return shlex.quote(str(Path(torch.__file__).parent / name))
 
 
-def write_cpu_ninja(folder: Path, compiler: str, output: Path) -> None:
+def write_cpu_ninja(folder: Path, compiler: str, sets: list[str], output: Path) -> None:
+    sources = sorted((CSRC / "cpu").glob("*.cpp"), key=lambda s: (s.stem not in SLOWEST, s.stem))
+    host = [f"-isystem {torch_folder('include')}", *(f"-DMOCE_HAS_{s.upper()}" for s in sets)]
     steps = []
-    for source in sorted((CSRC / "cpu").glob("*.cpp")):
+    for source in sources:
         if source.stem.endswith("_kernel"):
             # Kernels know nothing of PyTorch: its inline functions must not become AVX-512.
-            for isa, isa_flags in INSTRUCTION_SETS.items():
-                more = [f"-DMOCE_ISA={isa}", *isa_flags]
+            for isa in sets:
+                more = [f"-DMOCE_ISA={isa}", *INSTRUCTION_SETS[isa]]
                 steps.append((source, f"{source.stem}_{isa}", more))
         else:
-            steps.append((source, source.stem, [f"-isystem {torch_folder('include')}"]))
+            steps.append((source, source.stem, host))
     flags = [*common_flags(), *HOST_FLAGS, "-fno-math-errno", os.environ.get("CXXFLAGS", "")]
     libraries = [f"-L{torch_folder('lib')}", "-ltorch -ltorch_cpu -lc10"]
     compiler = shlex.quote(compiler)
@@ -283,8 +309,10 @@ class BuildLibraries(build_ext):
         if reason:
             report = {"cpu": reason, "cuda": reason}
         else:
-            sets = ", ".join(INSTRUCTION_SETS)
-            report["cpu"] = f"built with {compiler_version(self.compiler_path)} for {sets}"
+            self.sets = instruction_sets()
+            version = compiler_version(self.compiler_path)
+            report["cpu"] = f"built with {version} for {', '.join(self.sets)}"
+            report["cpu_isa"] = self.sets
             try:
                 self.cuda = cuda_to_build(wanted)
                 archs = self.cuda.archs
@@ -313,7 +341,7 @@ class BuildLibraries(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(self.build_temp).resolve() / library_name(ext)
         if library_name(ext) == "cpu":
-            write_cpu_ninja(folder, self.compiler_path, output)
+            write_cpu_ninja(folder, self.compiler_path, self.sets, output)
         else:
             write_cuda_ninja(folder, self.compiler_path, self.cuda, output)
         command = [sys.executable, "-m", "ninja", "-C", str(folder), "-j", str(jobs())]

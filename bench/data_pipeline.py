@@ -38,7 +38,9 @@ def main(folder: Path, steps: int, repeat: int, threads: int, mixture: int) -> N
     data = DataConfig(train=folder, kinds=KINDS, max_mixture=mixture, crop=128, batch_size=32)
     config = TrainingConfig(preset="compact", data=data)
     module = RestorationModule(config)
-    batches = enumerate(RestorationData(config).train_dataloader())
+    source = RestorationData(config)
+    loader = source.train_dataloader()
+    batches = enumerate(source.cut(batch, torch.device("cpu")) for batch in loader)
 
     def run(count: int) -> tuple[float, float]:
         start = time.perf_counter(), time.process_time()

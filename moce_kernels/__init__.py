@@ -1,5 +1,6 @@
 """Fused operators of all-in-one image restoration with complexity experts."""
 
+from moce_kernels.backends import use_backends
 from moce_kernels.expert_weights import ExpertWeights, expert_weight_shapes
 from moce_kernels.ops.channel_attention import channel_attention
 from moce_kernels.ops.depthwise_conv import depthwise_conv
@@ -27,5 +28,6 @@ __all__ = [
     "projected_depthwise_conv",
     "routing_plan",
     "transposed_attention",
+    "use_backends",
     "window_fft_conv",
 ]

@@ -1,14 +1,17 @@
-"""Which backends can run an operator here, and why the others cannot."""
+"""Which backends can run an operator here, why the others cannot, and which one is chosen."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
 from moce_kernels import composites, native, triton_kernels
-
-VARIABLE = "MOCE_KERNELS_BACKEND"
+from moce_kernels.failures import VARIABLE, BackendUnavailableError
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # fastest first
 
@@ -41,9 +44,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-
-class BackendUnavailableError(RuntimeError):
-    """The backend that was asked for cannot run; the message says why, and what can."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def why_not(
@@ -72,26 +73,140 @@ def why_not(
     return reason or (composites.load() if composed else None)
 
 
-@torch.compiler.assume_constant_result
+def _assume_constant_result(function: F) -> F:
+    """``torch.compiler.assume_constant_result``, which imports torch._dynamo: seconds, for all who
+    compile nothing."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+# What use_backends asks for, written as in the environment. A string, so that torch.compile can
+# guard it.
+_in_python = ""
+
+
+@contextlib.contextmanager
+def use_backends(others: str | None = None, /, **operators: str) -> Iterator[None]:
+    """Choose the backends of the operators that are called inside a ``with`` block.
+
+    >>> with moce_kernels.use_backends("triton", grouped_experts="reference"):
+    ...     y = model(x)
+
+    It goes before the environment's MOCE_KERNELS_BACKEND, and the ``backend`` argument of a call
+    before both. Blocks nest: operators that the inner one leaves open are as the outer one says,
+    then as the environment does. A block counts for the whole process, threads included, as the
+    environment does. Code under torch.compile is compiled again if another choice is in force.
+
+    Args:
+        others: the backend of all operators that are not named.
+        operators: a backend for each operator that is named.
+
+    Raises:
+        ValueError: an unknown operator or backend.
+    """
+    global _in_python
+    outer = _in_python
+    asked = [f"{name}={backend}" for name, backend in operators.items()]
+    if others is not None:
+        asked.append(f"*={others}")
+    inner = parse(",".join(asked), "use_backends")
+    both = inner if "*" in inner else {**parse(outer, "use_backends"), **inner}
+    _in_python = ",".join(f"{name}={backend}" for name, backend in both.items())
+    try:
+        yield
+    finally:
+        _in_python = outer
+
+
+def parse(text: str, source: str) -> dict[str, str]:
+    """The backend for each operator, and for ``*``, all others, of ``operator=backend,...``.
+
+    A backend alone stands for ``*=backend``.
+
+    Raises:
+        ValueError: a part that is none of these, naming it and ``source``.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        operator, equals, backend = (word.strip() for word in part.rpartition("="))
+        if not equals:
+            operator = "*"
+        if not operator or not backend:
+            problem = "write operator=backend, *=backend or a backend"
+        elif operator != "*" and operator not in OPERATORS:
+            problem = f"no operator {operator!r}; there are {', '.join(OPERATORS)}, and * for all"
+        elif backend not in BACKENDS:
+            problem = f"no backend {backend!r}; there are {', '.join(BACKENDS)}"
+        elif operator in found:
+            problem = f"{operator} is named twice"
+        else:
+            found[operator] = backend
+            continue
+        raise ValueError(f"{source}: in {part.strip()!r}: {problem}")
+    return found
+
+
+def settings(in_python: str | None = None) -> list[tuple[str, str]]:
+    """Who asks for backends, and the text: the first that names an operator decides."""
+    texts = {
+        "use_backends": _in_python if in_python is None else in_python,
+        VARIABLE: os.environ.get(VARIABLE, "").strip(),
+    }
+    return [(source, text) for source, text in texts.items() if text]
+
+
+def asked_for(operator: str, in_python: str | None = None) -> tuple[str, str] | None:
+    """The backend that ``use_backends`` or else the environment asks for, and which of them."""
+    for source, text in settings(in_python):
+        backends = _parse_once(text, source)
+        for name in (operator, "*"):
+            if name in backends:
+                return backends[name], source
+    return None
+
+
+_parse_once = functools.lru_cache(parse)
+
+
 def choose(
     operator: str, backend: str | None, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> str:
     """The backend to run ``operator`` with on tensors of this device and dtype.
 
-    ``backend`` if given, else the environment's MOCE_KERNELS_BACKEND: that one or
-    ``BackendUnavailableError``, never another. With neither, the fastest that can run.
+    ``backend`` if given, else what ``use_backends`` says, else the environment's
+    MOCE_KERNELS_BACKEND: that one or ``BackendUnavailableError``, never another. With none of them,
+    the fastest that can run.
+
+    Under torch.compile the choice is made once, when the code is compiled, and again when
+    ``use_backends`` says otherwise. A change of the environment is not seen by then.
+
+    Raises:
+        ValueError: an unknown backend, or a setting that cannot be read.
+        BackendUnavailableError: the backend cannot run, and why.
     """
-    asked = backend or os.environ.get(VARIABLE) or None
-    if asked is None:
+    return _choose(operator, backend, _in_python, device, dtype)
+
+
+@_assume_constant_result
+def _choose(
+    operator: str,
+    backend: str | None,
+    in_python: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str:
+    found = (backend, "backend") if backend else asked_for(operator, in_python)
+    if found is None:
         # Triton's interpreter is for tests: it runs where it is asked for by name.
         fast = [b for b in BACKENDS if not (b == "triton" and triton_kernels.interpreted())]
         return next(b for b in fast if why_not(b, operator, device, dtype) is None)
+    asked, source = found
     if asked not in BACKENDS:
-        source = "backend" if backend else VARIABLE
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, not {asked!r}")
     if why_not(asked, operator, device, dtype) is None:
         return asked
     reasons = (f"{b}: {why_not(b, operator, device, dtype) or 'can run'}" for b in BACKENDS)
     raise BackendUnavailableError(
-        f"{operator}: backend {asked!r} cannot run here.\n  " + "\n  ".join(reasons)
+        f"{operator}: backend {asked!r} cannot run here; {source} asks for it.\n  "
+        + "\n  ".join(reasons)
     )

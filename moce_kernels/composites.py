@@ -2,7 +2,8 @@
 
 The CUDA library has kernels for some operators only. Where an operator consists of others, as a
 GDFN of 1x1 and depthwise convolutions, the backend ``cuda`` takes the library's kernels for the
-parts that it has and Triton's for the rest, forward and backward.
+parts that it has and Triton's for the rest, forward and backward. Which backend an operator runs
+with is decided as it is called: a setting for one of its parts does not reach into it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,20 @@ OPERATORS = (
     "transposed_attention",
 )
 
+# The operators that their gradients call, on every backend.
+PARTS = {
+    "gated_feedforward": ("gated_depthwise_conv", "pointwise_conv"),
+    "projected_depthwise_conv": ("depthwise_conv", "pointwise_conv"),
+    "transposed_attention": ("channel_attention", "depthwise_conv", "pointwise_conv"),
+}
+
 # What these and their gradients take from Triton.
 FROM_TRITON = ("channel_attention", "pointwise_conv")
+
+
+def made_of(part: str) -> tuple[str, ...]:
+    """The operators whose gradients call this one."""
+    return tuple(operator for operator, parts in PARTS.items() if part in parts)
 
 
 @functools.cache
@@ -40,7 +53,7 @@ def register() -> None:
     from moce_kernels.triton_kernels._common import implement
     from moce_kernels.triton_kernels._parts import of_cuda_library
 
-    parts = of_cuda_library(_library.kernels("cuda"))
+    parts = of_cuda_library(_library.raw("cuda"))
     for operator in FROM_TRITON:
         module = import_module(f"moce_kernels.triton_kernels.{operator}")
         implement(operator, _library.COMPILED)(module.forward)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from moce_kernels import backends, native
@@ -11,24 +9,33 @@ from moce_kernels import backends, native
 
 def report() -> str:
     """For each library whether it loads, and for each operator and device which backend will run
-    float32 tensors by default and why the others cannot."""
+    float32 tensors, who says so, and why the others cannot."""
     lines = [f"CPU library: {_library('cpu')}", f"CUDA library: {_library('cuda')}"]
-    if os.environ.get(backends.VARIABLE):
-        lines.append(f"{backends.VARIABLE}={os.environ[backends.VARIABLE]}")
+    for source, text in backends.settings():
+        lines.append(f"{source}: {text}")
+        try:
+            backends.parse(text, source)
+        except ValueError as problem:
+            return "\n".join([*lines, f"no operator runs: {problem}"])
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda"))
     for operator in backends.OPERATORS:
         for device in devices:
-            try:
-                runs = backends.choose(operator, None, device)
-            except (backends.BackendUnavailableError, ValueError) as problem:
-                runs = f"nothing: {str(problem).splitlines()[0]}"
-            lines.append(f"{operator} on {device}: {runs}")
+            lines.append(f"{operator} on {device}: {_runs(operator, device)}")
             for backend in backends.BACKENDS:
                 reason = backends.why_not(backend, operator, device)
                 lines.append(f"    {backend:<10}{reason or 'can run'}")
     return "\n".join(lines)
+
+
+def _runs(operator: str, device: torch.device) -> str:
+    try:
+        runs = backends.choose(operator, None, device)
+    except backends.BackendUnavailableError as problem:
+        return f"nothing: {str(problem).splitlines()[0]}"
+    asked = backends.asked_for(operator)
+    return f"{runs}, as {asked[1]} says" if asked else f"{runs}, the fastest that can run"
 
 
 def _library(name: str) -> str:

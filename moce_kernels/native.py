@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ def library(name: str) -> Path:
 
 @functools.cache
 def load(name: str) -> str | None:
-    """Open ``_moce_<name>.so`` beside this file, once. Returns why that failed, or None."""
+    """Open ``_moce_<name>.so`` beside this file, once. Returns why it cannot be used, or None.
+
+    A CPU library for another processor, as a copied environment has, also gives a RuntimeWarning:
+    what then runs by default is several times slower.
+    """
     path = library(name)
     if not path.exists():
         return f"this build has no {name.upper()} library: {built(name)}"
@@ -28,7 +34,20 @@ def load(name: str) -> str | None:
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path.name} does not load: {error.__cause__ or error}"
+    if name == "cpu" and not cpu_capability():
+        reason = _wrong_processor()
+        warnings.warn(f"moce_kernels runs without its CPU kernels: {reason}", RuntimeWarning, 2)
+        return reason
     return None
+
+
+def _wrong_processor() -> str:
+    limit = os.environ.get("ATEN_CPU_CAPABILITY")
+    lacking = "does not have" if limit is None else f"or ATEN_CPU_CAPABILITY={limit} does not allow"
+    return (
+        f"the CPU library is compiled for {', '.join(cpu_instruction_sets())}, which this "
+        f"processor {lacking}; install the package on this machine, or with MOCE_CPU_ISA=all"
+    )
 
 
 def built(name: str) -> str:
@@ -63,8 +82,17 @@ def why_not_on_gpu(index: int | None) -> str | None:
     )
 
 
+def cpu_instruction_sets() -> list[str]:
+    """What the CPU library is compiled for, of baseline, avx2 and avx512; any of it may run."""
+    return _report()["cpu_isa"]
+
+
 def cpu_capability() -> str:
-    """The instruction set that the CPU kernels run with: AVX-512, AVX2 or baseline."""
+    """The one that the CPU kernels run with: the best of these that this processor has.
+
+    The environment's ATEN_CPU_CAPABILITY (``default``, ``avx2``), which governs PyTorch's own
+    kernels too, lowers it. Empty if none is left. The CPU library must be loaded.
+    """
     return torch.ops.moce_kernels.cpu_capability()
 
 

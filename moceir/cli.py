@@ -18,8 +18,7 @@ from moceir.errors import MoceirError
 
 if TYPE_CHECKING:
     from moceir.restore import Restorer
-    from moceir.tool.jobs import Job
-    from moceir.tool.pipeline import Outcome
+    from moceir.tool.jobs import Job, Outcome
 
 EXPECTED = (MoceirError, OSError, ValueError)
 PATH = click.Path(path_type=Path)
@@ -272,7 +271,7 @@ class _Report:
             yield
 
     def add_job(self, job: Job, status: str, error: str | None = None) -> None:
-        from moceir.tool.pipeline import Outcome
+        from moceir.tool.jobs import Outcome
 
         self._write(Outcome.of(job, status, error=error))
 

@@ -48,6 +48,10 @@ class MoCEIRConfig:
         complexity_scale: b_i = p_i / p_max (``max``, the paper) or p_i / p_min (``min``).
         routing_noise: noise of std 1/n on the router's logits in ``train``ing only (default),
             ``always`` (the published code: evaluation is then random) or ``never``.
+        expert_path: let the chosen experts' output reach the features as well, not only the query
+            of the cross attention: ``x + W_out(sum_j g_j (e_j(x) - x))``. There the gates are not
+            normalised away, so the reconstruction loss trains the router, which it does not on the
+            published path. Not in the paper, and off in its presets.
         freeze_high_pass: keep the Laplacian of the frequency embedding fixed, as the paper says;
             the published code trains it.
 
@@ -70,6 +74,7 @@ class MoCEIRConfig:
     router: str = "complexity"
     complexity_scale: str = "max"
     routing_noise: str = "train"
+    expert_path: bool = False
     freeze_high_pass: bool = True
 
     def __post_init__(self) -> None:

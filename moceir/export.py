@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moce_kernels import backends
+from moce_kernels import use_backends
 from moce_kernels.reference import fft_attention
 from moce_kernels.reference.grouped_experts import expert
 from moceir.errors import ConfigError
@@ -71,7 +71,9 @@ class _EveryExpert(nn.Module):
         super().__init__()
         self.router, self.bank, self.project_out = layer.router, layer.bank, layer.project_out
 
-    def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, shared: Tensor, frequency: Tensor
+    ) -> tuple[Tensor, SimpleNamespace]:
         pooled = x.mean(dim=(2, 3))
         logits = self.router.from_features(pooled) + self.router.from_frequency(frequency)
         gates, chosen = logits.softmax(dim=-1).topk(self.router.top_k, dim=-1)
@@ -82,7 +84,9 @@ class _EveryExpert(nn.Module):
             weight[:, i, None, None, None] * expert(x, shared, w, window, 1e-5)
             for i, (w, window) in enumerate(parts)
         ]
-        return torch.stack(outputs).sum(dim=0), None
+        # Of the route, a block takes no more than the gates.
+        routing = SimpleNamespace(plan=SimpleNamespace(gate=gates))
+        return torch.stack(outputs).sum(dim=0), routing
 
 
 def _window_fft_conv(q: Tensor, k: Tensor, window: int) -> Tensor:
@@ -107,14 +111,10 @@ def _window_fft_conv(q: Tensor, k: Tensor, window: int) -> Tensor:
 
 @contextmanager
 def _reference_backend() -> Iterator[None]:
-    before, fft = os.environ.get(backends.VARIABLE), fft_attention.window_fft_conv
-    os.environ[backends.VARIABLE] = "reference"
+    fft = fft_attention.window_fft_conv
     fft_attention.window_fft_conv = _window_fft_conv
     try:
-        yield
+        with use_backends("reference"):
+            yield
     finally:
         fft_attention.window_fft_conv = fft
-        if before is None:
-            del os.environ[backends.VARIABLE]
-        else:
-            os.environ[backends.VARIABLE] = before

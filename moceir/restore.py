@@ -100,7 +100,7 @@ class Restorer:
     Raises:
         WeightsError: weights that cannot be used.
         ConfigError: an unknown precision; a device, or a backend asked for by the environment's
-            MOCE_KERNELS_BACKEND, that is not there.
+            MOCE_KERNELS_BACKEND, that is not there; a MOCE_KERNELS_BACKEND that cannot be read.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Restorer:
         self.precision = precision
         try:
             self.backend = choose("grouped_experts", None, self.device, PRECISIONS[precision])
-        except BackendUnavailableError as error:
+        except (BackendUnavailableError, ValueError) as error:
             raise ConfigError(str(error)) from error
         if not isinstance(model, MoCEIR):
             model = load_model(model or BUNDLED[0])

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from moce_kernels import fft_attention, native
+from moce_kernels import backends, composites, fft_attention, native, use_backends
 from moce_kernels.backends import (
     BACKENDS,
     KERNELS,
@@ -15,8 +24,10 @@ from moce_kernels.backends import (
     choose,
     why_not,
 )
+from tests.ops.spec import SPECS
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +70,146 @@ def test_the_environment_chooses_as_strictly(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BackendUnavailableError):
         choose("fft_attention", None, CPU)
     assert choose("fft_attention", "reference", CPU) == "reference"  # the argument goes before
-    monkeypatch.setenv(VARIABLE, "fastest")
-    with pytest.raises(ValueError, match=f"{VARIABLE} must be one of .*, not 'fastest'"):
+
+
+def test_a_backend_for_each_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastest = choose("depthwise_conv", None, CPU)
+    for text, of_experts, of_plan, of_convolution in (
+        ("grouped_experts=reference", "reference", fastest, fastest),
+        (" grouped_experts = cpu , * = reference ", "cpu", "reference", "reference"),
+        ("reference,grouped_experts=cpu,routing_plan=cpu", "cpu", "cpu", "reference"),
+    ):
+        monkeypatch.setenv(VARIABLE, text)
+        assert choose("grouped_experts", None, CPU) == of_experts
+        assert choose("routing_plan", None, CPU) == of_plan
+        assert choose("depthwise_conv", None, CPU) == of_convolution
+    assert choose("depthwise_conv", "cpu", CPU) == "cpu"
+    monkeypatch.setenv(VARIABLE, "grouped_experts=triton")
+    with pytest.raises(BackendUnavailableError, match=f"cannot run here; {VARIABLE} asks for it"):
+        choose("grouped_experts", None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("fastest", "in 'fastest': no backend 'fastest'; there are cuda, triton, cpu, reference"),
+        (
+            "*=cpu, fft=cpu",
+            "in 'fft=cpu': no operator 'fft'; there are channel_attention, .*for all",
+        ),
+        ("fft_attention=gpu", "in 'fft_attention=gpu': no backend 'gpu'"),
+        ("cpu,", "in '': write operator=backend"),
+        ("=cpu", "in '=cpu': write operator=backend"),
+        ("fft_attention=", "in 'fft_attention=': write operator=backend"),
+        ("fft_attention=cpu=cpu", "no operator 'fft_attention=cpu'"),
+        ("cpu,*=reference", r"in '\*=reference': \* is named twice"),
+    ],
+)
+def test_a_setting_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ValueError, match=f"^{VARIABLE}: .*{problem}"):
         choose("fft_attention", None, CPU)
+
+
+def test_use_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "cpu")
+
+    def chosen() -> list[str]:
+        return [choose(o, None, CPU) for o in ("grouped_experts", "routing_plan", "fft_attention")]
+
+    with use_backends(grouped_experts="reference"):
+        assert chosen() == ["reference", "cpu", "cpu"]
+        with use_backends(routing_plan="reference"):
+            assert chosen() == ["reference", "reference", "cpu"]
+            assert choose("routing_plan", "cpu", CPU) == "cpu"
+        with use_backends("reference", routing_plan="cpu"):
+            assert chosen() == ["reference", "cpu", "reference"]
+        assert chosen() == ["reference", "cpu", "cpu"]
+    with pytest.raises(RuntimeError, match="inside"), use_backends("reference"):
+        raise RuntimeError("inside")
+    assert chosen() == ["cpu", "cpu", "cpu"]
+    for arguments, names in ((("gpu",), {}), ((), {"fft": "cpu"}), (("",), {})):
+        with (
+            pytest.raises(ValueError, match=r"^use_backends: in"),
+            use_backends(*arguments, **names),
+        ):
+            raise AssertionError("it must not be entered")
+
+
+def test_compiled_code_follows_use_backends() -> None:
+    graphs = []
+
+    def note(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        nodes = [str(node.target) for node in graph.graph.nodes]
+        graphs.append("moce_kernels.fft_attention" in nodes)
+        return graph
+
+    tensors = inputs()
+    compiled = torch.compile(lambda *t: fft_attention(*t, 4), backend=note, fullgraph=True)
+    with use_backends("cpu"):
+        compiled(*tensors)
+        compiled(*tensors)
+    assert graphs == [True]
+    with use_backends("reference"):
+        compiled(*tensors)
+    assert graphs == [True, False]
+    with use_backends("cpu"):
+        compiled(*tensors)
+    assert graphs == [True, False]
+
+    @torch.compile(backend=note, fullgraph=True)
+    def chooses(*tensors: torch.Tensor) -> torch.Tensor:
+        with use_backends("reference"):
+            first = fft_attention(*tensors, 4)
+        return first + fft_attention(*tensors, 4, backend="cpu")
+
+    chooses(*tensors)
+    assert graphs == [True, False, True]
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "moce_kernels":
+            self.called.add(func.overloadpacket.__name__.partition("_backward")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("operator", composites.OPERATORS)
+def test_parts_of_gradients(operator: str) -> None:
+    """composites.PARTS names them: an error's remedy goes by it."""
+    spec = next(s for s in SPECS if s.name == operator)
+    sample = next(spec.tiny())
+    leaves = {n: t.float().requires_grad_() for n, t in sample.tensors.items()}
+    with Operators() as seen:
+        sample.call("cpu", **leaves).sum().backward()
+    assert seen.called == {operator, *composites.PARTS.get(operator, ())}
 
 
 def test_an_unknown_backend() -> None:
     with pytest.raises(ValueError, match=r"backend must be one of .*, not 'gpu'"):
         fft_attention(*inputs(), 4, backend="gpu")
+
+
+@pytest.mark.parametrize("module", ["moce_kernels", "moceir.restore"])
+def test_compilers_are_not_loaded(module: str) -> None:
+    """torch._dynamo takes seconds, which those who compile nothing need not wait."""
+    script = f"import sys, {module}; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_the_compiler_still_knows_constants_by_this_mark() -> None:
+    """backends sets it by hand."""
+    assert torch.compiler.assume_constant_result(lambda: None)._dynamo_marked_constant
+    assert backends._choose._dynamo_marked_constant
 
 
 @pytest.fixture
@@ -96,6 +239,58 @@ def test_a_library_that_does_not_load(
     with pytest.raises(BackendUnavailableError, match=r"_moce_cpu\.so does not load: .*"):
         fft_attention(*inputs(), 4, backend="cpu")
     assert choose("fft_attention", None, CPU) == "reference"
+
+
+PROGRAM = """
+import sys, warnings
+from pathlib import Path
+from moce_kernels import native
+
+native.FOLDER = Path(sys.argv[1])
+with warnings.catch_warnings(record=True) as caught:
+    reason = native.load("cpu")
+print(reason or f"runs {native.cpu_capability()}")
+assert [str(w.message) for w in caught] == [
+    f"moce_kernels runs without its CPU kernels: {r}" for r in (reason,) if r
+]
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have the baseline alone")
+@pytest.mark.parametrize(
+    ("sets", "limit", "result"),
+    [
+        ("avx512", "avx2", "compiled for avx512, which this processor or ATEN_CPU_CAPABILITY=avx2"),
+        ("avx2 avx512", "default", "compiled for avx2, avx512, which .* install the package on"),
+        ("baseline avx512", "avx2", "runs baseline"),
+        ("baseline", None, "runs baseline"),
+    ],
+)
+def test_a_library_for_other_processors(
+    sets: str, limit: str | None, result: str, tmp_path: Path
+) -> None:
+    """What an environment that was copied to an older machine meets; newer ones run all of it."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    torch_folder = Path(torch.__file__).parent
+    command = [compiler, "-std=c++20", "-shared", "-fPIC", f"-isystem{torch_folder / 'include'}"]
+    command += [f"-DMOCE_HAS_{name.upper()}" for name in sets.split()]
+    command += ["-DTORCH_TARGET_VERSION=0x020b000000000000", str(ROOT / "csrc/cpu/capability.cpp")]
+    command += ["-o", str(tmp_path / "_moce_cpu.so"), f"-L{torch_folder / 'lib'}"]
+    subprocess.run([*command, "-ltorch", "-ltorch_cpu", "-lc10"], check=True)
+    (tmp_path / "_build.json").write_text(json.dumps({"cpu_isa": sets.split()}))
+    environment = {name: v for name, v in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        cwd=ROOT,
+        env=environment | ({"ATEN_CPU_CAPABILITY": limit} if limit else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(result, done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(

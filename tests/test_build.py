@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from moce_kernels import native
+from tests import oldest
+from tests.cuda_emulation import build as emulation
 
 ROOT = Path(__file__).parents[1]
 KNOWN = ["75", "80", "86", "89", "90", "100"]
@@ -21,13 +25,55 @@ KNOWN = ["75", "80", "86", "89", "90", "100"]
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    for name in ("MOCE_CUDA", "MOCE_CUDA_ARCHS", "CUDA_HOME"):
+    for name in ("MOCE_CPU_ISA", "MOCE_CUDA", "MOCE_CUDA_ARCHS", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("moce_setup", ROOT / "setup.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+AVX2 = "fma avx f16c avx2"
+AVX512 = f"{AVX2} avx512f avx512dq avx512bw avx512vl"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have the baseline alone")
+@pytest.mark.parametrize(
+    ("flags", "asked", "sets"),
+    [
+        (AVX512, None, ["avx512"]),
+        (AVX2, None, ["avx2"]),
+        (f"{AVX2} avx512f", None, ["avx2"]),  # of AVX-512, not all that the kernels use
+        ("sse2 avx", None, ["baseline"]),
+        ("sse2", "all", ["baseline", "avx2", "avx512"]),
+        (AVX512, "avx512 baseline", ["baseline", "avx512"]),
+        (AVX512, "avx2,avx2", ["avx2"]),
+    ],
+)
+def test_instruction_sets(
+    flags: str,
+    asked: str | None,
+    sets: list[str],
+    build: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of this machine, unless MOCE_CPU_ISA says otherwise."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    if asked:
+        monkeypatch.setenv("MOCE_CPU_ISA", asked)
+    assert build.instruction_sets(tmp_path / "cpuinfo") == sets
+
+
+@pytest.mark.parametrize("wrong", ["avx", "all avx2", "native"])
+def test_unknown_instruction_sets(
+    wrong: str, build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOCE_CPU_ISA", wrong)
+    name = wrong.split()[0]
+    with pytest.raises(SystemExit, match=f"MOCE_CPU_ISA: '{name}' is none of baseline.* 'all' alo"):
+        build.instruction_sets()
 
 
 def script(path: Path, text: str) -> None:
@@ -146,3 +192,45 @@ def test_no_kernel_spills_registers(build: ModuleType) -> None:
     assert len(kernels) >= 20
     for name, _, stack, local in kernels:
         assert (int(stack), int(local)) == (0, 0), f"{name} keeps registers in memory"
+
+
+@pytest.fixture(scope="module")
+def oldest_headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of the stable ABI in the oldest torch, and no others."""
+    (wheel,) = oldest.folder().glob(f"torch-{oldest.version('torch')}.*.whl")
+    folder = tmp_path_factory.mktemp("headers")
+    parts = ("torch/csrc/stable/", "torch/csrc/inductor/aoti_torch/", "torch/headeronly/")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [
+            n
+            for n in archive.namelist()
+            if n.startswith(tuple(f"torch/include/{p}" for p in parts))
+        ]
+        archive.extractall(folder, names)
+    return folder / "torch/include"
+
+
+@pytest.mark.parametrize("library", ["cpu", "cuda"])
+def test_host_code_compiles_against_the_oldest_torch(
+    library: str, oldest_headers: Path, build: ModuleType
+) -> None:
+    """For CUDA with the stand-in for its runtime: nvcc need not be there."""
+    compiler = build.find_compiler()
+    assert compiler, "there is no C++ compiler"
+    flags = [*build.common_flags(), *build.HOST_FLAGS, f"-isystem{oldest_headers}"]
+    sources = sorted(
+        p for p in (build.CSRC / "cpu").glob("*.cpp") if not p.stem.endswith("_kernel")
+    )
+    flags += [f"-DMOCE_HAS_{name.upper()}" for name in build.INSTRUCTION_SETS]
+    if library == "cuda":
+        flags += emulation.DEFINES + emulation.INCLUDES
+        flags += [f"-DMOCE_SCALAR={emulation.SCALARS['bfloat16']}", "-DMOCE_SCALAR_NAME=bfloat16"]
+        sources = sorted((build.CSRC / "cuda").glob("*.cu"))
+    assert len(sources) >= 10
+    done = subprocess.run(
+        [compiler, *flags, "-fsyntax-only", "-x", "c++", *sources],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,15 +164,28 @@ def test_info_names_devices_backends_and_weights() -> None:
         assert part in result.output
 
 
-def test_help_and_version_do_not_load_torch() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("--version",),
+        ("restore", "--help"),
+        ("restore", "in", "-o", "out", "--dry-run"),
+    ],
+)
+def test_what_restores_nothing_does_not_load_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
     script = (
         "import sys; from moceir.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "print('torch' in sys.modules)"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "print({'torch', 'numpy', 'PIL', 'moce_kernels'} & sys.modules.keys())"
     )
-    for word in ("--help", "--version"):
-        process = subprocess.run(
-            [sys.executable, "-c", script, word], capture_output=True, text=True, check=True
-        )
-        assert process.stdout.splitlines()[-1] == "False"
+    process = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.splitlines()[-1] == "set()"

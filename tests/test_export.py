@@ -13,11 +13,12 @@ from moceir.model import MoCEIR
 from tests.published_weights import TINY
 
 
-def test_the_same_picture_comes_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("expert_path", [False, True])
+def test_the_same_picture_comes_out(tmp_path: Path, expert_path: bool) -> None:
     pytest.importorskip("onnxscript", reason="pip install 'moceir[export]'")
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    model = MoCEIR(TINY).eval()
+    model = MoCEIR(TINY.replace(expert_path=expert_path)).eval()
     path = tmp_path / "network.onnx"
     export_onnx(model, path, 37, 45)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from moce_kernels import info
+from moce_kernels import info, use_backends
 from moce_kernels.backends import BACKENDS, OPERATORS, VARIABLE, choose, why_not
 
 CPU = torch.device("cpu")
@@ -16,7 +16,8 @@ def test_report_says_what_runs_and_why_not_otherwise(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv(VARIABLE, raising=False)
     lines = info.report().splitlines()
     for operator in OPERATORS:
-        at = lines.index(f"{operator} on cpu: {choose(operator, None, CPU)}")
+        runs = choose(operator, None, CPU)
+        at = lines.index(f"{operator} on cpu: {runs}, the fastest that can run")
         for backend, line in zip(BACKENDS, lines[at + 1 :], strict=False):
             assert line.split(maxsplit=1) == [
                 backend,
@@ -24,11 +25,26 @@ def test_report_says_what_runs_and_why_not_otherwise(monkeypatch: pytest.MonkeyP
             ]
 
 
+def test_report_says_who_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "grouped_experts=reference")
+    with use_backends(routing_plan="reference"):
+        lines = info.report().splitlines()
+    assert "use_backends: routing_plan=reference" in lines
+    assert f"{VARIABLE}: grouped_experts=reference" in lines
+    assert "routing_plan on cpu: reference, as use_backends says" in lines
+    assert f"grouped_experts on cpu: reference, as {VARIABLE} says" in lines
+    assert f"pointwise_conv on cpu: {choose('pointwise_conv', None, CPU)}, the fastest" in str(
+        lines
+    )
+
+
 def test_report_survives_a_variable_that_cannot_be_met(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "triton")
     report = info.report()
-    assert f"{VARIABLE}=triton" in report
+    assert f"{VARIABLE}: triton" in report
     assert "fft_attention on cpu: nothing: fft_attention: backend 'triton' cannot run" in report
+    monkeypatch.setenv(VARIABLE, "fft_attention=fastest")
+    assert info.report().splitlines()[-1].startswith(f"no operator runs: {VARIABLE}: in 'fft_att")
 
 
 def test_as_a_module() -> None:

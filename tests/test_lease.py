@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import report
 from bench.lease import __main__ as lease
 from bench.lease.__main__ import alone, beside
+from bench.lease.checks import _redrawn
 from bench.lease.table import markdown
+from bench.lease.training import failed_operators
 from moce_kernels.backends import OPERATORS
+from tests.ops.spec import SPECS
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +43,35 @@ def test_dry_run(tmp_path: Path) -> None:
     assert "| fft_attention | window 32 | float32 | forward | cpu |" in written
 
 
+def test_a_slice_is_trained_at_the_end(tmp_path: Path) -> None:
+    """From the state that is given to one in the folder of what is found."""
+    words = ["--dry-run", "--only", "versions", "--train", "1", "--pictures", "samples/clean"]
+    for name, given in (("first", []), ("second", ["--state", str(tmp_path / "first/state")])):
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.lease", str(tmp_path / name), *words, *given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(list((tmp_path / name / "state").iterdir())) == 1
+        assert "| 3 |" in (tmp_path / name / "lease.md").read_text().split("A slice")[1]
+
+
+def test_operators_that_failed_are_left_to_pytorch() -> None:
+    row = {"operator": "o", "backend": "triton", "dtype": "float32", "sample": "1"}
+    rows = [
+        {**row, "ok": True},
+        {**row, "operator": "p", "ok": False},
+        {**row, "operator": "h", "dtype": "float16", "ok": False},  # nothing trains in it
+        {**row, "operator": "a", "ok": False},
+        {"graph": "a check of something else", "ok": False},
+    ]
+    assert failed_operators(rows) == "a=reference,p=reference"
+    assert failed_operators(rows[:1]) == ""
+
+
 @pytest.mark.parametrize(
     ("program", "outcome"),
     [
@@ -60,6 +93,44 @@ def test_a_step_that_fails_or_hangs_is_recorded(
     first, last = map(json.loads, log.path.read_text().splitlines())
     assert first == {"step": "a", "ok": True}
     assert (last["step"], last["outcome"]) == ("a", outcome)
+
+
+def test_a_step_that_is_compiled_beside_others_measures_when_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still for as long as it is paused, which is no part of its limit."""
+    program = """if True:
+        input()
+        print('{"run": "compile"}', flush=True)
+        input()
+        print('{"run": "eager"}', flush=True)"""
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **more: popen([sys.executable, "-c", program], **more)
+    )
+    log = lease.Log(tmp_path / "lease.jsonl")
+    running = lease.Running(lease.Step("a", "measure.compiled", (), 60), log, True)
+    left = running.left()
+    with running.paused():
+        running.go()
+        assert not running.ready.wait(1)
+        meanwhile = running.left()
+    assert meanwhile <= left - 1 < running.left()
+    assert running.ready.wait(60)
+    rows = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert rows == [{"step": "a", "run": "compile"}]
+    running.go()
+    assert running.finish()
+    rows = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert rows[1] == {"step": "a", "run": "eager"} and rows[2]["outcome"] == "passed"
+
+
+def test_a_sample_that_failed_is_drawn_again() -> None:
+    """The reference against itself: the errors are plain PyTorch's."""
+    spec = next(s for s in SPECS if s.name == "pointwise_conv")
+    sample = next(spec.samples())
+    found = _redrawn(sample, "out", "reference", torch.bfloat16, torch.device("cpu"))
+    assert found["ours"] == found["plain"] > 0
 
 
 def test_what_is_wrong_is_in_the_table() -> None:

@@ -137,9 +137,10 @@ def test_bad_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ("cuda:99", "gpu"):
         with pytest.raises(ConfigError, match=device):
             Restorer(MoCEIR(TINY), device=device)
-    monkeypatch.setenv("MOCE_KERNELS_BACKEND", "cuda")
-    with pytest.raises(ConfigError, match="cuda"):
-        Restorer(MoCEIR(TINY), device="cpu")
+    for setting in ("cuda", "grouped_experts=fastest"):
+        monkeypatch.setenv("MOCE_KERNELS_BACKEND", setting)
+        with pytest.raises(ConfigError, match=setting):
+            Restorer(MoCEIR(TINY), device="cpu")
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

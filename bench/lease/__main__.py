@@ -6,13 +6,17 @@ Machines with a GPU are often lent for minutes. So every step is a process with 
 what does not need the card for itself runs side by side, and every result is appended to
 OUT/lease.jsonl the moment it is there: a lease that is cut off leaves what it found. OUT/lease.md,
 a short table, is written at the end; ``python -m bench.lease OUT --table`` makes it again. The
-published code under ``torch.compile`` comes last: on 16 cores it takes three minutes or more.
+published code under ``torch.compile`` takes minutes to be compiled: that happens beside the checks,
+stands still while something is measured, and goes on after.
 
 First it asks whether everything is right: every operator's values and gradients against float64 on
 every backend, the network against its reference, no waiting for the device, a CUDA graph equal to
 the eager pass. Then, one after the other, it measures: the card's ceilings, operators, the layer of
 experts, the whole network and its training step beside the published code (a clone of which
 ``--published`` names; it needs einops), and each kernel of one call.
+
+``--train MINUTES --pictures FOLDER`` trains a slice at the end, from the state in ``--state`` if
+there is one, to OUT/state; operators that were found wrong are left to plain PyTorch.
 
 Nothing is built: install first (``MOCE_CUDA=1 pip install .``), or carry the libraries. Exit status
 1 if a check or a step failed. ``--dry-run`` does all of it on a CPU, on small inputs.
@@ -31,18 +35,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# What the published code is compiled for, last of all: it takes minutes, and while a compiler tries
-# kernels on the card nothing else can be measured there.
+# What the published code is compiled for.
 COMPILED = (
     ("moce_ir_s 1280 x 720", "float32"),
     ("moce_ir_s 1280 x 720", "bfloat16"),
     ("moce_ir_s step of 32 x 128 x 128", "bfloat16"),
 )
+# Sections of Nsight Compute.
+COUNTERS = ("SpeedOfLight", "LaunchStats", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis")
 
 
 @dataclass
@@ -55,6 +61,14 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+def compiled(published: str | None, dry: bool) -> list[Step]:
+    """What is compiled beside the checks, and measured when nothing else runs."""
+    return [
+        Step(f"compiled {task}, {dtype}", "measure.compiled", (task, dtype, published), 360)
+        for task, dtype in (COMPILED if published and not dry else ())
+    ]
+
+
 def beside(dry: bool, some: str = "") -> list[Step]:
     """The checks, which run at the same time."""
     steps = [Step("versions", "checks.versions")]
@@ -65,7 +79,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
             (backend, dtype, f"{i}/{of}", some),
             140,
         )
-        for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 1)))
+        for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 3)))
         for dtype in (("float32",) if dry else ("float32", "bfloat16", "float16"))
         for i in range(of)
     ]
@@ -76,6 +90,12 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     steps += [
         Step("no waiting", "checks.synchronisation", (), 100),
         Step("CUDA graph", "checks.graph", (), 100),
+        Step("training, no waiting", "training.waiting", (), 120),
+    ]
+    fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # as deterministic algorithms ask for
+    steps += [
+        Step(f"training, CUDA graph {dtype}", "training.graph", (dtype,), 120, (), fixed)
+        for dtype in (("float32",) if dry else ("float32", "bfloat16"))
     ]
     sanitizer = ("compute-sanitizer", "--error-exitcode", "9")
     unused = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # or else it cannot see where blocks end
@@ -85,19 +105,24 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     return steps
 
 
-def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
+def alone(out: Path, published: str | None, dry: bool, some: str = "") -> list[Step]:
     """What has the card for itself, one after the other."""
     whole, small = "moce_ir_s 1280 x 720", "compact 1280 x 720"
     step, small_step = "moce_ir_s step of 32 x 128 x 128", "compact step of 32 x 64 x 64"
     who = "ours;published" if dry else "ours;ours, triton;ours, tf32;published"
     theirs = published or ""
     small_tasks = f"{small};{small_step}"
+    # Nsight Compute, where it is: what each kernel of the operators waits for.
+    counters = ("ncu", "--clock-control", "none", "--profile-from-start", "off", "--csv")
+    counters += ("--page", "raw", "--log-file", str(out / "ncu.csv"))
+    counters += tuple(f"--section={name}" for name in COUNTERS)
     dtypes = ("float32",) if dry else ("bfloat16", "float32")
     return [
         Step("ceilings", "measure.ceilings", (), 30),
         Step("inference", "measure.network", (whole, who, theirs), 80),
-        Step("training", "measure.network", (step, who, theirs), 80),
-        *(Step(f"operators {d}", "operators.operators", (d,), 60) for d in dtypes),
+        Step("training", "measure.network", (step, "ours;published", theirs), 80),
+        *(Step(f"whole training step {d}", "training.speed", (d,), 60) for d in dtypes),
+        *(Step(f"operators {d}", "operators.operators", (d, some), 60) for d in dtypes),
         Step("experts", "operators.experts", (theirs,), 30),
         *(
             Step(f"kernels of {task}, {d}", "measure.profile", (task, d, str(out / file)), 30)
@@ -110,10 +135,31 @@ def alone(out: Path, published: str | None, dry: bool) -> list[Step]:
         ),
         Step("compact network", "measure.network", (small_tasks, "ours", ""), 30),
         *(
-            Step(f"compiled {task}, {d}", "measure.compiled", (task, d, theirs), 300)
-            for task, d in (COMPILED if published and not dry else ())
+            ()
+            if dry
+            else (Step("counters", "operators.profiled", ("bfloat16", some), 60, counters),)
         ),
     ]
+
+
+def slice_of(arguments: argparse.Namespace, out: Path) -> Step:
+    """What trains at the end, with plain PyTorch in place of the operators that failed."""
+    from bench.lease.training import failed_operators
+
+    rows = [json.loads(line) for line in (out / "lease.jsonl").read_text().splitlines()]
+    backends = failed_operators(rows)
+    return Step(
+        "slice",
+        "training.train",
+        (
+            *(str(arguments.train), str(arguments.pictures.resolve())),
+            str(arguments.state.resolve()) if arguments.state else "",
+            *(str(out / "state"), str(arguments.config.resolve()) if arguments.config else ""),
+        ),
+        60 * arguments.train + 120,
+        (),
+        {"MOCE_KERNELS_BACKEND": backends} if backends else {},
+    )
 
 
 class Log:
@@ -139,6 +185,7 @@ class Running:
             command,
             cwd=ROOT,
             env={**os.environ, **step.environment},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -146,6 +193,7 @@ class Running:
             start_new_session=True,
         )
         self.said: list[str] = []
+        self.ready = threading.Event()  # to measure, or over
         self.threads = [threading.Thread(target=work) for work in (self._rows, self._errors)]
         for thread in self.threads:
             thread.start()
@@ -154,26 +202,53 @@ class Running:
         assert self.process.stdout
         for line in self.process.stdout:
             if line.startswith("{"):
-                self.log.write({"step": self.step.name, **json.loads(line)})
+                row = json.loads(line)
+                self.log.write({"step": self.step.name, **row})
+                if row.get("run") == "compile":
+                    self.ready.set()
             else:
                 self.said = [*self.said[-60:], line]
+        self.ready.set()
 
     def _errors(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
             self.said = [*self.said[-60:], line]
 
+    def left(self) -> float:
+        return max(0.1, self.start + self.step.limit - time.monotonic())
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The step stands still, and so does its clock."""
+        start = time.monotonic()
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+            self.start += time.monotonic() - start
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)  # what the step started, too
+
+    def go(self) -> None:
+        """Let a step that waits for its turn measure."""
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+
     def finish(self) -> bool:
         """Wait for the end, or make it at the limit; whether it ended well."""
-        left = self.start + self.step.limit - time.monotonic()
         try:
-            self.process.wait(max(0.1, left))
+            self.process.wait(self.left())
             outcome = "failed" if self.process.returncode else "passed"
         except subprocess.TimeoutExpired:
             outcome = "timed out"
         if outcome != "passed":
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)  # what the step started, too
+            self._signal(signal.SIGKILL)
             self.process.wait()
         for thread in self.threads:
             thread.join(2)
@@ -215,8 +290,15 @@ def main() -> None:
     parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="steps whose names begin so")
     parser.add_argument("--commit", help="of this tree, where git cannot say it")
-    parser.add_argument("--operators", default="", metavar="A,B", help="check these alone")
+    parser.add_argument(
+        "--operators", default="", metavar="A,B", help="check and measure these alone"
+    )
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, on small inputs")
+    slices = parser.add_argument_group("train a slice after the rest (moceir.training.slices)")
+    slices.add_argument("--train", type=float, metavar="MINUTES", help="how long")
+    slices.add_argument("--pictures", type=Path, metavar="FOLDER", help="clean pictures")
+    slices.add_argument("--state", type=Path, metavar="FOLDER", help="to go on from; to OUT/state")
+    slices.add_argument("--config", type=Path, metavar="FILE", help="configs/moce_ir_s.yaml")
     parser.add_argument("--table", action="store_true", help="make OUT/lease.md again")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -225,6 +307,8 @@ def main() -> None:
         return
     if arguments.out is None:
         parser.error("name a folder for what is found")
+    if arguments.train is not None and arguments.pictures is None:
+        parser.error("--train wants --pictures")
     out: Path = arguments.out.resolve()
     from bench.lease.table import write_table
 
@@ -245,6 +329,7 @@ def main() -> None:
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     log.write({"step": "lease", "commit": arguments.commit or here(), "date": date, "dry": dry})
     good = True
+    later = [Running(step, log, dry) for step in chosen(compiled(published, dry))]
     side = chosen(beside(dry, arguments.operators))
     if dry:
         for step in side:
@@ -252,8 +337,18 @@ def main() -> None:
     else:
         for running in [Running(step, log, dry) for step in side]:
             good &= running.finish()
-    for step in chosen(alone(out, published, dry)):
-        good &= Running(step, log, dry).finish()
+    with contextlib.ExitStack() as standing:
+        for running in later:
+            standing.enter_context(running.paused())
+        for step in chosen(alone(out, published, dry, arguments.operators)):
+            good &= Running(step, log, dry).finish()
+    if arguments.train is not None:  # which nobody times: compiling goes on beside it
+        good &= Running(slice_of(arguments, out), log, dry).finish()
+    for running in later:
+        running.ready.wait(running.left())
+    for running in later:
+        running.go()
+        good &= running.finish()
     print(write_table(out))
     if not good:
         raise SystemExit(1)

@@ -19,7 +19,7 @@ from moceir import MoCEIR, MoCEIRConfig, preset
 from moceir.model.routing import Router
 from moceir.tool.graphs import Replayed
 from moceir.training.loss import restoration_loss
-from tests.ops.spec import SPECS, OpSpec
+from tests.ops.spec import SPECS, OpSpec, Sample
 from tests.ops.test_all_ops import error, run
 
 Row = dict[str, Any]
@@ -87,6 +87,8 @@ def _operator(
             share = found / allowed if found == found else float("inf")
             if share > worst["share"]:
                 worst = {"share": share, "tensor": name, "error": found, "allowed": allowed}
+        if worst["share"] > 1:
+            worst["redrawn"] = _redrawn(wide, worst["tensor"], backend, dtype, device)
         yield {**row, **worst, "ok": worst["share"] <= 1}
     except Exception as problem:
         traceback.print_exc()
@@ -94,6 +96,23 @@ def _operator(
             yield {**row, "ok": False, "problem": repr(problem)[:400]}
             raise  # nothing that follows in this process would mean anything
         yield {**row, "ok": False, "problem": repr(problem)[:400]}
+
+
+def _redrawn(
+    wide: Sample, tensor: str, backend: str, dtype: torch.dtype, device: torch.device
+) -> Row:
+    """What a sample that failed does with its values in sixteen other orders. The rounding errors
+    of few numbers are small by chance now and then, plain PyTorch's too: the root mean squares of
+    both over all orders tell whether ours are larger as a rule."""
+    errors = []
+    for seed in range(2, 18):
+        sample = wide.shuffled(seed).rounded(dtype)
+        exact = run(sample, "reference", torch.float64, seed=seed)[tensor]
+        plain = run(sample, "reference", dtype, device, seed)[tensor]
+        ours = run(sample, backend, dtype, device, seed)[tensor]
+        errors.append((error(ours, exact), error(plain, exact)))
+    squares = torch.tensor(errors, dtype=torch.float64).square().mean(0).sqrt()
+    return {"ours": squares[0].item(), "plain": squares[1].item(), "orders": len(errors)}
 
 
 def smallest(device: torch.device, backend: str) -> Iterator[Row]:

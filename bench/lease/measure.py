@@ -9,6 +9,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -228,7 +229,8 @@ def _times(
 
 
 def compiled(device: torch.device, task: str, dtype: str, published: str) -> Iterator[Row]:
-    """The published code under ``torch.compile``: how long that takes, and one call after it."""
+    """The published code under ``torch.compile``: how long that takes, and, when a line on standard
+    input says that nothing else runs, one call after it."""
     torch._dynamo.config.recompile_limit = 256  # one frame for every width of a block
     torch._dynamo.config.accumulated_recompile_limit = 2048
     row = {"task": task, "contender": "published, compiled", "dtype": dtype}
@@ -241,6 +243,7 @@ def compiled(device: torch.device, task: str, dtype: str, published: str) -> Ite
         work()
     torch.cuda.synchronize()
     yield {**row, "run": "compile", "seconds": time.perf_counter() - start}
+    sys.stdin.readline()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     yield {**row, "run": "eager", **timed(work, device, 0.6), **_memory(device, before)}

@@ -34,9 +34,9 @@ def _activation(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
 Case = tuple[str, str, list[Tensor], Callable[..., Tensor], int]
 
 
-def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
+def cases(device: torch.device, dtype: torch.dtype, large: bool) -> Iterator[Case]:
     """Operator, size, leaves, call, and the bytes that forward cannot do without."""
-    batch, side = (16, 256) if device.type == "cuda" else (1, 32)
+    batch, side = (16, 256) if large else (1, 32)
     some = functools.partial(_activation, device=device, dtype=dtype)
     parameter = functools.partial(torch.randn, device=device)
 
@@ -111,8 +111,15 @@ def _directions(
         leaf.requires_grad_(False)
 
 
-def operators(device: torch.device, dtype: str) -> Iterator[Row]:
-    for operator, size, leaves, call, moved in _cases(device, getattr(torch, dtype)):
+def _some_cases(device: torch.device, dtype: str, some: str | None) -> Iterator[Case]:
+    for case in cases(device, getattr(torch, dtype), device.type == "cuda"):
+        if some is None or case[0] in some.split(","):
+            yield case
+
+
+def operators(device: torch.device, dtype: str, some: str | None) -> Iterator[Row]:
+    """Forward, and with backward, of all operators or ``some``."""
+    for operator, size, leaves, call, moved in _some_cases(device, dtype, some):
         for backend in BACKENDS:
             if why_not(backend, operator, device) is None:
                 row = {"operator": operator, "size": size, "dtype": dtype, "backend": backend}
@@ -120,30 +127,60 @@ def operators(device: torch.device, dtype: str) -> Iterator[Row]:
                     yield {**row, "shape": list(leaves[0].shape), "bytes": moved, **found}
 
 
+def profiled(device: torch.device, dtype: str, some: str | None) -> Iterator[Row]:
+    """One call of each, forward and backward, between the profiler's start and stop."""
+    for operator, size, leaves, call, _ in _some_cases(device, dtype, some):
+        backend = next(b for b in BACKENDS if why_not(b, operator, device) is None)
+        for leaf in leaves:
+            leaf.requires_grad_()
+
+        def work(call: Callable[..., Tensor] = call, leaves: list[Tensor] = leaves) -> None:
+            out = call(backend, *leaves)  # noqa: B023, called before the next turn
+            torch.autograd.grad(out, leaves, out.detach())
+
+        work()  # kernels are compiled
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+        work()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
+        yield {"profiled": operator, "size": size, "backend": backend}
+
+
+def layer_of_experts(
+    device: torch.device, dtype: torch.dtype, large: bool
+) -> tuple[list[Tensor], Callable[..., Tensor], Tensor]:
+    """Leaves, the layer as a function of a backend and the leaves, and the logits of its routes."""
+    batch, dim, side = (32, 64, 64) if large else (4, 16, 16)
+    ranks = [dim // 8, dim // 4, dim // 2, dim]
+    logits = torch.eye(4, device=device).repeat(batch // 4, 1)
+    plan = routing_plan(logits, 1, backend="reference")
+    leaves = [_activation((batch, dim, side, side), device, dtype) for _ in range(2)]
+    for shape in expert_weight_shapes(dim, ranks).values():
+        leaves.append(torch.randn(shape, device=device) / 8)
+
+    def call(backend: str, x: Tensor, shared: Tensor, *weights: Tensor) -> Tensor:
+        w = ExpertWeights(*weights)
+        return grouped_experts(x, shared, plan, w, ranks, WINDOWS, backend=backend)
+
+    return leaves, call, logits
+
+
 def experts(device: torch.device, published: str | None) -> Iterator[Row]:
     """A layer of experts, a quarter of a batch of 32 to each, beside the published dispatch."""
-    batch, dim, side = (32, 64, 64) if device.type == "cuda" else (4, 16, 16)
-    ranks = [dim // 8, dim // 4, dim // 2, dim]
-    logits = torch.nn.functional.one_hot(torch.arange(batch, device=device) % 4, 4).float()
-    plan = routing_plan(logits, 1, backend="reference")
-    shapes = expert_weight_shapes(dim, ranks).values()
+    large = device.type == "cuda"
     for dtype in (torch.float32, torch.bfloat16):
-        leaves = [_activation((batch, dim, side, side), device, dtype) for _ in range(2)]
-        contenders: dict[str, tuple[list[Tensor], Callable[..., Tensor]]] = {}
-        for backend in BACKENDS:
-            if why_not(backend, "grouped_experts", device) is None:
-                weights = [torch.randn(shape, device=device) / 8 for shape in shapes]
-
-                def call(backend: str, x: Tensor, shared: Tensor, *weights: Tensor) -> Tensor:
-                    w = ExpertWeights(*weights)
-                    return grouped_experts(x, shared, plan, w, ranks, WINDOWS, backend=backend)
-
-                contenders[backend] = weights, call
+        leaves, call, logits = layer_of_experts(device, dtype, large)
+        contenders = {
+            backend: (leaves, functools.partial(call, backend))
+            for backend in BACKENDS
+            if why_not(backend, "grouped_experts", device) is None
+        }
         if published is not None and dtype == torch.float32:
-            contenders["published"] = published_layer(published, dim, logits)
-        for name, (weights, call) in contenders.items():
-            weights = [w.detach() for w in weights] if name != "published" else weights
-            every = [*leaves, *weights]
+            weights, theirs = published_layer(published, leaves[0].shape[1], logits)
+            call_theirs = functools.partial(theirs, "published")
+            contenders["published"] = [*leaves[:2], *weights], call_theirs
+        for name, (every, work) in contenders.items():
             # The published dispatch reads sizes back to the host: no graph can hold it.
-            for found in _directions(functools.partial(call, name), every, device, False):
+            for found in _directions(work, every, device, False):
                 yield {"contender": name, "dtype": str(dtype)[6:], **found}

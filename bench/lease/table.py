@@ -58,6 +58,7 @@ def markdown(rows: list[Row]) -> str:
         what = {k: v for k, v in r.items() if k not in ("ok", "step")}
         lines += ["", f"- {r['step']}: {json.dumps(what)}"]
     lines += ["", "## The network", *whole(rows)]
+    lines += slices(rows)
     lines += ["", "## Operators", *operators(rows)]
     lines += kernels(rows)
     return "\n".join(lines) + "\n"
@@ -109,6 +110,20 @@ def whole(rows: list[Row]) -> list[str]:
             if r["run"] != "compile"
         ),
     )
+
+
+def slices(rows: list[Row]) -> list[str]:
+    lines = table(
+        "trained to step | *seconds | *bytes | files | left behind",
+        (
+            (
+                *(r["trained"], number(r["seconds"])),
+                *(f"{sum(r['files'].values()):,}", len(r["files"]), r["result"]),
+            )
+            for r in of(rows, "trained")
+        ),
+    )
+    return ["", "## A slice of training", *lines] if lines else []
 
 
 def operators(rows: list[Row]) -> list[str]:

@@ -4,24 +4,25 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 namespace moce {
 
 static Capability detect() {
-#if defined(MOCE_X86_INSTRUCTION_SETS)
-  const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
-  const bool no_avx2 = wanted && std::strcmp(wanted, "default") == 0;
-  const bool no_avx512 = no_avx2 || (wanted && std::strcmp(wanted, "avx2") == 0);
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl");
-  if (avx512 && !no_avx512) return Capability::kAvx512;
-  if (avx2 && !no_avx2) return Capability::kAvx2;
-#endif
-  return Capability::kBaseline;
+  const char* limit = std::getenv("ATEN_CPU_CAPABILITY");
+  [[maybe_unused]] const bool no_avx2 = limit && std::strcmp(limit, "default") == 0;
+  [[maybe_unused]] const bool no_avx512 = no_avx2 || (limit && std::strcmp(limit, "avx2") == 0);
+  MOCE_IF_AVX512(
+      if (!no_avx512 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+          __builtin_cpu_supports("f16c") && __builtin_cpu_supports("avx512f") &&
+          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+          __builtin_cpu_supports("avx512vl")) return Capability::kAvx512;)
+  MOCE_IF_AVX2(
+      if (!no_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+          __builtin_cpu_supports("f16c")) return Capability::kAvx2;)
+  MOCE_IF_BASELINE(return Capability::kBaseline;)
+  return Capability::kNone;
 }
 
 Capability cpu_capability() {
@@ -29,11 +30,17 @@ Capability cpu_capability() {
   return capability;
 }
 
+void no_instruction_set() {
+  throw std::runtime_error("the CPU library has no instruction set that may run here");
+}
+
+// As MOCE_CPU_ISA names them.
 static std::string cpu_capability_name() {
   switch (cpu_capability()) {
-    case Capability::kAvx512: return "AVX-512";
-    case Capability::kAvx2: return "AVX2";
-    default: return "baseline";
+    case Capability::kAvx512: return "avx512";
+    case Capability::kAvx2: return "avx2";
+    case Capability::kBaseline: return "baseline";
+    default: return "";
   }
 }
 

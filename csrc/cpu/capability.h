@@ -3,38 +3,46 @@
 
 namespace moce {
 
-enum class Capability { kBaseline, kAvx2, kAvx512 };
+enum class Capability { kNone, kBaseline, kAvx2, kAvx512 };
 
-// The best this machine has; the environment's ATEN_CPU_CAPABILITY ("default", "avx2", "avx512"),
-// which governs PyTorch's own kernels, lowers it. Decided once.
+// The best that this library holds and this machine has; kNone if there is no such set. The
+// environment's ATEN_CPU_CAPABILITY ("default", "avx2", "avx512"), which governs PyTorch's own
+// kernels, lowers it. Decided once.
 Capability cpu_capability();
+// What calling an operator comes to where there is none; moce_kernels says so before.
+[[noreturn]] void no_instruction_set();
 
 }  // namespace moce
 
-// The sanitizers' build has one set alone, under the name of the baseline.
-#if defined(__x86_64__) && !defined(MOCE_ONE_INSTRUCTION_SET)
-#define MOCE_X86_INSTRUCTION_SETS
+// setup.py names the sets that it compiles the kernels for.
+#if defined(MOCE_HAS_BASELINE)
+#define MOCE_IF_BASELINE(...) __VA_ARGS__
+#else
+#define MOCE_IF_BASELINE(...)
+#endif
+#if defined(MOCE_HAS_AVX2)
+#define MOCE_IF_AVX2(...) __VA_ARGS__
+#else
+#define MOCE_IF_AVX2(...)
+#endif
+#if defined(MOCE_HAS_AVX512)
+#define MOCE_IF_AVX512(...) __VA_ARGS__
+#else
+#define MOCE_IF_AVX512(...)
 #endif
 
-// A kernel table compiled for every instruction set: declares all, and name() picks.
-#if defined(MOCE_X86_INSTRUCTION_SETS)
-#define MOCE_DECLARE_KERNEL(Table, name)                            \
-  namespace moce {                                                  \
-  namespace baseline { extern const Table name##_kernel; }          \
-  namespace avx2 { extern const Table name##_kernel; }              \
-  namespace avx512 { extern const Table name##_kernel; }            \
-  inline const Table& name##_for_this_cpu() {                       \
-    switch (cpu_capability()) {                                     \
-      case Capability::kAvx512: return avx512::name##_kernel;       \
-      case Capability::kAvx2: return avx2::name##_kernel;           \
-      default: return baseline::name##_kernel;                      \
-    }                                                               \
-  }                                                                 \
+// A kernel table compiled for each of them: declares all, and name_for_this_cpu() picks.
+#define MOCE_DECLARE_KERNEL(Table, name)                                              \
+  namespace moce {                                                                    \
+  MOCE_IF_BASELINE(namespace baseline { extern const Table name##_kernel; })          \
+  MOCE_IF_AVX2(namespace avx2 { extern const Table name##_kernel; })                  \
+  MOCE_IF_AVX512(namespace avx512 { extern const Table name##_kernel; })              \
+  inline const Table& name##_for_this_cpu() {                                         \
+    switch (cpu_capability()) {                                                       \
+      MOCE_IF_AVX512(case Capability::kAvx512: return avx512::name##_kernel;)         \
+      MOCE_IF_AVX2(case Capability::kAvx2: return avx2::name##_kernel;)               \
+      MOCE_IF_BASELINE(case Capability::kBaseline: return baseline::name##_kernel;)   \
+      default: no_instruction_set();                                                  \
+    }                                                                                 \
+  }                                                                                   \
   }
-#else
-#define MOCE_DECLARE_KERNEL(Table, name)                            \
-  namespace moce {                                                  \
-  namespace baseline { extern const Table name##_kernel; }          \
-  inline const Table& name##_for_this_cpu() { return baseline::name##_kernel; } \
-  }
-#endif

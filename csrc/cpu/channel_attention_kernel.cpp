@@ -14,6 +14,11 @@
 #include "linear.h"
 #include "pixels.h"
 
+#if defined(__x86_64__) && defined(__GLIBC__)
+// Not that of glibc 2.29, which differs in how it sets errno: wheels are for glibc 2.28.
+__asm__(".symver exp, exp@GLIBC_2.2.5");
+#endif
+
 namespace moce {
 inline namespace MOCE_ISA {
 

@@ -41,9 +41,9 @@ void with_width(int channels, F&& f) {
   }
 }
 
-template <class T>
-Image<T> image(const DepthwiseConv& a, const Strided& s, int64_t b, int64_t block) {
-  return {static_cast<T*>(s.data) + b * s.b + block * kLanes * s.c,
+static Image image(const DepthwiseConv& a, const Strided& s, int64_t b, int64_t block) {
+  const int64_t size = a.type == Type::kFloat ? 4 : 2;
+  return {a.type, static_cast<char*>(s.data) + (b * s.b + block * kLanes * s.c) * size,
           s.c, s.h, s.w, channels(a, block), a.H, a.W};
 }
 
@@ -97,7 +97,12 @@ static int64_t scratch(const DepthwiseConv& a) {
   return ring < sums ? sums : ring;
 }
 
-template <int K, class T>
+template <int K, class F>
+MOCE_INLINE void with_strips(const DepthwiseConv& a, F&& f) {
+  with_type(a.type, [&](auto t) { f(t, DepthwiseInPlace<K, kLanes, decltype(t)>{}); });
+}
+
+template <int K>
 struct Kernel {
   static void forward(const DepthwiseConv& a, const Tile& t, const Cut& c, int64_t part,
                       float* scratch) {
@@ -105,18 +110,24 @@ struct Kernel {
     if (part >= c.strips) {
       const int64_t block = c.in_place + part - c.strips;
       with_width(channels(a, block), [&](auto w) {
-        Depthwise<K, decltype(w)::value>::forward(image<T>(a, a.x, t.b, block),
-                                                  image<T>(a, a.out, t.b, block), t.r,
+        Depthwise<K, decltype(w)::value>::forward(image(a, a.x, t.b, block),
+                                                  image(a, a.out, t.b, block), t.r,
                                                   a.packed + block * packed, scratch);
       });
     } else if constexpr (takes_strips(K)) {
-      using Strips = DepthwiseInPlace<K, kLanes, T>;
       const int64_t first = c.in_place * part / c.strips, last = c.in_place * (part + 1) / c.strips;
-      Strips::for_strips(t.r, [&](auto rows, auto pixels, int64_t y, int64_t x) {
-        Image<T> from = image<T>(a, a.x, t.b, first), to = image<T>(a, a.out, t.b, first);
-        for (int64_t i = first; i < last; i++, from.data += kLanes, to.data += kLanes)
-          Strips::template forward<decltype(rows)::value, decltype(pixels)::value>(
-              from, to, y, x, a.packed + i * packed);
+      with_strips<K>(a, [&](auto element, auto strips) {
+        using T = decltype(element);
+        strips.for_strips(t.r, [&](auto rows, auto pixels, int64_t y, int64_t x) {
+          Image from = image(a, a.x, t.b, first), to = image(a, a.out, t.b, first);
+          T *from_data = from.at<T>(0, 0), *to_data = to.at<T>(0, 0);
+          for (int64_t i = first; i < last; i++, from_data += kLanes, to_data += kLanes) {
+            from.data = from_data;
+            to.data = to_data;
+            strips.template forward<decltype(rows)::value, decltype(pixels)::value>(
+                from, to, y, x, a.packed + i * packed);
+          }
+        });
       });
     }
   }
@@ -128,40 +139,37 @@ struct Kernel {
     if (part >= c.strips) {
       const int64_t block = c.in_place + part - c.strips;
       with_width(channels(a, block), [&](auto w) {
-        Depthwise<K, decltype(w)::value>::backward_weight(image<T>(a, a.x, t.b, block),
-                                                          image<T>(a, a.grad, t.b, block), t.r,
+        Depthwise<K, decltype(w)::value>::backward_weight(image(a, a.x, t.b, block),
+                                                          image(a, a.grad, t.b, block), t.r,
                                                           sums + block * packed, scratch);
       });
     } else if constexpr (takes_strips(K)) {
-      using Strips = DepthwiseInPlace<K, kLanes, T>;
       const int64_t first = c.in_place * part / c.strips, last = c.in_place * (part + 1) / c.strips;
       // A sum for each tile and then over tiles loses less than one long sum.
       for (int64_t i = 0; i < (last - first) * packed; i++) scratch[i] = 0.f;
-      Strips::for_strips(t.r, [&](auto rows, auto pixels, int64_t y, int64_t x) {
-        Image<T> from = image<T>(a, a.x, t.b, first), grad = image<T>(a, a.grad, t.b, first);
-        float* to = scratch;
-        for (int64_t i = first; i < last; i++, from.data += kLanes, grad.data += kLanes) {
-          Strips::template backward_weight<decltype(rows)::value, decltype(pixels)::value>(
-              from, grad, y, x, to);
-          to += packed;
-        }
+      with_strips<K>(a, [&](auto element, auto strips) {
+        using T = decltype(element);
+        strips.for_strips(t.r, [&](auto rows, auto pixels, int64_t y, int64_t x) {
+          Image from = image(a, a.x, t.b, first), grad = image(a, a.grad, t.b, first);
+          T *from_data = from.at<T>(0, 0), *grad_data = grad.at<T>(0, 0);
+          float* to = scratch;
+          for (int64_t i = first; i < last; i++, from_data += kLanes, grad_data += kLanes) {
+            from.data = from_data;
+            grad.data = grad_data;
+            strips.template backward_weight<decltype(rows)::value, decltype(pixels)::value>(
+                from, grad, y, x, to);
+            to += packed;
+          }
+        });
       });
       for (int64_t i = 0; i < (last - first) * packed; i++) sums[first * packed + i] += scratch[i];
     }
   }
 };
 
-template <class T, class F>
-void with_kernel(const DepthwiseConv& a, F&& f) {
-  a.kernel == 3 ? f(Kernel<3, T>{}) : f(Kernel<7, T>{});
-}
 template <class F>
 void dispatch(const DepthwiseConv& a, F&& f) {
-  switch (a.type) {
-    case Type::kBFloat16: return with_kernel<BFloat16>(a, f);
-    case Type::kHalf: return with_kernel<Half>(a, f);
-    default: return with_kernel<float>(a, f);
-  }
+  a.kernel == 3 ? f(Kernel<3>{}) : f(Kernel<7>{});
 }
 
 static void forward(const DepthwiseConv& a, int64_t begin, int64_t end, float* scratch) {

@@ -19,12 +19,11 @@ inline namespace MOCE_ISA {
 
 constexpr int kLanes = MOCE_LANES;
 
-template <class T>
 struct Gated {
   static constexpr int W = kLanes, K = 3;
   using V = Vec<W>;
   using D = Depthwise<K, W>;
-  using Ring = typename D::template Ring<T>;
+  using Ring = D::Ring;
   const GatedDepthwiseConv& a;
 
   int64_t blocks() const { return (a.C + W - 1) / W; }
@@ -33,7 +32,7 @@ struct Gated {
   int64_t packed_size() const { return blocks() * kBlock; }
   // Rings of x for a and b, of their gradients, and three lines.
   static int64_t row() { return D::row_floats(GatedDepthwiseConv::kColumns + 2); }
-  int64_t scratch() const { return (4 * K + 3) * row(); }
+  static int64_t scratch() { return (4 * K + 3) * row(); }
 
   int lanes(int64_t block) const { return a.C - block * W < W ? int(a.C - block * W) : W; }
 
@@ -65,25 +64,16 @@ struct Gated {
             {a.H * y / rows, a.H * (y + 1) / rows, a.W * x / columns, a.W * (x + 1) / columns}};
   }
   // A block's channels of one half of s.
-  Image<T> image(const Strided& s, int64_t b, int64_t block, int half) const {
-    return {static_cast<T*>(s.data) + b * s.b + (half * a.C + block * W) * s.c,
+  Image image(const Strided& s, int64_t b, int64_t block, int half) const {
+    const int64_t size = a.type == Type::kFloat ? 4 : 2;
+    return {a.type, static_cast<char*>(s.data) + (b * s.b + (half * a.C + block * W) * s.c) * size,
             s.c, s.h, s.w, lanes(block), a.H, a.W};
   }
 
   // A row's outputs, whole groups of kTail.
   static MOCE_INLINE void convolve(const float* const (&rows)[K], int first, int last,
                                    int64_t columns, const float* weight, float* to) {
-    int64_t at = 0;
-    for (; at + D::kStrip <= columns; at += D::kStrip)
-      D::template strip<D::kStrip>(rows, first, last, at, weight,
-                                   [&](auto i, V v) MOCE_INLINE_LAMBDA {
-                                     store<W>(to + (at + decltype(i)::value) * W, v);
-                                   });
-    for (; at < columns; at += D::kTail)
-      D::template strip<D::kTail>(rows, first, last, at, weight,
-                                  [&](auto i, V v) MOCE_INLINE_LAMBDA {
-                                    store<W>(to + (at + decltype(i)::value) * W, v);
-                                  });
+    D::strips(rows, first, last, 0, columns, weight, to, W);
   }
 
   void forward(int64_t begin, int64_t end, float* scratch) const {
@@ -91,8 +81,8 @@ struct Gated {
       const int64_t block = i % blocks();
       const auto [b, r] = tile(i / blocks());
       const float* weight = a.packed + block * kBlock;
-      const Image<T> xa = image(a.x, b, block, 0), xb = image(a.x, b, block, 1);
-      const Image<T> out = image(a.out, b, block, 0);
+      const Image xa = image(a.x, b, block, 0), xb = image(a.x, b, block, 1);
+      const Image out = image(a.out, b, block, 0);
       Ring of_a(xa, r, scratch), of_b(xb, r, scratch + K * row());
       float *line_a = scratch + 2 * K * row(), *line_b = line_a + row();
       const int64_t columns = r.x1 - r.x0;
@@ -105,7 +95,7 @@ struct Gated {
         convolve(rows, first, last, columns, weight + D::kPacked, line_b);
         for (int64_t j = 0; j < columns * W; j += W)
           store<W>(line_a + j, gelu<W>(load<W>(line_a + j)) * load<W>(line_b + j));
-        Rows<W, T>::write(line_a, out, y, r.x0, r.x1);
+        Rows<W>::write(line_a, out, y, r.x0, r.x1);
       }
     }
   }
@@ -126,8 +116,8 @@ struct Gated {
     const Rectangle around{r.y0 > 0 ? r.y0 - 1 : 0, r.y1 < a.H ? r.y1 + 1 : a.H, r.x0 - 1,
                            r.x1 + 1};
     const int64_t columns = r.x1 - r.x0, wide = columns + 2;
-    const Image<T> xa = image(a.x, t.b, block, 0), xb = image(a.x, t.b, block, 1);
-    const Image<T> g = image(a.grad, t.b, block, 0);
+    const Image xa = image(a.x, t.b, block, 0), xb = image(a.x, t.b, block, 1);
+    const Image g = image(a.grad, t.b, block, 0);
     Ring of_a(xa, around, scratch), of_b(xb, around, scratch + K * row());
     float *grad_a = scratch + 2 * K * row(), *grad_b = grad_a + K * row();
     float *line_a = grad_b + K * row(), *line_b = line_a + row(), *line_g = line_b + row();
@@ -140,7 +130,7 @@ struct Gated {
       convolve(rows_a, first, last, wide, weight, line_a);
       of_b.window(y, rows_b, first, last);
       convolve(rows_b, first, last, wide, weight + D::kPacked, line_b);
-      Rows<W, T>::read(g, y, r.x0 - 1 + left, r.x0 - 1 + right, line_g + left * W);
+      Rows<W>::read(g, y, r.x0 - 1 + left, r.x0 - 1 + right, line_g + left * W);
       float *da = grad_a + y % K * row(), *db = grad_b + y % K * row();
       for (int64_t j = 0; j < wide * W; j += W) {
         V slope;
@@ -163,10 +153,10 @@ struct Gated {
     const float* inner[K];
     for (int i = first; i < last; i++) inner[i] = rows[i] + W;
     if (first == 0 && last == K) {
-      D::template correlate_row<K, 4>(inner, d, columns, sums);
+      D::correlate_row<K, 4>(inner, d, columns, sums);
     } else {
       for (int i = first; i < last; i++)
-        D::template correlate_row<1, 8>(inner + i, d, columns, sums + i * K * W);
+        D::correlate_row<1, 8>(inner + i, d, columns, sums + i * K * W);
     }
     V sum[4] = {};
     int64_t at = 0;
@@ -185,7 +175,7 @@ struct Gated {
       const float *grad = half == 0 ? grad_a : grad_b, *rows[K];
       for (int i = first; i < last; i++) rows[i] = grad + (y - 1 + i) % K * row();
       convolve(rows, first, last, columns, weight + (2 + half) * D::kPacked, line);
-      Rows<W, T>::write(line, image(a.dx, t.b, block, half), y, t.r.x0, t.r.x1);
+      Rows<W>::write(line, image(a.dx, t.b, block, half), y, t.r.x0, t.r.x1);
     }
   }
 
@@ -203,28 +193,19 @@ struct Gated {
   }
 };
 
-template <class F>
-auto dispatch(const GatedDepthwiseConv& a, F&& f) {
-  switch (a.type) {
-    case Type::kBFloat16: return f(Gated<BFloat16>{a});
-    case Type::kHalf: return f(Gated<Half>{a});
-    default: return f(Gated<float>{a});
-  }
-}
-
 using G = GatedDepthwiseConv;
 extern const GatedDepthwiseConvKernel gated_depthwise_conv_kernel = {
-    [](const G& a) { return dispatch(a, [](auto k) { return k.blocks(); }); },
-    [](const G& a) { return dispatch(a, [](auto k) { return k.packed_size(); }); },
-    [](const G& a) { return dispatch(a, [](auto k) { return k.scratch(); }); },
-    [](const G& a) { dispatch(a, [](auto k) { k.pack(); }); },
+    [](const G& a) { return Gated{a}.blocks(); },
+    [](const G& a) { return Gated{a}.packed_size(); },
+    [](const G&) { return Gated::scratch(); },
+    [](const G& a) { Gated{a}.pack(); },
     [](const G& a, int64_t begin, int64_t end, float* scratch) {
-      dispatch(a, [=](auto k) { k.forward(begin, end, scratch); });
+      Gated{a}.forward(begin, end, scratch);
     },
     [](const G& a, int64_t begin, int64_t end, float* scratch) {
-      dispatch(a, [=](auto k) { k.backward(begin, end, scratch); });
+      Gated{a}.backward(begin, end, scratch);
     },
-    [](const G& a) { dispatch(a, [](auto k) { k.reduce(); }); },
+    [](const G& a) { Gated{a}.reduce(); },
 };
 
 }  // namespace MOCE_ISA

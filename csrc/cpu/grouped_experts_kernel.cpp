@@ -14,11 +14,14 @@
 
 #include "grouped_experts_kernel.h"
 
-#include "fft_attention_strip.h"
+#include "fft_attention_kernel.h"
 #include "linear.h"
+#include "pixels.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
+
+extern const FftAttentionKernel fft_attention_kernel;  // of this instruction set
 
 constexpr int kMargin = kPlaneMargins / 2;  // half of a 7 x 7 neighbourhood
 
@@ -33,7 +36,7 @@ struct Pieces {
   }
 };
 
-template <int W, class T>
+template <int W>
 struct Expert {
   using V = Vec<W>;
   const ExpertOnImage& e;
@@ -192,7 +195,9 @@ struct Expert {
   // C channels of `count` pixels of this image: the tensor's own memory where it serves, else a copy
   // in `buffer` (count, Cp).
   Pixels read(const Strided& s, int64_t y, int64_t x, int count, float* buffer) const {
-    return read_pixels<W, T>(s, e.C, 0, y, x, count, buffer);
+    return with_type(e.type, [&](auto t) {
+      return read_pixels<W, decltype(t)>(s, e.C, 0, y, x, count, buffer);
+    });
   }
   // `from` (count, Cp) to a tensor, on top of what is there where e.accumulate says so.
   void write(float* from, const Strided& s, int64_t y, int64_t x, int count, float* buffer) const {
@@ -203,9 +208,11 @@ struct Expert {
           store<W>(from + p * Cp + c,
                    load<W>(from + p * Cp + c) + load<W>(before.data + p * before.pixel + c));
     }
-    T* to = pixel_at<T>(s, 0, y, x);
-    for (int64_t c = 0; c < e.C; c += W)
-      scatter_pixels<W>(from + c, Cp, to + c * s.c, s, e.C - c < W ? int(e.C - c) : W, count);
+    with_type(e.type, [&](auto t) {
+      auto* to = pixel_at<decltype(t)>(s, 0, y, x);
+      for (int64_t c = 0; c < e.C; c += W)
+        scatter_pixels<W>(from + c, Cp, to + c * s.c, s, e.C - c < W ? int(e.C - c) : W, count);
+    });
   }
 
   int64_t strip_columns() const { return (e.W + kColumns - 1) / kColumns; }
@@ -268,7 +275,8 @@ struct Expert {
     float *q, *k, *v, *attended;  // (window, kColumns, rp)
     float *o, *s, *copy, *y;      // one row: (kColumns, rp), same, (kColumns, Cp), same
     float *d_attended, *t, *ds;   // backward: (window, kColumns, rp), one row, one row
-    float* attention;             // scratch of AttentionStrip
+    float* d_norm;                // (2, r): gradients of the LayerNorm's weight and bias
+    float* attention;             // scratch of fft_attention_kernel
   };
   StripBuffers strip_buffers(Pieces& p) const {
     const int64_t strip = e.window * kColumns * rp;
@@ -284,14 +292,9 @@ struct Expert {
     b.ds = p.take(kColumns * rp);
     b.copy = p.take(kColumns * Cp);
     b.y = p.take(kColumns * Cp);
+    b.d_norm = p.take(2 * r);
     b.attention = p.base + p.used;
     return b;
-  }
-  static int64_t attention_scratch(const FftAttention& a, bool backward) {
-    return with_window(a.window, [&](auto P) {
-      using S = AttentionStrip<decltype(P)::value, W, float>;
-      return backward ? S::backward_scratch(a) : S::forward_scratch(a);
-    });
   }
   int64_t scratch_size(bool backward) const {
     Pieces p{nullptr};
@@ -301,7 +304,7 @@ struct Expert {
     FftAttention a{};
     a.C = r;
     a.window = e.window;
-    const int64_t strip = p.used + attention_scratch(a, backward);
+    const int64_t strip = p.used + fft_attention_kernel.scratch(a, backward);
     return strip > rows.used ? strip : rows.used;
   }
 
@@ -342,32 +345,10 @@ struct Expert {
     a.k = in_strip(b.k);
     a.v = in_strip(b.v);
     a.out = in_strip(b.attended);
-    with_window(e.window,
-                [&](auto P) { Attention<decltype(P)::value>::forward(a, b.attention); });
+    fft_attention_kernel.forward(a, 0, 1, b.attention);
     return a;
   }
   Strided in_strip(float* data) const { return {data, 0, 1, kColumns * rp, rp}; }
-
-  template <int P>
-  struct Attention {
-    using S = AttentionStrip<P, W, float>;
-    static void forward(const FftAttention& a, float* scratch) {
-      S::pad_norm(a, scratch);
-      S(a, 0).forward(scratch);
-    }
-    // The gradients of weight and bias are added to `norm` and `norm_bias`.
-    static void backward(const FftAttention& a, float* scratch, float* norm, float* norm_bias) {
-      const int64_t n = int64_t{S::blocks_of(a)} * W;
-      S::pad_norm(a, scratch);
-      float* sums = scratch + 2 * n;
-      for (int64_t i = 0; i < 2 * n; i++) sums[i] = 0.f;
-      S(a, 0).backward(scratch);
-      for (int64_t i = 0; i < n; i++) {
-        norm[i] += sums[i];
-        norm_bias[i] += sums[n + i];
-      }
-    }
-  };
 
   // o = Wo a + b and s = P1 shared for one row of a strip; returns the row of shared.
   Pixels modulation(const Place& t, int row, const Packed& w, const StripBuffers& b) const {
@@ -472,9 +453,13 @@ struct Expert {
     a.dq = in_gradient(0);
     a.dk = in_gradient(1);
     a.dv = in_gradient(2);
-    with_window(e.window, [&](auto P) {
-      Attention<decltype(P)::value>::backward(a, b.attention, sum.norm, sum.norm_bias);
-    });
+    a.dnorm = b.d_norm;
+    a.groups = 1;
+    fft_attention_kernel.backward(a, 0, 1, b.attention);
+    for (int64_t c = 0; c < r; c++) {
+      sum.norm[c] += b.d_norm[c];
+      sum.norm_bias[c] += b.d_norm[r + c];
+    }
   }
 
   struct RowBuffers {
@@ -541,23 +526,15 @@ struct Expert {
 };
 
 // The widest vectors whose lanes the rank fills well.
-template <class T, class F>
-auto with_width(const ExpertOnImage& e, F&& f) {
-#if MOCE_LANES >= 16
-  if (e.rank > 8) return f(Expert<16, T>(e));
-#endif
-#if MOCE_LANES >= 8
-  if (e.rank > 4) return f(Expert<8, T>(e));
-#endif
-  return f(Expert<4, T>(e));
-}
 template <class F>
 auto dispatch(const ExpertOnImage& e, F&& f) {
-  switch (e.type) {
-    case Type::kBFloat16: return with_width<BFloat16>(e, f);
-    case Type::kHalf: return with_width<Half>(e, f);
-    default: return with_width<float>(e, f);
-  }
+#if MOCE_LANES >= 16
+  if (e.rank > 8) return f(Expert<16>(e));
+#endif
+#if MOCE_LANES >= 8
+  if (e.rank > 4) return f(Expert<8>(e));
+#endif
+  return f(Expert<4>(e));
 }
 
 extern const GroupedExpertsKernel grouped_experts_kernel = {

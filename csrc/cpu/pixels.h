@@ -3,7 +3,6 @@
 #pragma once
 
 #include "moce/simd.h"
-#include "moce/types.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

@@ -12,9 +12,9 @@
 namespace moce {
 inline namespace MOCE_ISA {
 
-template <int P, int W, class T>
+template <int P, int W>
 struct Convolution {
-  using Part = WindowStrip<P, W, T>;
+  using Part = WindowStrip<P, W>;
 
   static int64_t scratch(const WindowFftConv& a, bool backward) {
     return backward ? Part::backward_scratch(a) : Part::forward_scratch(a);

@@ -6,6 +6,10 @@
 
 namespace moce {
 
+// Windows are walked in strips: `window` rows of kColumns columns, that is one window of 32 or
+// several smaller ones.
+constexpr int kColumns = 32;
+
 struct WindowFftConv {
   Type type;  // of all tensors
   int64_t B, C, H, W;
@@ -14,8 +18,10 @@ struct WindowFftConv {
   Strided out;           // forward
   Strided grad, dq, dk;  // backward
 
-  // The unit of work: `window` rows of 32 columns.
-  int64_t strips() const { return B * ((H + window - 1) / window) * ((W + 31) / 32); }
+  // The unit of work.
+  int64_t strips() const {
+    return B * ((H + window - 1) / window) * ((W + kColumns - 1) / kColumns);
+  }
 };
 
 struct WindowFftConvKernel {

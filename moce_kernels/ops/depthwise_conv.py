@@ -27,8 +27,9 @@ def depthwise_conv(
             reference backend. Under autocast it is cast to its dtype.
         weight: (C, 1, K, K), K 3 or 7, of any floating dtype.
         bias: (C,), of any floating dtype.
-        backend: "reference", "cpu", "triton" or "cuda": that one or an error. By default
-            MOCE_KERNELS_BACKEND or else the fastest that can run.
+        backend: "reference", "cpu", "triton" or "cuda": that one or an error. By default what
+            ``use_backends`` or the environment's MOCE_KERNELS_BACKEND says, or else the fastest
+            that can run.
 
     Returns:
         (B, C, H, W) in x's dtype; the kernels add up in float32 and keep weight and bias as exact

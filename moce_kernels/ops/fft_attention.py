@@ -37,8 +37,9 @@ def fft_attention(
         weight, bias: (C,), LayerNorm's, of any floating dtype.
         window: 4, 8, 16 or 32.
         eps: added to the variance.
-        backend: "reference", "cpu", "triton" or "cuda": that one or an error. By default
-            MOCE_KERNELS_BACKEND or else the fastest that can run.
+        backend: "reference", "cpu", "triton" or "cuda": that one or an error. By default what
+            ``use_backends`` or the environment's MOCE_KERNELS_BACKEND says, or else the fastest
+            that can run.
 
     Returns:
         (B, C, H, W) in q's dtype; sums, statistics and spectra are float32. From the kernels:

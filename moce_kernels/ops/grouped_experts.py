@@ -115,7 +115,7 @@ def _check_plan(x: Tensor, plan: RoutingPlan, experts: int) -> None:
         if name != "gate" and t.dtype != torch.int64:
             raise TypeError(f"{OPERATOR}: plan.{name} must be int64, not {t.dtype}")
     _inputs.check_floating(OPERATOR, **{"plan.gate": gate})
-    no_values = torch.compiler.is_compiling() or isinstance(index, FakeTensor)
+    no_values = torch.compiler.is_compiling() or isinstance(x, FakeTensor)
     if x.device.type == "cpu" and index.numel() and not no_values:
         low, high = (int(v) for v in index.aminmax())
         if low < 0 or high >= experts:

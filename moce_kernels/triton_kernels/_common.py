@@ -8,6 +8,7 @@ images of a batch, or, with a routing plan, the pairs of an image and an expert 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,8 +16,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime import driver
+from triton.errors import TritonError
+from triton.runtime import JITFunction, driver
 
+from moce_kernels import composites
+from moce_kernels.failures import KernelUnavailableError
 from moce_kernels.ops import _library
 from moce_kernels.triton_kernels import interpreted
 
@@ -29,25 +33,60 @@ IMPLEMENTATIONS: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 def implement(name: str, namespace: str = _library.TRITON) -> Callable[[Function], Function]:
-    """Decorate a function as the implementation of a raw operator on CUDA tensors.
-
-    Triton's own also on CPU tensors, where kernels are interpreted. Triton launches on the current
-    device, so that is made the first tensor's.
-    """
+    """Decorate a function as the implementation of a raw operator on CUDA tensors; Triton's own
+    also on CPU tensors, where kernels are interpreted."""
 
     def register(function: Function) -> Function:
         IMPLEMENTATIONS[namespace, name] = function
-
-        def on_its_device(first: Tensor, *rest: Any) -> Any:
-            with torch.cuda.device_of(first):
-                return function(first, *rest)
-
         everywhere = interpreted() and namespace == _library.TRITON
         devices = ("cuda", "cpu") if everywhere else ("cuda",)
-        torch.library.impl(f"{namespace}::{name}", devices)(on_its_device)
+        torch.library.impl(f"{namespace}::{name}", devices)(launching(name, function))
         return function
 
     return register
+
+
+def launching(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, with the first tensor's device as the current one, where Triton launches. A
+    kernel that does not compile or load raises KernelUnavailableError."""
+
+    def launch(first: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(first):
+            try:
+                return function(first, *rest)
+            except Exception as error:
+                kernel = None if interpreted() else not_compiled(error)
+                if kernel is None:
+                    raise
+                raise unavailable(name, kernel, error) from error
+
+    return launch
+
+
+def not_compiled(error: Exception) -> str | None:
+    """The kernel that Triton failed to compile or load, if that is what the error is about.
+
+    Triton has classes for some of these errors. Others come from its passes and from the driver as
+    RuntimeError, and are known by their way through the compiler.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = (frame.f_globals.get("__name__") for frame in frames)
+    if not isinstance(error, TritonError) and "triton.compiler.compiler" not in modules:
+        return None
+    launched = (frame.f_locals.get("self") for frame in frames)
+    return next((k.__name__ for k in launched if isinstance(k, JITFunction)), "one of its kernels")
+
+
+def unavailable(raw: str, kernel: str, error: Exception) -> KernelUnavailableError:
+    """``raw``: the operator as it is registered."""
+    operator = raw.partition("_backward")[0]
+    capability = compute_capability()
+    return KernelUnavailableError(
+        operator,
+        f"Triton cannot compile or load {kernel} for this GPU (compute capability "
+        f"{capability // 10}.{capability % 10}): {type(error).__name__}: {error}",
+        composites.made_of(operator),
+    )
 
 
 class Plan(NamedTuple):

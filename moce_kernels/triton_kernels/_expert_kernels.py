@@ -76,10 +76,11 @@ def modulate(
     a, a_b, a_c, a_h, a_w,
     shared, shared_b, shared_c, shared_h, shared_w,
     z, z_b, z_c, z_h, z_w,
-    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
+    grad, grad_b, grad_c, grad_h, grad_w,
     d_attention, d_attention_b, d_attention_c, d_attention_h, d_attention_w,
     d_modulation, d_modulation_b, d_modulation_c, d_modulation_h, d_modulation_w,
-    attn_out, attn_out_bias, mod_proj, gate,
+    sums, sums_b,
+    attn_out, attn_out_bias, mod_proj, out_proj, gate,
     dim, size, width, top_k,
     index, order,
     RANKS: tl.constexpr,
@@ -91,8 +92,12 @@ def modulate(
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """z = (attn_out a + bias) * SiLU(mod_proj shared); backward, the gradients of both factors'
-    projections where that of z is gate * upstream."""
+    """z = (attn_out a + bias) * SiLU(mod_proj shared).
+
+    Backward, where the gradient of z is gate * u and u = out_proj grad: also the gradients of both
+    factors' projections, and sums (slots, sums_b), a program's sum of u * z, before any rounding.
+    """
+    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
     r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
     if tl.program_id(1) * CHANNELS < r:
@@ -123,9 +128,18 @@ def modulate(
             places(z + slot * z_b, z_c, z_h, z_w, first, p, n, width, FLAT), attention * silu, mask
         )
         if BACKWARD:
-            at = upstream + slot * upstream_b
-            at = places(at, upstream_c, upstream_h, upstream_w, first, p, n, width, FLAT)
-            d = load(at, mask) * tl.load(gate + slot)
+            upstream = tl.zeros((PIXELS, CHANNELS), tl.float32)
+            for start in range(0, dim, DEPTH):
+                k = start + tl.arange(0, DEPTH)
+                at = grad + slot // top_k * grad_b
+                at = places(at, grad_c, grad_h, grad_w, first, p, k, width, FLAT)
+                given = tl.load(at, mask=within & (k < dim)[None, :], other=0.0)
+                at = out_proj + (rows + n)[None, :] * dim + k[:, None]
+                found = load(at, (k < dim)[:, None] & (n < r)[None, :])
+                upstream += product(given, found, PRECISION)
+            found = tl.where(mask, upstream * attention * silu, 0.0)
+            tl.store(sums + slot * sums_b + place, tl.sum(found))
+            d = upstream * tl.load(gate + slot)
             to = d_attention + slot * d_attention_b
             to = places(to, d_attention_c, d_attention_h, d_attention_w, first, p, n, width, FLAT)
             store(to, d * silu, mask)
@@ -135,6 +149,8 @@ def modulate(
             )
             slope = sigmoid * (1.0 + modulation * (1.0 - sigmoid))
             store(to, d * attention * slope, mask)
+    elif BACKWARD:
+        tl.store(sums + slot * sums_b + place, 0.0)
 
 
 @triton.jit
@@ -246,22 +262,16 @@ def weight_gradient(
 def gate_gradient(
     grad, grad_b, grad_c, grad_h, grad_w,
     x, x_b, x_c, x_h, x_w,
-    z, z_b, z_c, z_h, z_w,
-    upstream, upstream_b, upstream_c, upstream_h, upstream_w,
-    sums,
+    sums, sums_b,
     dim, size, width, top_k,
-    index, order,
-    RANKS: tl.constexpr,
-    WINDOWS: tl.constexpr,
     FLAT: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """sums (slots, splits) of grad * x over the channels of the image and of upstream * z over
-    those of the slot, upstream being out_proj grad."""
-    slot, e = slot_and_expert(tl.program_id(1), index, order, RANKS)
-    r, _, _, _ = expert_shape(e, RANKS, WINDOWS, 0)
-    image = slot // top_k
+    """The last of sums (slots, sums_b): of grad * x over channels and every n-th run of pixels."""
+    slot = tl.program_id(1).to(tl.int64)
+    grad += slot // top_k * grad_b
+    x += slot // top_k * x_b
     found = tl.zeros((PIXELS,), tl.float32)
     p = tl.arange(0, PIXELS)
     for first in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
@@ -269,17 +279,8 @@ def gate_gradient(
         for block in range(0, dim, CHANNELS):
             c = block + tl.arange(0, CHANNELS)
             mask = within & (c < dim)[None, :]
-            g = load(
-                places(grad + image * grad_b, grad_c, grad_h, grad_w, first, p, c, width, FLAT),
-                mask,
-            )
-            value = load(places(x + image * x_b, x_c, x_h, x_w, first, p, c, width, FLAT), mask)
+            g = load(places(grad, grad_c, grad_h, grad_w, first, p, c, width, FLAT), mask)
+            value = load(places(x, x_c, x_h, x_w, first, p, c, width, FLAT), mask)
             found += tl.sum(g * value, axis=1)
-        for block in range(0, r, CHANNELS):
-            c = block + tl.arange(0, CHANNELS)
-            mask = within & (c < r)[None, :]
-            at = upstream + slot * upstream_b
-            g = load(places(at, upstream_c, upstream_h, upstream_w, first, p, c, width, FLAT), mask)
-            value = load(places(z + slot * z_b, z_c, z_h, z_w, first, p, c, width, FLAT), mask)
-            found += tl.sum(g * value, axis=1)
-    tl.store(sums + slot * tl.num_programs(0) + tl.program_id(0), tl.sum(found, axis=0))
+    sums += (slot + 1) * sums_b - tl.num_programs(0)
+    tl.store(sums + tl.program_id(0), tl.sum(found, axis=0))

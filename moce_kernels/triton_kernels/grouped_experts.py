@@ -122,26 +122,50 @@ class _Layer:
         norm_gate(mixed, kv, w.norm, w.norm_bias, self.eps, self.rank, self.plan, out)
         return out
 
-    def modulated(
-        self, attention: Tensor, upstream: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """z; with z's gradient but for the gate, also those of its two factors."""
-        w, z = self.weights, self.scratch(self.rank)
-        backward = upstream is not None
-        d_attention, d_modulation = (torch.empty_like(z) if backward else z for _ in range(2))
+    def modulated(self, attention: Tensor) -> Tensor:
+        """z"""
+        z = self.scratch(self.rank)
+        self._modulate(attention, z, z, z, z, None)
+        return z
+
+    def modulated_backward(
+        self, attention: Tensor, grad: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """z, the gradients of its two factors, and that of the gate."""
+        z, d_attention, d_modulation = (self.scratch(self.rank) for _ in range(3))
+        tiles = blocks(self.size, self.pixels)
+        parts = splits(tiles, 32)
+        count = tiles * blocks(self.rank, CHANNELS) + parts
+        sums = torch.empty((self.slots, count), dtype=torch.float32, device=self.x.device)
+        self._modulate(attention, z, d_attention, d_modulation, grad, sums)
+        kernels.gate_gradient[parts, self.slots](
+            *strided(grad), *strided(self.x),
+            sums, count,
+            self.dim, self.size, self.width, self.top_k,
+            FLAT=flat(grad, self.x),
+            PIXELS=self.pixels, CHANNELS=CHANNELS, num_warps=4,
+        )  # fmt: skip
+        return z, d_attention, d_modulation, sums.sum(dim=1).view(self.gate.shape)
+
+    def _modulate(
+        self, attention: Tensor, z: Tensor, d_attention: Tensor, d_modulation: Tensor,
+        grad: Tensor, sums: Tensor | None,
+    ) -> None:  # fmt: skip
+        w, backward = self.weights, sums is not None
         grid = blocks(self.size, self.pixels), blocks(self.rank, CHANNELS), self.slots
         kernels.modulate[grid](
-            *strided(attention), *strided(self.shared), *strided(z),
-            *strided(z if upstream is None else upstream),
+            *strided(attention), *strided(self.shared), *strided(z), *strided(grad),
             *strided(d_attention), *strided(d_modulation),
-            w.attn_out, w.attn_out_bias, w.mod_proj, self.gate,
+            sums, 0 if sums is None else sums.stride(0),
+            w.attn_out, w.attn_out_bias, w.mod_proj, w.out_proj, self.gate,
             self.dim, self.size, self.width, self.top_k,
             self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
-            BACKWARD=backward, FLAT=flat(attention, self.shared, z), PRECISION=float32_precision(),
+            # A gate's gradient is one number, the sum of all: TF32 always rounds towards zero.
+            BACKWARD=backward, PRECISION=float32_precision(sensitive=backward),
+            FLAT=flat(attention, self.shared, z, grad),
             PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH,
             num_warps=4, num_stages=3 if compute_capability() < 100 else 2,  # 3 spill
         )  # fmt: skip
-        return z, d_attention, d_modulation
 
     def project_out(
         self, a: Tensor, weight: Tensor, out: Tensor, x: Tensor | None, gated: bool
@@ -181,19 +205,6 @@ class _Layer:
             ROWS=CHANNELS, COLUMNS=CHANNELS, num_warps=4,
         )  # fmt: skip
         return add_up(sums, like.shape, (bias_size,))
-
-    def gate_gradient(self, grad: Tensor, z: Tensor, upstream: Tensor) -> Tensor:
-        parts = splits(blocks(self.size, self.pixels), 32)
-        sums = torch.empty((self.slots, parts), dtype=torch.float32, device=self.x.device)
-        kernels.gate_gradient[parts, self.slots](
-            *strided(grad), *strided(self.x), *strided(z), *strided(upstream),
-            sums,
-            self.dim, self.size, self.width, self.top_k,
-            self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
-            FLAT=flat(grad, self.x, z, upstream),
-            PIXELS=self.pixels, CHANNELS=CHANNELS, num_warps=4,
-        )  # fmt: skip
-        return sums.sum(dim=1).view(self.gate.shape)
 
 
 # --- the operator --------------------------------------------------------------------------------
@@ -235,7 +246,7 @@ def forward(
     del q
     attention = layer.attention(mixed, kv)
     del mixed, kv
-    z, _, _ = layer.modulated(attention)
+    z = layer.modulated(attention)
     del attention
     return layer.project_out(z, layer.weights.out_proj, new_like(x), x, gated=True)
 
@@ -269,10 +280,8 @@ def backward(
     mixed = layer.mixed(q, kv)
     attention = layer.attention(mixed, kv)
 
-    # From out to the attention. `upstream` is the gradient of z but for the gate.
-    upstream = layer.linear(grad, w.out_proj, layer.scratch(rank), wide=True)
-    z, d_attention, d_modulation = layer.modulated(attention, upstream)
-    dgate = layer.gate_gradient(grad, z, upstream)
+    # From out to the attention.
+    z, d_attention, d_modulation, dgate = layer.modulated_backward(attention, grad)
     d_out_proj, _ = layer.weight_gradient(z, grad, w.out_proj, wide=True, gated=True)
     d_mod_proj, _ = layer.weight_gradient(d_modulation, shared, w.mod_proj, wide=True)
     layer.project_out(d_modulation, w.mod_proj, dshared, None, gated=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from moceir.data.datasets import Pair, check_sizes
 from moceir.data.degradations import Degradation
-from moceir.data.pictures import PixelCache, cut
+from moceir.data.pictures import PixelCache, cut, places
 from moceir.errors import PictureError
 
 
@@ -79,9 +79,8 @@ class MixturePatches:
         source = self.sources[which]
         before = self._ends[which - 1] if which else 0
         pair = source.pairs[(sample - before) % len(source.pairs)]
-        return Patch(
-            cut(self._pixels(pair), self.crop, np.random.default_rng((self.seed, index))), which
-        )
+        _, *place = places(self.seed, np.asarray([index]))[0]
+        return Patch(cut(self._pixels(pair), self.crop, place), which)
 
     def _pixels(self, pair: Pair) -> list[np.ndarray]:
         pictures = [self._cache[path] for path in pair if path is not None]

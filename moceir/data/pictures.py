@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -12,11 +12,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from moceir.data.counter import states, uniforms
+from moceir.data.folders import SUFFIXES, walk_pictures
 from moceir.errors import PictureError
 from moceir.files import whole_file
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Names that end so are taken for pictures in a folder."""
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -37,49 +36,31 @@ def find_pictures(folder: Path) -> list[Path]:
     return paths
 
 
-def walk_pictures(
-    folder: Path,
-    suffixes: Sequence[str],
-    *,
-    on_error: Callable[[OSError], None],
-    recursive: bool = True,
-    skip: Path | None = None,
-) -> Iterator[Path]:
-    """The files of a folder whose names end so, in order, then those of the folders in it.
-
-    Hidden names (systems keep files of their own under them) and linked folders, which may lead
-    round in circles, are left out, as is the folder ``skip``. Folders that cannot be read, and
-    links to what cannot be reached, go to ``on_error``.
-    """
-    skipped = os.path.realpath(skip) if skip else None
-    for place, folders, names in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if recursive
-            and not name.startswith(".")
-            and os.path.realpath(os.path.join(place, name)) != skipped
-        )
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.suffix.lower() not in suffixes or name.startswith("."):
-                continue
-            try:
-                if path.is_file():
-                    yield path
-            except OSError as error:  # a link into a folder that may not be searched
-                on_error(error)
-
-
 def open_image(path: Path) -> Image.Image:
     """Decode a picture, upright as its EXIF orientation says.
 
     Raises:
         PictureError: the file cannot be read as a picture.
     """
+    with _opened(path) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height by the file's header, before EXIF turns it upright.
+
+    Raises:
+        PictureError: the file cannot be read as a picture.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
+            yield image
     except UnidentifiedImageError:
         raise PictureError(f"{path}: not a picture in a format that Pillow reads") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -263,21 +244,36 @@ class CleanPatches:
 
     def __getitem__(self, index: int) -> Tensor:
         """(3, crop, crop) uint8."""
-        random = np.random.default_rng((self.seed, index))
-        pixels = self._cache[self.paths[random.integers(len(self.paths))]]
-        missing = [(0, max(0, self.crop - side)) for side in pixels.shape[:2]]
-        if any(after for _, after in missing):
-            pixels = np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
-        return torch.from_numpy(cut([pixels], self.crop, random)[0])
+        which, *place = places(self.seed, np.asarray([index]))[0]
+        pixels = self._cache[self.paths[int(which * len(self.paths))]]
+        return torch.from_numpy(cut([at_least(pixels, self.crop)], self.crop, place)[0])
 
 
-def cut(pictures: Sequence[np.ndarray], crop: int, random: np.random.Generator) -> np.ndarray:
-    """The same random square of pictures of one size, flipped and turned at random together.
+def places(seed: int, numbers: np.ndarray) -> np.ndarray:
+    """(b, 5) in [0, 1): of each of the patches ``numbers``, the picture and the place in it.
 
-    pictures: n of (H, W, 3); returns (n, 3, crop, crop), contiguous.
+    Functions of the seed and the number alone; ``cut`` says what the last four are.
     """
-    top, left = (random.integers(side - crop + 1) for side in pictures[0].shape[:2])
-    flip, turns = bool(random.integers(2)), int(random.integers(4))
+    return uniforms(states(seed, numbers), 0, 5)
+
+
+def at_least(pixels: np.ndarray, crop: int) -> np.ndarray:
+    """(H, W, 3) pixels, reflected at their lower and right edge where a side is below ``crop``."""
+    missing = [(0, max(0, crop - side)) for side in pixels.shape[:2]]
+    if any(after for _, after in missing):
+        return np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
+    return pixels
+
+
+def cut(pictures: Sequence[np.ndarray], crop: int, place: Sequence[float]) -> np.ndarray:
+    """The same square of pictures of one size, flipped and turned together.
+
+    pictures: n of (H, W, 3). place: four numbers in [0, 1): how far down and to the right the
+    square is, whether it is flipped, and its quarter turns. Returns (n, 3, crop, crop), contiguous.
+    """
+    height, width = pictures[0].shape[:2]
+    top, left = int(place[0] * (height - crop + 1)), int(place[1] * (width - crop + 1))
+    flip, turns = place[2] < 0.5, int(place[3] * 4)
     patches = []
     for pixels in pictures:
         patch = pixels[top : top + crop, left : left + crop]

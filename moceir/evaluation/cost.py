@@ -88,6 +88,7 @@ def cost(config: MoCEIRConfig, height: int, width: int) -> Cost:
     def decoder_block(level: int) -> int:
         c, heads = config.dims[level], config.heads[level]
         body = 2 * c * c + shared(c, heads) + c * c + cross(c, heads) + feed_forward(c)
+        body += c * c if config.expert_path else 0
         router = config.num_experts * (c + config.dims[-1])
         return pixels(level) * body + router
 

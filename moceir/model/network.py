@@ -88,7 +88,8 @@ class DecoderLevel(nn.Module):
                 noise=config.routing_noise,
             )
             experts = ExpertLayer(bank, router)
-            self.blocks.append(DecoderBlock(dim, heads, config.ffn_expansion, experts))
+            block = DecoderBlock(dim, heads, config.ffn_expansion, experts, config.expert_path)
+            self.blocks.append(block)
 
     def forward(
         self, x: Tensor, skips: list[Tensor], frequency: Tensor

@@ -1,14 +1,15 @@
-"""Which picture becomes which file."""
+"""Which picture becomes which file, and what became of it. Needs no torch."""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from moceir.data.pictures import SUFFIXES, walk_pictures
+from moceir.data.folders import SUFFIXES, walk_pictures
 from moceir.errors import ConfigError, PictureError
 
 DASH = Path("-")
@@ -41,6 +42,42 @@ class Job:
 
     def __str__(self) -> str:
         return shown(self.source)
+
+
+@dataclass
+class Outcome:
+    """What became of one picture: a line of ``--json``."""
+
+    input: str
+    output: str
+    status: str
+    """restored, skipped, planned or failed"""
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    channels: str | None = None
+    """grey, grey+alpha, RGB or RGBA"""
+    bits: int | None = None
+    device: str | None = None
+    backend: str | None = None
+    precision: str | None = None
+    tile: int | None = None
+    tile_overlap: int | None = None
+    experts: list[list[int]] | None = None
+    """for each tile (one if whole), the expert of each decoder block"""
+    seconds: float | None = None
+    """in the network; of pictures that it had together, a share"""
+    peak_memory_bytes: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, job: Job, status: str, **fields: Any) -> Outcome:
+        source, target = (str(p) if p else "-" for p in (job.source, job.target))
+        return cls(source, target, status, **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without what is not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def shown(path: Path | None) -> str:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from moceir.errors import MoceirError, PictureError
 from moceir.files import whole_file
 from moceir.restore import Restorer, Run
 from moceir.tool import codec, memory, tiles
-from moceir.tool.jobs import Job, shown
+from moceir.tool.jobs import Job, Outcome, shown
 
 TOGETHER = 8
 """Small pictures that go through the network at once at most: more gains nothing."""
@@ -37,42 +37,6 @@ class Settings:
     quality: int = 95
     overwrite: bool = False
     jobs: int = 2
-
-
-@dataclass
-class Outcome:
-    """What became of one picture: a line of ``--json``."""
-
-    input: str
-    output: str
-    status: str
-    """restored, skipped, planned or failed"""
-    error: str | None = None
-    width: int | None = None
-    height: int | None = None
-    channels: str | None = None
-    """grey, grey+alpha, RGB or RGBA"""
-    bits: int | None = None
-    device: str | None = None
-    backend: str | None = None
-    precision: str | None = None
-    tile: int | None = None
-    tile_overlap: int | None = None
-    experts: list[list[int]] | None = None
-    """for each tile (one if whole), the expert of each decoder block"""
-    seconds: float | None = None
-    """in the network; of pictures that it had together, a share"""
-    peak_memory_bytes: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, job: Job, status: str, **fields: Any) -> Outcome:
-        source, target = (str(p) if p else "-" for p in (job.source, job.target))
-        return cls(source, target, status, **fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without what is not known."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class Pipeline:

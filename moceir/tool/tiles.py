@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from moceir.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEP = 128
 """Tiles start at multiples of this: the windows of the experts' FFT attention, up to 32 x 32 at a
@@ -68,6 +68,8 @@ def weights(spans: tuple[tuple[int, int], ...]) -> list[Tensor]:
     A tile counts from nothing at its inner edges, where it knows nothing of what lies beyond, to
     fully where its neighbour ends.
     """
+    import torch  # here: whoever only plans needs none
+
     length = spans[-1][1]
     total = torch.zeros(length, dtype=torch.float64)
     ramps = []
@@ -88,7 +90,7 @@ def weights(spans: tuple[tuple[int, int], ...]) -> list[Tensor]:
 def _rise(distance: Tensor, overlap: int) -> Tensor:
     """0 to 1 over an overlap; its outermost quarters, where borders tell most, stay out."""
     if overlap <= 0:
-        return torch.ones_like(distance)
+        return distance.new_ones(distance.shape)
     # Never quite 0: where three tiles meet, some pixel might otherwise have no weight at all.
     return ((distance / overlap - 0.25) * 2).clamp(1e-6, 1)
 

@@ -1,1 +1,1 @@
-"""Training on Lightning: configuration, loss, data, checkpoints and the run itself."""
+"""Training: configuration, data, loss, one step, the loop around it, and the run itself."""

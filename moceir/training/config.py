@@ -77,13 +77,15 @@ class DataConfig:
         kinds: degradations to train for.
         max_mixture: at most so many kinds in one picture.
         mixed: share of the patches with several kinds, where ``max_mixture`` is above 1.
-        typical: share of the patches whose degradations have their default parameters, at which
-            results are stated; those of the rest are drawn from the training ranges.
+        clean: share of the patches that nothing is done to.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
         validation_pictures: so many pictures of the validation folder, every kind on each.
-        cache_mb: decoded training pictures kept in memory, MiB.
-        workers: processes that read pictures ahead, for each training process; 0: none.
+        cache_mb: decoded training pictures kept in memory, MiB. The pictures of ``train`` are kept
+            on the training device if all of them fit; if not, as those of ``mixture``, those that
+            are read first are kept by the processes that read.
+        workers: processes that read pictures ahead, for each training process; 0: none. Unused if
+            all pictures are on the device.
     """
 
     train: Path = Path("data/train")
@@ -93,7 +95,7 @@ class DataConfig:
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
     max_mixture: int = 3
     mixed: float = 0.5
-    typical: float = 0.0
+    clean: float = 0.06
     crop: int = 128
     batch_size: int = 8
     validation_pictures: int = 4
@@ -102,10 +104,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(
-            "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, typical=0,
+            "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, clean=0,
             validation_pictures=1, cache_mb=0, workers=0,
         )  # fmt: skip
-        for name, share in (("mixed", self.mixed), ("typical", self.typical)):
+        for name, share in (("mixed", self.mixed), ("clean", self.clean)):
             if share > 1:
                 raise ConfigError(f"data.{name} is {share}: give a share from 0 to 1")
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -220,7 +222,11 @@ class TrainingConfig:
         max_minutes: stop after so many minutes, with a checkpoint; the same command goes on.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between validations and their sample pictures.
-        log_every: steps between points of the curves.
+        log_every: steps between points of the curves and checks that losses are finite: only then,
+            and for a checkpoint or a validation, the host waits for the device.
+        cuda_graph: replay a step as one CUDA graph, without the host's time for its thousands of
+            launches; None: where that is possible, which is with one process on a CUDA device,
+            without ``accumulate`` and teachers.
     """
 
     run: Path = Path("runs/train")
@@ -243,6 +249,7 @@ class TrainingConfig:
     checkpoint_every: int = 500
     validate_every: int = 1000
     log_every: int = 20
+    cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
         _at_least("", self, steps=1, seed=0, checkpoint_every=1, validate_every=1, log_every=1)
@@ -270,6 +277,25 @@ class TrainingConfig:
         return Share(
             self.data.batch_size // (world * self.accumulate), rank, world, self.accumulate
         )
+
+    def why_no_graph(self, device: str) -> str | None:
+        """Why a step on a device of this type cannot be a CUDA graph, or None if it can.
+
+        Raises:
+            ConfigError: it cannot, and ``cuda_graph`` asks for it.
+        """
+        reason = None
+        if device != "cuda":
+            reason = f"the device is {device}"
+        elif self.devices * self.nodes > 1:
+            reason = "several processes train together"
+        elif self.accumulate > 1:
+            reason = "a step has several passes (accumulate)"
+        elif self.distill.teachers:
+            reason = "there are teachers"
+        if reason is not None and self.cuda_graph:
+            raise ConfigError(f"cuda_graph is true, but {reason}: leave it out")
+        return "cuda_graph is false" if self.cuda_graph is False else reason
 
     def network(self) -> MoCEIRConfig:
         """The network's configuration: the preset with the fields of ``model``."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -16,6 +15,7 @@ from moceir.data.datasets import TRAINING, Pair, pair_folders, pairs_of
 from moceir.data.degradations import parse
 from moceir.data.patches import MixturePatches, Source
 from moceir.data.pictures import CleanPatches, find_pictures, open_rgb
+from moceir.data.resident import ResidentPatches, fit
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, SetConfig, Share, TrainingConfig
 
@@ -31,15 +31,24 @@ class Batch(TypedDict, total=False):
     """The set of each patch, in a mixture."""
     offset: int
     """Number of its first patch among those of the step."""
+    numbers: list[int]
+    """Of patches that are yet to be cut on the device, in place of ``clean``."""
 
 
 class BatchStream(IterableDataset[Batch]):
     """The batches of one process from step ``start`` on, without end.
 
     Each worker of a DataLoader makes every n-th batch, so that their order does not depend on n.
+
+    Args:
+        patches: what to take; None: the patches' numbers alone.
+        start: the first step.
+        share: the part of each step.
     """
 
-    def __init__(self, patches: CleanPatches | MixturePatches, start: int, share: Share) -> None:
+    def __init__(
+        self, patches: CleanPatches | MixturePatches | None, start: int, share: Share
+    ) -> None:
         self.patches, self.start, self.share = patches, start, share
 
     def __iter__(self) -> Iterator[Batch]:
@@ -53,6 +62,8 @@ class BatchStream(IterableDataset[Batch]):
     def _batch(self, step: int, offset: int) -> Batch:
         first = step * self.share.step + offset
         indices = range(first, first + self.share.size)
+        if self.patches is None:
+            return {"numbers": list(indices), "offset": offset}
         if isinstance(self.patches, CleanPatches):
             return {"clean": torch.stack([self.patches[i] for i in indices]), "offset": offset}
         patches = [self.patches[i] for i in indices]
@@ -121,8 +132,17 @@ def _source(root: Path, part: SetConfig) -> Source:
     return Source(tuple(pairs), part.label or label, degradation, part.repeat)
 
 
-class RestorationData(LightningDataModule):
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a host's tensor that the host does not wait for."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class RestorationData:
     """Patches for training; synthetic degradations happen in the module, on its device.
+
+    Clean pictures stay on the device and are cut there if all of them fit (``data.cache_mb``).
 
     Raises:
         ConfigError: a mixture that is none.
@@ -130,32 +150,49 @@ class RestorationData(LightningDataModule):
     """
 
     def __init__(self, config: TrainingConfig) -> None:
-        super().__init__()
         self.config = config
         data = config.data
         # Worker processes have a cache each.
         cache_mb = data.cache_mb // max(1, data.workers)
         self.patches: CleanPatches | MixturePatches
+        self._resident: ResidentPatches | None = None
+        self._fit = False
         if data.mixture:
             self.patches = MixturePatches(sources_of(data), data.crop, config.seed, cache_mb)
         else:
             self.patches = CleanPatches(data.train, data.crop, config.seed, cache_mb)
+            self._fit = fit(self.patches.paths, data.crop, data.cache_mb)
         self.validation = (
             find_pictures(data.validation)[: data.validation_pictures] if data.validation else []
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        # The step that a resumed run stands at decides which patch comes next.
-        trainer, data = self.trainer, self.config.data
-        share = self.config.share(trainer.global_rank if trainer else 0)
-        stream = BatchStream(self.patches, trainer.global_step if trainer else 0, share)
+    def train_dataloader(self, start: int = 0, rank: int = 0) -> DataLoader[Batch]:
+        """The batches of the process ``rank`` from step ``start`` on, without end."""
+        workers, share = self.config.data.workers, self.config.share(rank)
+        if self._fit:
+            return DataLoader(BatchStream(None, start, share), batch_size=None)
         return DataLoader(
-            stream,
+            BatchStream(self.patches, start, share),
             batch_size=None,
-            num_workers=data.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=data.workers > 0,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available() and self.config.accelerator != "cpu",
+            persistent_workers=workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader[Tensor] | list:
-        return DataLoader(CentreCrops(self.validation)) if self.validation else []
+    def cut(self, batch: Batch, device: torch.device) -> Batch:
+        """A batch with its patches on the device, where they are cut if they are not there yet."""
+        if "numbers" in batch:
+            if self._resident is None:
+                assert isinstance(self.patches, CleanPatches)
+                paths, crop = self.patches.paths, self.config.data.crop
+                self._resident = ResidentPatches(paths, crop, self.config.seed, device)
+            return {"clean": self._resident(batch["numbers"]), "offset": batch["offset"]}
+        moved: Any = {
+            name: to_device(value, device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+        return moved
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """(1, 3, side, side) uint8, the middle of each picture of ``data.validation``."""
+        return DataLoader(CentreCrops(self.validation))

@@ -1,13 +1,16 @@
-"""Muon for the weight matrices, AdamW for everything else, in one optimiser."""
+"""The optimisers and their schedule: AdamW, or Muon for weight matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+
+from moceir.training.config import OptimizerConfig, TrainingConfig
 
 # The quintic of Jordan et al. 2024: its slope at 0 is steep, so that five steps bring every
 # singular value from far below 1 into about 0.7 to 1.2.
@@ -45,16 +48,21 @@ class MuonAdamW(torch.optim.AdamW):
     Args:
         parameters: to optimise; ``is_matrix`` tells which go to Muon.
         momentum: of Muon, Nesterov's.
-        lr, betas, weight_decay: as in ``torch.optim.AdamW``; the decay is for both.
+        lr, betas, weight_decay: as in ``torch.optim.AdamW``; the decay is for both. ``lr`` may be
+            a tensor on the parameters' device: with ``fused`` and ``capturable`` nothing of a step
+            is read on the host then, and a CUDA graph can hold it.
+        fused, capturable: of AdamW.
     """
 
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
         momentum: float = 0.95,
+        fused: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         parameters = list(parameters)
         matrices = [p for p in parameters if is_matrix(p)]
@@ -68,6 +76,8 @@ class MuonAdamW(torch.optim.AdamW):
             lr=lr,
             betas=betas,
             weight_decay=weight_decay,
+            fused=fused,
+            capturable=capturable,
         )
 
     @overload
@@ -97,19 +107,69 @@ class MuonAdamW(torch.optim.AdamW):
 
     def _muon(self, group: dict[str, Any], gradients: dict[nn.Parameter, Tensor]) -> None:
         momentum, lr = group["momentum"], group["lr"]
+        for p in gradients:
+            if not self.state[p]:
+                # AdamW looks for the step when a state is loaded; Muon has no use for it.
+                self.state[p]["step"] = torch.zeros((), device=p.device)
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        averages = [self.state[p]["momentum"] for p in gradients]
+        torch._foreach_lerp_(averages, [*gradients.values()], 1 - momentum)
+        matrices = torch._foreach_lerp([*gradients.values()], averages, momentum)
         alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
-        for p, gradient in gradients.items():
-            state = self.state[p]
-            if not state:
-                state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
-                state["momentum"] = torch.zeros_like(p)
-            state["step"] += 1
-            average = state["momentum"].lerp_(gradient, 1 - momentum)
-            matrix = gradient.lerp(average, momentum).flatten(1)
+        for p, matrix in zip(gradients, matrices, strict=True):
+            matrix = matrix.flatten(1)
             rows, columns = matrix.shape
             alike[rows, columns].append((p, matrix))
         for (rows, columns), entries in alike.items():
             updates = orthogonalize(torch.stack([matrix for _, matrix in entries]))
-            for (p, _), update in zip(entries, updates, strict=True):
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update.reshape(p.shape), alpha=-lr * 0.2 * max(rows, columns) ** 0.5)
+            updates = updates * (lr * (0.2 * max(rows, columns) ** 0.5))
+            parameters: list[Tensor] = [p for p, _ in entries]
+            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+            torch._foreach_sub_(
+                parameters, [u.reshape(p.shape) for p, u in zip(parameters, updates, strict=True)]
+            )
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig, lr: Tensor, capturable: bool
+) -> torch.optim.AdamW:
+    """The optimiser of a run, of which nothing is read on the host.
+
+    Args:
+        lr: a scalar on the parameters' device; what it holds is the learning rate.
+        capturable: a CUDA graph is to hold a step.
+    """
+    return (MuonAdamW if config.muon else torch.optim.AdamW)(
+        [*parameters],
+        lr=lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+        capturable=capturable,
+    )
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """At a step from 0. It does not depend on what came before: a resumed run takes the schedule of
+    its configuration and not that of its checkpoint."""
+    optimizer = config.optimizer
+    if optimizer.schedule == "published":
+        assert config.epochs is not None  # the configuration has checked it
+        return optimizer.lr * published_lr_factor(step // (config.steps // config.epochs))
+    return optimizer.lr * lr_factor(step, optimizer.warmup_steps, config.steps)
+
+
+def lr_factor(step: int, warmup: int, total: int) -> float:
+    """Share of the learning rate at a step from 0: warm-up, then a cosine to 0 after the last."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def published_lr_factor(epoch: int) -> float:
+    """Share of the learning rate in an epoch from 0, as the published code has it."""
+    warmup, last = 15, 150
+    if epoch < warmup:
+        return epoch / (warmup - 1)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (last - warmup)))

@@ -1,148 +1,206 @@
-"""Training in slices on machines that keep nothing: all state in one small file between them.
+"""Training in slices on machines that are lent for minutes and keep nothing.
 
-    python -m moceir.training.slices STATE --config configs/moce_ir_s.yaml --max_minutes 9
+    python -m moceir.training.slices pictures FOLDER SMALL
+    python -m moceir.training.slices train STATE --config FILE --data.train SMALL --max_minutes 9
+    python -m moceir.training.slices weights STATE model.safetensors
 
-A slice takes up the run from STATE, if it is there, trains until ``max_minutes`` are over, and
-replaces STATE. The same command, with STATE carried from machine to machine, trains a network to
-the end. STATE is a checkpoint made small: weights and averaged weights in float16, AdamW's second
-moments in 8 bits on a logarithmic scale; momenta are left out and build up again within some tens
-of steps. So a slice does not continue bit by bit as ``last.ckpt`` does, which is used instead
-where the run folder still has it.
+``pictures`` makes training pictures small enough to carry. ``train`` takes up the run from the
+folder STATE, if something is there, trains until ``max_minutes`` are over, and writes STATE every
+two minutes and at the end: whoever carries STATE from machine to machine trains a network to the
+end. ``weights`` writes the averaged weights of a STATE. What STATE keeps: ``packed``.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import io
+import itertools
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import click
+import numpy as np
+from PIL import Image
 
-from moceir.errors import CheckpointError, ConfigError
-from moceir.training.checkpoint import WholeCheckpointIO
-from moceir.training.run import parse, train
+from moceir.data.pictures import find_pictures, open_rgb
+from moceir.errors import CheckpointError, ConfigError, MoceirError, PictureError
+from moceir.files import whole_file
+from moceir.model import MoCEIR
+from moceir.training.checkpoint import load_checkpoint, save_checkpoint
+from moceir.training.config import TrainingConfig
+from moceir.training.loop import Checkpoint
+from moceir.training.options import parse
+from moceir.training.packed import pack, read_set, write_set
+from moceir.training.run import train
+from moceir.weights.files import save_weights
+from moceir.weights.state import load_state
 
-LIMIT = 60_000_000
-"""Bytes that STATE may have."""
-
-WEIGHTS = ("state_dict", "current_model_state")
-"""The averaged weights and those that are trained, as Lightning's averaging calls them."""
-
-
-def pack(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A training checkpoint made small; see the module."""
-    packed = dict(checkpoint)
-    for part in WEIGHTS:
-        packed[part] = {
-            key: tensor.half() if tensor.is_floating_point() else tensor
-            for key, tensor in checkpoint[part].items()
-        }
-    packed["optimizer_states"] = [
-        {**optimizer, "state": {i: _pack_moments(s) for i, s in optimizer["state"].items()}}
-        for optimizer in checkpoint["optimizer_states"]
-    ]
-    return packed
+KEEP_MINUTES = 2
+"""Between two writings of STATE."""
 
 
-def unpack(packed: dict[str, Any]) -> dict[str, Any]:
-    """The opposite of ``pack``, up to what it leaves out."""
-    checkpoint = dict(packed)
-    for part in WEIGHTS:
-        checkpoint[part] = {
-            key: tensor.float() if tensor.is_floating_point() else tensor
-            for key, tensor in packed[part].items()
-        }
-    checkpoint["optimizer_states"] = [
-        {
-            **optimizer,
-            "state": {
-                i: {name: _unpack_moment(value) for name, value in s.items()}
-                for i, s in optimizer["state"].items()
-            },
-        }
-        for optimizer in packed["optimizer_states"]
-    ]
-    return checkpoint
-
-
-def _pack_moments(state: dict[str, Any]) -> dict[str, Any]:
-    packed: dict[str, Any] = {}
-    for name, value in state.items():
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            packed[name] = value
-        elif name == "exp_avg_sq":
-            packed[name] = _pack_positive(value)
-        else:
-            packed[name] = {"shape": list(value.shape)}
-    return packed
-
-
-def _unpack_moment(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return _unpack_positive(value) if "codes" in value else torch.zeros(value["shape"])
-
-
-def _pack_positive(values: Tensor) -> dict[str, Any]:
-    """8 bits a value: 0, or one of 255 steps between the logarithms of the least and greatest."""
-    positive = values > 0
-    logarithms = values.double().clamp_min(1e-300).log2()
-    among = logarithms[positive]
-    low, high = (among.min().item(), among.max().item()) if among.numel() else (0.0, 0.0)
-    scale = 254 / (high - low) if high > low else 0.0
-    codes = ((logarithms - low) * scale).round() + 1
-    return {
-        "codes": torch.where(positive, codes.clamp(1, 255), 0).to(torch.uint8),
-        "low": low,
-        "high": high,
-    }
-
-
-def _unpack_positive(packed: dict[str, Any]) -> Tensor:
-    codes, low, high = packed["codes"], packed["low"], packed["high"]
-    values = torch.exp2(low + (codes.double() - 1) * (high - low) / 254)
-    return torch.where(codes > 0, values, 0).float()
-
-
-def run_slice(state: Path, arguments: Sequence[str], limit: int = LIMIT) -> Path:
+def run_slice(state: Path, config: TrainingConfig) -> Path:
     """One slice; returns the final weights, or the last checkpoint if there is more to do.
 
     Raises:
-        CheckpointError: STATE cannot be read or written, or is larger than the limit (the one
-            before stays, and ``last.ckpt``).
+        ConfigError: ``max_minutes`` is missing, or there are several processes.
+        CheckpointError: STATE cannot be read or written, or would be too large; the one before
+            stays.
         MoceirError: as ``moceir.training.run.train``.
     """
-    config = parse(arguments)
     if config.max_minutes is None:
         raise ConfigError("a slice ends after --max_minutes: give it")
-    files = WholeCheckpointIO()
+    if config.devices * config.nodes > 1:
+        raise ConfigError("slices train with one process: leave devices and nodes out")
     last = config.run / "last.ckpt"
-    if state.exists() and not last.exists():
-        files.save_checkpoint(unpack(files.load_checkpoint(state)), last)
-    result = train(config)
-    packed = pack(files.load_checkpoint(last))
-    beside = state.with_name(f"{state.name}.new")
-    files.save_checkpoint(packed, beside)
-    size = beside.stat().st_size
-    if size > limit:
-        beside.unlink()
-        raise CheckpointError(
-            f"{state}: the state has {size:,} bytes and may have {limit:,}: train a smaller network"
+    kept = read_set(state)
+    here = load_checkpoint(last)["global_step"] if last.exists() else -1
+    if kept is not None and kept["global_step"] > here:
+        save_checkpoint(kept, last)
+
+    def keep(checkpoint: Checkpoint) -> None:
+        write_set(state, pack(checkpoint), checkpoint["global_step"])
+
+    return train(config, keep, KEEP_MINUTES)
+
+
+def state_weights(state: Path, target: Path) -> int:
+    """Write the averaged weights of a STATE; returns the steps they were trained for.
+
+    Raises:
+        CheckpointError: there is no whole one.
+        OSError: the file cannot be written.
+    """
+    kept = read_set(state)
+    if kept is None:
+        raise CheckpointError(f"{state}: no state in it")
+    saved = kept["training_config"]
+    network = TrainingConfig(preset=saved["preset"], model=saved["model"]).network()
+    model = MoCEIR(network)
+    load_state(model, {k.removeprefix("model."): t for k, t in kept["state_dict"].items()})
+    save_weights(model, target)
+    return kept["global_step"]
+
+
+class PackedPictures(NamedTuple):
+    """What ``pack_pictures`` made."""
+
+    pictures: int
+    bytes: int
+    scale: float
+    """Of the sides, at most 1."""
+    psnr: float
+    """Mean, in dB, of the JPEG files beside the scaled pictures that they hold."""
+    smallest: int
+    """The least side of all, pixels."""
+
+
+def pack_pictures(
+    source: Path, target: Path, megabytes: float = 10, quality: int = 90
+) -> PackedPictures:
+    """Every picture of a folder as a JPEG, all scaled alike so that together they fit.
+
+    Training pictures are clean ones: scaling down removes noise and JPEG blocks, while a lower
+    ``quality`` would add blocks, which a network would learn to make.
+
+    Args:
+        target: a new or empty folder.
+        megabytes: of all files together, 10^6 bytes.
+        quality: of the JPEG files, which keep the full resolution of colours.
+
+    Raises:
+        PictureError: no pictures, one that cannot be read, or they do not fit whatever the scale.
+        ConfigError: ``target`` has files in it.
+    """
+    paths = find_pictures(source)
+    if target.exists() and any(target.iterdir()):
+        raise ConfigError(f"{target}: has files in it: name another folder")
+    budget, scale = megabytes * 1e6, 1.0
+    for attempt in itertools.count():
+        files = [_jpeg(open_rgb(path), scale, quality) for path in paths]
+        total = sum(len(data) for data, _, _ in files)
+        # Small pictures have few sizes, so that they may come no nearer.
+        if total <= budget and (scale == 1 or total > 0.95 * budget or attempt > 8):
+            break
+        # Bytes go about with the area.
+        scale = min(1, scale * math.sqrt(0.975 * budget / total))
+        if min(side for _, _, side in files) < 16:
+            raise PictureError("the pictures do not fit at a useful size: give more --mb or fewer")
+    target.mkdir(parents=True, exist_ok=True)
+    for number, (data, _, _) in enumerate(files):
+        with whole_file(target / f"{number:05d}.jpg") as temporary:
+            temporary.write_bytes(data)
+    losses, sides = [loss for _, loss, _ in files], [side for _, _, side in files]
+    return PackedPictures(len(files), total, scale, float(np.mean(losses)), min(sides))
+
+
+def _jpeg(picture: Image.Image, scale: float, quality: int) -> tuple[bytes, float, int]:
+    """The file, its PSNR beside the scaled picture, and the smaller side."""
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    small = picture if scale >= 1 else picture.resize((width, height), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+    decoded = np.asarray(Image.open(file), dtype=np.float64)
+    error = np.square(decoded - np.asarray(small)).mean()
+    return file.getvalue(), 10 * math.log10(255**2 / max(error, 1e-10)), min(small.size)
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+def _reported(work: Callable[[], str]) -> None:
+    try:
+        click.echo(work())
+    except (MoceirError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+PATH = click.Path(path_type=Path)
+
+
+@main.command("train", context_settings={"ignore_unknown_options": True})
+@click.argument("state", type=PATH)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def train_command(state: Path, arguments: tuple[str, ...]) -> None:
+    """Train a slice of the run in STATE: --config FILE --max_minutes 9 [--NAME VALUE ...]."""
+
+    def work() -> str:
+        result = run_slice(state, parse(arguments))
+        files = sorted(state.glob("state-*"))
+        return "\n".join([*(f"{f}: {f.stat().st_size:,} bytes" for f in files), str(result)])
+
+    _reported(work)
+
+
+@main.command("weights")
+@click.argument("state", type=PATH)
+@click.argument("target", type=PATH)
+def weights_command(state: Path, target: Path) -> None:
+    """Write the averaged weights of STATE to TARGET (.safetensors)."""
+    _reported(lambda: f"{target}: weights after {state_weights(state, target):,} steps")
+
+
+@main.command("pictures")
+@click.argument("source", type=PATH)
+@click.argument("target", type=PATH)
+@click.option("--mb", default=10.0, show_default=True, help="Of all files together.")
+@click.option("--quality", default=90, show_default=True, type=click.IntRange(30, 95))
+def pictures_command(source: Path, target: Path, mb: float, quality: int) -> None:
+    """Write the pictures of SOURCE to TARGET, scaled down until they fit."""
+
+    def work() -> str:
+        made = pack_pictures(source, target, mb, quality)
+        return (
+            f"{target}: {made.pictures} pictures, {made.bytes / 1e6:.2f} MB, sides scaled by "
+            f"{made.scale:.3f}, the smallest side {made.smallest} pixels; JPEG at {quality} leaves "
+            f"{made.psnr:.1f} dB"
         )
-    beside.replace(state)
-    return result
 
-
-def main(arguments: Sequence[str]) -> None:
-    """``python -m moceir.training.slices STATE [--NAME VALUE ...]``."""
-    if not arguments or arguments[0].startswith("-"):
-        raise SystemExit(__doc__)
-    result = run_slice(Path(arguments[0]), arguments[1:])
-    size = Path(arguments[0]).stat().st_size
-    print(f"{arguments[0]}: {size:,} bytes; {result}")
+    _reported(work)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

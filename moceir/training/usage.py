@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from moceir.evaluation.cost import cost
 from moceir.files import whole_file
 from moceir.training.config import TrainingConfig
-from moceir.training.module import RestorationModule
 
 
-class ExpertUsage(Callback):
-    """Counts experts by degradation and decoder block.
+class ExpertUsage:
+    """Writes which experts each degradation took at each decoder block.
 
     Every ``log_every`` steps the counts since then become lines of ``experts.csv``: step,
     degradation, block (1 the first that runs), and how many patches took each expert. The curves
@@ -27,56 +26,18 @@ class ExpertUsage(Callback):
     backward pass costs about twice as much again).
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, labels: Sequence[str]) -> None:
         self.path = config.run / "experts.csv"
-        self.every = config.log_every
+        self.labels = labels
         self.cost = cost(config.network(), config.data.crop, config.data.crop)
-        self.counts: Tensor | None = None
         self.macs = 0
-        self.step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, RestorationModule)
-        self.labels = pl_module.labels
-        self.step = trainer.global_step
-        shape = (len(self.labels), len(self.cost.experts), len(self.cost.experts[0]))
-        kept = torch.zeros(shape, dtype=torch.int64) if self.counts is None else self.counts
-        if kept.shape != shape:  # resumed with other data
-            kept = torch.zeros(shape, dtype=torch.int64)
-        # Of the counts of a resumed run, the first process has those of all.
-        self.counts = (kept if trainer.is_global_zero else torch.zeros_like(kept)).to(
-            pl_module.device
-        )
-        if trainer.is_global_zero:
-            self._drop_after(self.step)
+    def write(self, counts: Tensor, step: int) -> dict[str, float]:
+        """Add lines; returns the points of the curves.
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, RestorationModule) and self.counts is not None
-        labels, experts = pl_module.last_routes
-        blocks = len(experts)
-        rows = torch.tensor(labels, device=experts.device)[None, :, None].expand_as(experts)
-        columns = torch.arange(blocks, device=experts.device)[:, None, None].expand_as(experts)
-        ones = torch.ones_like(experts)
-        self.counts.index_put_((rows, columns, experts), ones, accumulate=True)
-        step = trainer.global_step
-        if step != self.step and (step % self.every == 0 or step == trainer.max_steps):
-            self._write(trainer, step)
-        self.step = step
-
-    def state_dict(self) -> dict[str, Any]:
-        counts = self.counts
-        return {} if counts is None else {"counts": counts.cpu(), "macs": self.macs}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.counts, self.macs = state_dict.get("counts"), state_dict.get("macs", 0)
-
-    def _write(self, trainer: Trainer, step: int) -> None:
-        assert self.counts is not None
-        counts = trainer.strategy.reduce(self.counts.clone(), reduce_op="sum").cpu()
-        self.counts.zero_()
+        counts: (labels, D, n) int64 on the host, since the lines before.
+        """
         self.macs += self.cost.of_counts(counts.sum(0))
-        if not trainer.is_global_zero:
-            return
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
         if not self.path.exists():
@@ -88,13 +49,24 @@ class ExpertUsage(Callback):
                     writer.writerow([step, label, block, *row])
         with open(self.path, "a", newline="") as file:
             file.write(lines.getvalue())
-        if trainer.logger is not None:
-            values = {"compute/forward_petamacs": self.macs / 1e15}
-            for label, of in [*zip(self.labels, counts, strict=True), ("all", counts.sum(0))]:
-                total = int(of.sum())
-                for expert, number in enumerate(of.sum(0).tolist() if total else [], start=1):
-                    values[f"experts/{label}/{expert}"] = number / total
-            trainer.logger.log_metrics(values, step)
+        values = {"compute/forward_petamacs": self.macs / 1e15}
+        for label, of in [*zip(self.labels, counts, strict=True), ("all", counts.sum(0))]:
+            total = int(of.sum())
+            for expert, number in enumerate(of.sum(0).tolist() if total else [], start=1):
+                values[f"experts/{label}/{expert}"] = number / total
+        return values
+
+    def state_dict(self, counts: Tensor) -> dict[str, Any]:
+        """Of a checkpoint; ``counts``: those since the last lines."""
+        return {"counts": counts, "macs": self.macs}
+
+    def load_state_dict(self, state: dict[str, Any], counts: Tensor, step: int) -> None:
+        """Go on at a step; ``counts`` gets what no line has yet, unless the labels are others."""
+        self.macs = state.get("macs", 0)
+        kept = state.get("counts")
+        if kept is not None and kept.shape == counts.shape:
+            counts.copy_(kept)
+        self._drop_after(step)
 
     def _drop_after(self, step: int) -> None:
         """Forget the lines of steps that a resumed run does again, and one that was cut short."""

@@ -189,7 +189,15 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
 
 
 def to_published(model: MoCEIR) -> dict[str, Tensor]:
-    """The published code's state_dict of a network."""
+    """The published code's state_dict of a network.
+
+    Raises:
+        WeightsError: the published code has no place for ``expert_path``.
+    """
+    if model.config.expert_path:
+        raise WeightsError(
+            "a network with expert_path has weights that the published code has no place for"
+        )
     state = model.state_dict()
     out = {}
     for entry in _slices(model):

@@ -19,14 +19,16 @@ SCALARS = {
     "bfloat16": "torch::headeronly::BFloat16",
     "half": "torch::headeronly::Half",
 }
+DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA", "-DMOCE_DEVICE_KEY=CPU"]
+INCLUDES = [f"-I{HERE}", f"-I{ROOT / 'csrc/include'}", f"-I{CUDA}"]
 
 
 def build(compiler: str, library: Path) -> None:
     flags = [
         *("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden"),
-        *(f"-I{HERE}", f"-I{ROOT / 'csrc/include'}", f"-I{CUDA}"),
+        *INCLUDES,
         *("-isystem", str(TORCH / "include")),
-        *("-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA", "-DMOCE_DEVICE_KEY=CPU"),
+        *DEFINES,
     ]
     objects = []
 

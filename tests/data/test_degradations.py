@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moceir.data import degradations
+from moceir.data import streaks
 from moceir.data.degradations import (
     KINDS,
     Composition,
@@ -28,7 +28,6 @@ from moceir.data.degradations import (
     degrade,
     generator_for,
     parse,
-    random_degradation,
 )
 
 EVERY = (*KINDS, "haze,rain,motion_blur,low_light,noise,jpeg")
@@ -196,12 +195,6 @@ def test_text_round_trip(text: str) -> None:
     assert parse(str(parse(text))) == parse(text)
 
 
-def test_text_round_trip_of_random_draws() -> None:
-    for i in range(50):
-        drawn = random_degradation(generator_for(9, i), max_mixture=4)
-        assert parse(str(drawn)) == drawn
-
-
 def test_text_of_a_nested_composition() -> None:
     nested = Composition((Composition((Haze(), Snow())), Jpeg()))
     assert parse(str(nested)) == nested == Composition((Haze(), Snow(), Jpeg()))
@@ -225,91 +218,6 @@ def test_text_of_a_nested_composition() -> None:
 def test_parse_says_what_is_valid(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(text)
-
-
-# --- Random draws ----------------------------------------------------------------------------
-
-
-def singles(degradation: Degradation) -> tuple[Degradation, ...]:
-    return degradation.steps if isinstance(degradation, Composition) else (degradation,)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_samples_fill_the_training_range(kind: str) -> None:
-    single = type(parse(kind))
-    generator = generator_for(0, 0)
-    draws = [single.sample(generator) for _ in range(200)]
-    for parameter in fields(single):
-        low, high = parameter.metadata["training"]
-        values = [getattr(draw, parameter.name) for draw in draws]
-        assert low <= min(values) < low + 0.1 * (high - low)
-        assert high - 0.1 * (high - low) < max(values) <= high
-
-
-def test_random_mixtures_run_from_the_scene_to_the_file() -> None:
-    stage = {
-        "haze": 0,
-        "rain": 1,
-        "snow": 1,
-        "motion_blur": 2,
-        "defocus_blur": 2,
-        "low_light": 3,
-        "noise": 4,
-        "jpeg": 5,
-    }
-    counts = [0, 0, 0, 0]
-    seen = set()
-    for i in range(300):
-        kinds = [s.kind for s in singles(random_degradation(generator_for(1, i), max_mixture=3))]
-        stages = [stage[kind] for kind in kinds]
-        assert stages == sorted(set(stages))
-        counts[len(kinds)] += 1
-        seen.update(kinds)
-    assert seen == set(KINDS)
-    assert 120 < counts[1] < 180  # half of them
-    assert 50 < counts[2] < 100
-    assert 50 < counts[3] < 100
-
-
-def test_random_degradation_mixes_the_share_asked_for() -> None:
-    drawn = [random_degradation(generator_for(1, i), max_mixture=2, mixed=0.2) for i in range(300)]
-    assert 40 < sum(isinstance(one, Composition) for one in drawn) < 80
-    alone = random_degradation(generator_for(1, 0), max_mixture=2, mixed=0)
-    assert not isinstance(alone, Composition)
-
-
-def test_random_degradation_has_default_parameters_as_often_as_asked() -> None:
-    drawn = [random_degradation(generator_for(1, i), ("jpeg",), typical=0.2) for i in range(300)]
-    assert 40 < sum(one == Jpeg() for one in drawn) < 80
-    every = [random_degradation(generator_for(1, i), typical=1, max_mixture=2) for i in range(30)]
-    assert all(single == parse(single.kind) for one in every for single in singles(one))
-
-
-def test_random_degradation_begins_with_the_kind_asked_for() -> None:
-    kinds = ("jpeg", "rain", "snow")
-    for i in range(30):
-        drawn = random_degradation(generator_for(1, i), kinds, max_mixture=2, first=i % 3)
-        assert kinds[i % 3] in {s.kind for s in singles(drawn)}
-
-
-def test_random_degradation_keeps_to_the_kinds() -> None:
-    for i in range(30):
-        drawn = random_degradation(generator_for(1, i), kinds=("rain", "snow"), max_mixture=3)
-        assert {s.kind for s in singles(drawn)} < {"rain", "snow"}
-        assert isinstance(random_degradation(generator_for(1, i), kinds=("jpeg",)), Jpeg)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"kinds": ()}, "kinds must be some of noise, rain"),
-        ({"kinds": ("rain", "fog")}, r"kinds must be some of noise, .* got \['rain', 'fog'\]"),
-        ({"max_mixture": 0}, "max_mixture must be at least 1"),
-    ],
-)
-def test_random_degradation_refuses(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        random_degradation(generator_for(0, 0), **arguments)  # type: ignore[arg-type]
 
 
 def test_generators_of_different_seeds_and_indices_differ() -> None:
@@ -535,5 +443,5 @@ def test_jpeg_gets_worse_with_lower_quality() -> None:
 @pytest.mark.parametrize("text", ["rain", "snow"])
 def test_drawing_in_parts_changes_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = degrade(photo(), parse(text), seed=0)
-    monkeypatch.setattr(degradations, "_MAX_POINTS", 5000)
+    monkeypatch.setattr(streaks, "_MAX_POINTS", 5000)
     assert torch.equal(degrade(photo(), parse(text), seed=0), whole)

@@ -22,10 +22,10 @@ def images(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("top_k", [1, 2])
-def test_a_batch_equals_its_images_one_by_one(top_k: int) -> None:
+@pytest.mark.parametrize(("top_k", "expert_path"), [(1, False), (2, False), (1, True), (2, True)])
+def test_a_batch_equals_its_images_one_by_one(top_k: int, expert_path: bool) -> None:
     torch.manual_seed(1)
-    model = MoCEIR(TINY.replace(top_k=top_k)).eval()
+    model = MoCEIR(TINY.replace(top_k=top_k, expert_path=expert_path)).eval()
     # Content and scale differ, so that the images take different experts.
     x = images(8, 3, 75, 101) * torch.linspace(0.02, 1, 8)[:, None, None, None]
     batch, routing = model(x, return_routing=True)
@@ -104,6 +104,23 @@ def test_every_parameter_learns() -> None:
             assert parameter.grad is None
         else:
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def _router_gradient(config: MoCEIRConfig) -> float:
+    """Of the reconstruction loss, relative to the whole gradient."""
+    torch.manual_seed(0)
+    model = MoCEIR(config).train()
+    x = images(4, 3, 32, 32)
+    (model(x) - images(4, 3, 32, 32, seed=1)).abs().mean().backward()
+    named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    of = [g.flatten() for n, g in named.items() if ".router." in n]
+    return float(torch.cat(of).norm() / torch.cat([g.flatten() for g in named.values()]).norm())
+
+
+def test_the_expert_path_trains_the_router() -> None:
+    """The query of the cross attention is normalised, and a gate's scale with it."""
+    published, with_path = (_router_gradient(TINY.replace(expert_path=p)) for p in (False, True))
+    assert with_path > 1e4 * published
 
 
 def test_unfrozen_high_pass_learns() -> None:

@@ -1,7 +1,9 @@
 """Compile what the Triton kernels launch for a GPU that need not be there.
 
-``python tests/ops/compile_triton.py 90`` prints one JSON object for each kernel: the operator, the
-kernel, and its use of registers, stack and memory as cuobjdump has it.
+``python tests/ops/compile_triton.py 90`` compiles every kernel in each way that it can be launched,
+and ``... 90 all`` also what the networks launch. It prints Triton's version, then one JSON object
+for each kernel: the operator or network, the kernel, and its use of registers, stack and memory as
+cuobjdump has it.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import triton.backends.nvidia
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from moce_kernels import triton_kernels
+from moce_kernels.absent_gpu import Launch, Target, absent_gpu
 from moce_kernels.ops._inputs import new_like
+from moceir.config import PRESETS
+from moceir.precompile import network_work
 from tests.ops.spec import (
+    DTYPES,
     Sample,
     attention_sample,
     channel_sample,
@@ -41,23 +46,6 @@ from tests.ops.spec import (
 )
 
 CUOBJDUMP = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-DTYPES = (torch.float32, torch.bfloat16)
-
-
-class AbsentGPU:
-    """What Triton asks its driver for until a kernel is launched."""
-
-    def __init__(self, capability: int) -> None:
-        self.capability = capability
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 def usage(cubin: bytes) -> dict[str, int]:
@@ -139,32 +127,67 @@ def implementations(operator: str) -> tuple[Callable[..., Any], Callable[..., An
     return module.forward, getattr(module, "backward", None)
 
 
-def main(capability: int) -> None:
-    torch.manual_seed(0)
-    driver.set_active(AbsentGPU(capability))
-    triton_kernels.load()
-    run, seen = JITFunction.run, set()
-    operator = ""
-
-    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-        if kernel.hash not in seen:
-            seen.add(kernel.hash)
-            found = {"operator": operator, "kernel": self.__name__, **usage(kernel.asm["cubin"])}
-            print(json.dumps(found), flush=True)
-
-    JITFunction.run = compile_only
-    for operator, sample, dtypes in (
-        *((o, s, DTYPES) for o, s in samples()),
-        *((o, s, DTYPES[:1]) for o, s in smallest()),
-    ):
-        forward, backward = implementations(operator)
+def run_samples(every_dtype: bool, launches_of: Callable[[str], None]) -> None:
+    """In float32 and bfloat16 or float16 by turns, or in every dtype."""
+    for number, (operator, sample) in enumerate(samples()):
+        launches_of(operator)
+        dtypes = DTYPES if every_dtype else (DTYPES[0], DTYPES[1 + number % 2])
         for dtype in dtypes if operator != "routing_plan" else DTYPES[:1]:
-            raw = sample.raw(**sample.cast(dtype))
-            forward(*raw)
-            if backward is not None:
-                backward(*gradient_arguments(operator, raw))
+            run_sample(operator, sample, dtype)
+    for operator, sample in smallest():
+        launches_of(operator)
+        run_sample(operator, sample, torch.float32)
+
+
+def run_sample(operator: str, sample: Sample, dtype: torch.dtype) -> None:
+    forward, backward = implementations(operator)
+    raw = sample.raw(**sample.cast(dtype))
+    forward(*raw)
+    if backward is not None:
+        backward(*gradient_arguments(operator, raw))
+
+
+def run_networks(capability: int, launch: Launch, launches_of: Callable[[str], None]) -> None:
+    """Each preset trained on patches in both precisions that training has, and in float16 restoring
+    a picture of a width that few powers of two divide."""
+    patches, ragged = (2, 3, 128, 128), (1, 3, 128, 72)
+    for name, config in PRESETS.items():
+        launches_of(name)
+        for shape, dtype, train in (
+            (patches, torch.float32, True),
+            (patches, torch.bfloat16, True),
+            (ragged, torch.float16, False),
+        ):
+            work = network_work(config, shape, dtype, train)
+            with absent_gpu(capability, launch, library=False):
+                work()
+
+
+def main(capability: int, everything: bool) -> None:
+    torch.manual_seed(0)
+    print(triton.__version__)
+    driver.set_active(Target(capability))
+    triton_kernels.load()
+    run, seen, launches_of = JITFunction.run, set(), ""
+
+    def compile_only(kernel: JITFunction, grid: Any, args: Any, kwargs: Any) -> None:
+        compiled = run(kernel, *args, grid=grid, warmup=True, **kwargs)
+        if compiled.hash not in seen:
+            seen.add(compiled.hash)
+            found = {"operator": launches_of, "kernel": kernel.__name__}
+            print(json.dumps({**found, **usage(compiled.asm["cubin"])}), flush=True)
+
+    def now(name: str) -> None:
+        nonlocal launches_of
+        launches_of = name
+
+    JITFunction.run = lambda self, *args, grid, warmup, **kwargs: compile_only(
+        self, grid, args, kwargs
+    )
+    run_samples(everything, now)
+    if everything:
+        run_networks(capability, compile_only, now)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "all" in sys.argv[2:])

@@ -20,7 +20,7 @@ from tests.ops.spec import SPECS
 def main() -> None:
     reason = native.load("cpu")
     assert reason is None, reason
-    parts = of_cuda_library(_library.kernels("cpu"))
+    parts = of_cuda_library(_library.raw("cpu"))
     for spec in SPECS:
         if spec.name in composites.OPERATORS:
             module = importlib.import_module(f"moce_kernels.triton_kernels.{spec.name}")

@@ -29,8 +29,8 @@ from moce_kernels import (
     routing_plan,
     triton_kernels,
 )
+from moce_kernels.absent_gpu import Target
 from moce_kernels.ops import _inputs, _library
-from tests.ops.compile_triton import AbsentGPU
 
 READS_BACK = {"_local_scalar_dense", "nonzero", "masked_select"}
 COPIES_IMAGES = {"index", "index_select", "gather", "take"}
@@ -89,7 +89,7 @@ def run(batch: int, top_k: int, launches: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    driver.set_active(AbsentGPU(90))
+    driver.set_active(Target(90))
     triton_kernels.load()
     launches: list[str] = []
 

@@ -20,6 +20,7 @@ from moce_kernels import (
     gated_depthwise_conv,
     gated_feedforward,
     grouped_experts,
+    native,
     pointwise_conv,
     projected_depthwise_conv,
     routing_plan,
@@ -45,6 +46,13 @@ def skip_unless_it_runs(backend: str, operator: str, device: torch.device = CPU)
     reason = why_not(backend, operator, device)
     if reason:
         pytest.skip(f"{backend}: {reason}")
+
+
+def skip_unless_compiled(instruction_set: str) -> None:
+    """Of the CPU library, which from source is compiled for this machine's best set alone."""
+    skip_unless_it_runs("cpu", "fft_attention")
+    if instruction_set not in native.cpu_instruction_sets():
+        pytest.skip(f"no {instruction_set} in the CPU library: install it with MOCE_CPU_ISA=all")
 
 
 def selection(operator: str, backend: str) -> str:
@@ -82,6 +90,16 @@ class Sample:
             name: t if name in self.master else _relayout(t, dtype)
             for name, t in self.tensors.items()
         }
+        return Sample(self.name, tensors, self.call, self.raw, self.master)
+
+    def shuffled(self, seed: int) -> Sample:
+        """The same sample with each tensor's values in another order."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {name: _relayout(t, None) for name, t in self.tensors.items()}
+        for t in tensors.values():
+            once = t[tuple(slice(0, None if s else 1) for s in t.stride())]  # expanded dimensions
+            order = torch.randperm(once.numel(), generator=generator)
+            once.copy_(once.flatten()[order].view(once.shape))
         return Sample(self.name, tensors, self.call, self.raw, self.master)
 
 

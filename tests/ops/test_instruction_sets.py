@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.ops.spec import skip_unless_it_runs
+from tests.ops.spec import skip_unless_compiled
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("capability", "name"), [("avx2", "AVX2"), ("default", "baseline")])
+@pytest.mark.parametrize(("capability", "name"), [("avx2", "avx2"), ("default", "baseline")])
 def test_against_float64(capability: str, name: str) -> None:
     """The same table of tests in a process that may not use the newer instructions."""
-    skip_unless_it_runs("cpu", "fft_attention")
+    skip_unless_compiled(name)
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
 
     def python(*arguments: str) -> str:

@@ -40,14 +40,14 @@ for spec in SPECS:
 
 
 def compile_library(compiler: str, folder: Path) -> None:
-    """csrc/cpu with one instruction set, AVX2 where this machine has it."""
+    """csrc/cpu with one instruction set, AVX2 where this machine has it, as the baseline."""
     avx2 = "AVX2" in torch.backends.cpu.get_cpu_capability() or (
         "AVX512" in torch.backends.cpu.get_cpu_capability()
     )
     lanes = ["-DMOCE_LANES=8", "-mavx2", "-mfma", "-mf16c"] if avx2 else ["-DMOCE_LANES=4"]
     flags = [
         *("-std=c++20", "-O1", "-g1", "-fPIC", "-fno-omit-frame-pointer", *SANITIZE),
-        *("-fno-math-errno", f"-I{ROOT / 'csrc/include'}", "-DMOCE_ONE_INSTRUCTION_SET"),
+        *("-fno-math-errno", f"-I{ROOT / 'csrc/include'}", "-DMOCE_HAS_BASELINE"),
         "-DTORCH_TARGET_VERSION=0x020b000000000000",
     ]
 

@@ -18,7 +18,9 @@ from moceir.data.pictures import CleanPatches
 from moceir.errors import ConfigError, PictureError
 from moceir.training.config import DataConfig, OptimizerConfig, SetConfig, Share, TrainingConfig
 from moceir.training.data import BatchStream, sources_of
-from moceir.training.module import RestorationModule, published_lr_factor
+from moceir.training.module import RestorationModule
+from moceir.training.optimizer import published_lr_factor
+from moceir.training.options import build, read_yaml
 from moceir.training.run import main
 from moceir.training.usage import read_usage
 from tests.evaluation.trees import picture, published
@@ -77,11 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 
 def load(path: Path) -> TrainingConfig:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TrainingConfig, as_group=False)
-    return TrainingConfig(**parser.instantiate(parser.parse_path(path)).as_dict())
+    return build(read_yaml(path))
 
 
 def test_recipes_have_the_published_proportions(root: Path) -> None:

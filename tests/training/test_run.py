@@ -21,7 +21,8 @@ from moceir.errors import (
 )
 from moceir.model import MoCEIR
 from moceir.training.module import RestorationModule
-from moceir.training.run import main, parse
+from moceir.training.options import parse
+from moceir.training.run import main
 from moceir.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
@@ -84,14 +85,15 @@ def test_the_weights_are_the_average(finished: Path) -> None:
 KILLED = """
 import os, signal, sys
 from moceir.training import run
+from moceir.training.step import TrainingStep
 
-class Killer(run._Checkpoint):
-    def on_train_batch_end(self, trainer, *rest):
-        super().on_train_batch_end(trainer, *rest)
-        if trainer.global_step == 3:
+class Killer(TrainingStep):
+    def __call__(self, step, parts):
+        super().__call__(step, parts)
+        if step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-run._Checkpoint = Killer
+run.TrainingStep = Killer
 run.main(sys.argv[1:])
 """
 
@@ -111,6 +113,16 @@ def test_a_killed_run_resumes_to_the_same_weights(
     for part in ("state_dict", "current_model_state"):
         for key, tensor in expected[part].items():
             assert torch.equal(resumed[part][key], tensor), (part, key)
+
+
+def test_pictures_that_do_not_fit_on_the_device_train_the_same(
+    tmp_path: Path, pictures: Path, finished: Path
+) -> None:
+    """In the other tests they fit: here a process of a DataLoader cuts the patches."""
+    main(arguments(tmp_path / "run", pictures, "--data.cache_mb", "0", "--data.workers", "1"))
+    expected = load_weights(finished / "model.safetensors").state_dict()
+    for key, tensor in load_weights(tmp_path / "run" / "model.safetensors").state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
 
 
 def test_a_finished_run_stays_as_it_is(finished: Path, pictures: Path) -> None:
@@ -167,8 +179,9 @@ def test_each_label_has_its_own_teacher(pictures: Path) -> None:
     module = RestorationModule(config, (), {"noise": teachers[0], "jpeg": teachers[1]})
     clean, degraded = torch.rand(2, 4, 3, 16, 16)
     labels = [module.labels.index(label) for label in ("jpeg", "rain", "noise", "jpeg")]
-    target, weight = module.targets(clean, degraded, labels)
-    assert weight is not None
+    taught = module.targets(clean, degraded, labels)
+    assert taught is not None
+    target, weight = taught
     # The more weight the less there is to change.
     change = (target - degraded).abs().flatten(1).mean(1)
     torch.testing.assert_close(weight, torch.tensor([1, 0, 1, 1]) * 0.1 / (change + 0.01))
@@ -182,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path)
     main(arguments(tmp_path / "run", pictures, "--steps", "2"))
     last = tmp_path / "run" / "last.ckpt"
     good = last.read_bytes()
-    with pytest.raises(NonFiniteLoss, match=r"lower optimizer\.lr"):
+    with pytest.raises(NonFiniteLoss, match=r"at step 3 .*lower optimizer\.lr"):
         main(arguments(tmp_path / "run", pictures, "--steps", "9", "--optimizer.lr", "1e30"))
     assert last.read_bytes() == good
 
@@ -190,6 +203,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path)
 def test_another_network_does_not_continue_a_run(finished: Path, pictures: Path) -> None:
     with pytest.raises(CheckpointError, match="another network"):
         main(arguments(finished, pictures, "--model.dim", "24"))
+
+
+def test_another_optimiser_does_not_continue_a_run(finished: Path, pictures: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"exp_avg.* in place of .*momentum"):
+        main(arguments(finished, pictures, "--optimizer.muon", "true", "--steps", "5"))
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
@@ -207,7 +225,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, pictures: Path) -> None:
         (["--steps", "many"], "steps"),
         (["--data.crop", "2"], r"data\.crop is 2"),
         (["--data.mixed", "1.5"], r"data\.mixed is 1\.5"),
-        (["--data.typical", "2"], r"data\.typical is 2"),
+        (["--data.clean", "2"], r"data\.clean is 2"),
         (["--distill.weight", "0"], r"distill\.weight is 0"),
         (["--config", "none.yaml"], r"none\.yaml"),
     ],
@@ -241,7 +259,8 @@ FULL_DISK = """
 import resource, sys
 from moceir.model import MoCEIR
 from moceir.training.module import RestorationModule
-from moceir.training.run import main, parse
+from moceir.training.options import parse
+from moceir.training.run import main
 main(sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:

@@ -20,29 +20,45 @@ namespace moce {
 inline namespace MOCE_ISA {
 
 // n <= W channels of one image of H x W pixels: pixel (y, x) of channel i is data[i c + y h + x w].
-template <class T>
 struct Image {
-  T* data;
+  Type type;
+  void* data;
   int64_t c, h, w;
   int n;
   int64_t H, W;
+
+  template <class T>
+  MOCE_INLINE T* at(int64_t y, int64_t x) const {
+    return static_cast<T*>(data) + y * h + x * w;
+  }
 };
 
 struct Rectangle {
   int64_t y0, y1, x0, x1;
 };
 
-template <int W, class T>
+template <int W>
 struct Rows {
   using V = Vec<W>;
 
   // Pixels x0 <= x < x1 of row y as vectors. Lanes beyond the last channel hold anything.
-  static MOCE_NOINLINE void read(const Image<T>& s, int64_t y, int64_t x0, int64_t x1, float* to) {
-    const T* p = s.data + y * s.h + x0 * s.w;
+  static MOCE_NOINLINE void read(const Image& s, int64_t y, int64_t x0, int64_t x1, float* to) {
+    with_type(s.type, [&](auto t) { read<decltype(t)>(s, y, x0, x1, to); });
+  }
+  // The reverse; nothing else is written.
+  static MOCE_NOINLINE void write(const float* from, const Image& s, int64_t y, int64_t x0,
+                                  int64_t x1) {
+    with_type(s.type, [&](auto t) { write<decltype(t)>(from, s, y, x0, x1); });
+  }
+
+ private:
+  template <class T>
+  static void read(const Image& s, int64_t y, int64_t x0, int64_t x1, float* to) {
+    const T* p = s.at<T>(y, x0);
     int64_t x = x0;
     if (s.c == 1) {
       // A whole vector may be loaded as long as it ends within the image's memory.
-      const T* end = s.data + (s.H - 1) * s.h + (s.W - 1) * s.w + s.n;
+      const T* end = s.at<T>(s.H - 1, s.W - 1) + s.n;
       const int64_t next = y + 1 < s.H ? s.h : 0;
       for (; x < x1 && p + W <= end; x++, p += s.w, to += W) {
         // The hardware does not see the next row coming, which is a block of lanes at each pixel.
@@ -72,10 +88,9 @@ struct Rows {
     }
   }
 
-  // The reverse; nothing else is written.
-  static MOCE_NOINLINE void write(const float* from, const Image<T>& s, int64_t y, int64_t x0,
-                                  int64_t x1) {
-    T* p = s.data + y * s.h + x0 * s.w;
+  template <class T>
+  static void write(const float* from, const Image& s, int64_t y, int64_t x0, int64_t x1) {
+    T* p = s.at<T>(y, x0);
     int64_t x = x0;
     if (s.c == 1) {
       if (s.n == W)
@@ -105,6 +120,7 @@ struct Rows {
   }
 
   // The first n < W lanes, in pieces of 8, 4, 2 and 1.
+  template <class T>
   static MOCE_INLINE void put_first(T* p, V x, int n) {
     T few[W];
     store<W>(few, x);
@@ -116,7 +132,7 @@ struct Rows {
     if (n & 2) put<2>(p, from);
     if (n & 1) put<1>(p, from);
   }
-  template <int N>
+  template <int N, class T>
   static MOCE_INLINE void put(T*& to, const T*& from) {
     __builtin_memcpy(to, from, N * sizeof(T));
     to += N;
@@ -138,14 +154,13 @@ struct Depthwise {
   static constexpr int64_t scratch(int64_t columns) { return (K + 1) * row_floats(columns); }
 
   // The input rows of a rectangle; row y is in place y mod K.
-  template <class T>
   struct Ring {
-    const Image<T>& x;
+    const Image& x;
     const Rectangle& r;
     float* data;
     int64_t row;
 
-    Ring(const Image<T>& x, const Rectangle& r, float* data)
+    Ring(const Image& x, const Rectangle& r, float* data)
         : x(x), r(r), data(data), row(row_floats(r.x1 - r.x0)) {
       for (int64_t y = r.y0 < kPad ? 0 : r.y0 - kPad; y < r.y0 + kPad; y++) read(y);
     }
@@ -155,7 +170,7 @@ struct Depthwise {
       const int64_t x0 = r.x0 < kPad ? 0 : r.x0 - kPad, x1 = r.x1 + kPad < x.W ? r.x1 + kPad : x.W;
       float *from = p + (x0 - (r.x0 - kPad)) * W, *to = from + (x1 - x0) * W;
       for (float* q = p; q < from; q += W) store<W>(q, V{});
-      Rows<W, T>::read(x, y, x0, x1, from);
+      Rows<W>::read(x, y, x0, x1, from);
       for (float* q = to; q < p + row; q += W) store<W>(q, V{});
     }
     // Rows y - kPad ... y + kPad, of which first <= i < last exist.
@@ -192,41 +207,43 @@ struct Depthwise {
   }
 
   // out = x convolved with the weights, plus bias, within r.
-  template <class T>
-  static void forward(const Image<T>& x, const Image<T>& out, const Rectangle& r,
-                      const float* weight, float* scratch) {
+  static void forward(const Image& x, const Image& out, const Rectangle& r, const float* weight,
+                      float* scratch) {
     const int64_t columns = r.x1 - r.x0;
-    const bool direct = out.c == 1 && out.n == W;
+    // Into the tensor itself where whole vectors go there. For the narrow vectors of a last block
+    // this is compiled for floats alone.
+    const bool direct =
+        out.c == 1 && out.n == W && (W == MOCE_LANES || out.type == Type::kFloat);
     float* line = scratch + K * row_floats(columns);
-    Ring<T> ring(x, r, scratch);
+    Ring ring(x, r, scratch);
     for (int64_t y = r.y0; y < r.y1; y++) {
       const float* rows[K];
       int first, last;
       ring.window(y, rows, first, last);
-      T* to = out.data + y * out.h + r.x0 * out.w;
-      int64_t at = 0;
+      int64_t done = 0;
       if (direct) {
-        for (; at + kStrip <= columns; at += kStrip)
-          strip<kStrip>(rows, first, last, at, weight, [&](auto i, V v) MOCE_INLINE_LAMBDA {
-            store<W>(to + (at + decltype(i)::value) * out.w, v);
-          });
-        for (; at + kTail <= columns; at += kTail)
-          strip<kTail>(rows, first, last, at, weight, [&](auto i, V v) MOCE_INLINE_LAMBDA {
-            store<W>(to + (at + decltype(i)::value) * out.w, v);
-          });
-      } else {
-        for (; at + kStrip <= columns; at += kStrip)
-          strip<kStrip>(rows, first, last, at, weight, [&](auto i, V v) MOCE_INLINE_LAMBDA {
-            store<W>(line + (at + decltype(i)::value) * W, v);
-          });
+        const auto store_row = [&](auto* to) {
+          done = strips(rows, first, last, 0, columns / kTail * kTail, weight, to, out.w);
+        };
+        if constexpr (W == MOCE_LANES)
+          with_type(out.type, [&](auto t) { store_row(out.at<decltype(t)>(y, r.x0)); });
+        else store_row(out.at<float>(y, r.x0));
       }
-      const int64_t done = direct ? at : 0;
-      for (; at < columns; at += kTail)
-        strip<kTail>(rows, first, last, at, weight, [&](auto i, V v) MOCE_INLINE_LAMBDA {
-          store<W>(line + (at + decltype(i)::value) * W, v);
-        });
-      Rows<W, T>::write(line + done * W, out, y, r.x0 + done, r.x1);
+      strips(rows, first, last, done, columns, weight, line, W);
+      Rows<W>::write(line + done * W, out, y, r.x0 + done, r.x1);
     }
+  }
+  // Outputs from `at` on, in whole groups of kTail; returns where the next one would be.
+  template <class T>
+  static MOCE_INLINE int64_t strips(const float* const (&rows)[K], int first, int last, int64_t at,
+                                    int64_t columns, const float* weight, T* to, int64_t pixel) {
+    const auto put = [&](auto i, V v) MOCE_INLINE_LAMBDA {
+      store<W>(to + (at + decltype(i)::value) * pixel, v);
+    };
+    for (; at + kStrip <= columns; at += kStrip)
+      strip<kStrip>(rows, first, last, at, weight, put);
+    for (; at < columns; at += kTail) strip<kTail>(rows, first, last, at, weight, put);
+    return at;
   }
 
   // Adds N pixels' products at a time, of one row of the gradient and R rows of x.
@@ -266,20 +283,19 @@ struct Depthwise {
   }
 
   // Adds to dweight (packed) what the pixels of grad, the gradient of the output, within r give.
-  template <class T>
-  static void backward_weight(const Image<T>& x, const Image<T>& grad, const Rectangle& r,
+  static void backward_weight(const Image& x, const Image& grad, const Rectangle& r,
                               float* dweight, float* scratch) {
     // Rows at a time: enough sums to hide the latency of an addition, few enough for registers.
     constexpr int R = K == 3 ? 3 : MOCE_LANES >= 16 ? 2 : 1;
     constexpr int N = R == 1 ? 8 : 4;
     const int64_t columns = r.x1 - r.x0;
     float* line = scratch + K * row_floats(columns);
-    Ring<T> ring(x, r, scratch);
+    Ring ring(x, r, scratch);
     for (int64_t y = r.y0; y < r.y1; y++) {
       const float* rows[K];
       int ky, last;
       ring.window(y, rows, ky, last);
-      Rows<W, T>::read(grad, y, r.x0, r.x1, line);
+      Rows<W>::read(grad, y, r.x0, r.x1, line);
       for (; ky + R <= last; ky += R)
         correlate_row<R, N>(rows + ky, line, columns, dweight + ky * K * W);
       for (; ky < last; ky++) correlate_row<1, 8>(rows + ky, line, columns, dweight + ky * K * W);
@@ -318,30 +334,25 @@ struct DepthwiseInPlace {
   // Calls f(row, column, pixel) for the pixels of x that R x N outputs at (y0, x0) need; row and
   // column count from the first that they would need, (y0 - kPad, x0 - kPad).
   template <int R, int N, class F>
-  static MOCE_INLINE void for_pixels(const Image<T>& x, int64_t y0, int64_t x0, F&& f) {
-    const auto rows = [&](auto inside) MOCE_INLINE_LAMBDA {
-      unroll<R + K - 1>([&](auto row) MOCE_INLINE_LAMBDA {
-        const int64_t y = y0 - kPad + decltype(row)::value;
-        if (y < 0 || y >= x.H) return;
-        const T* p = x.data + y * x.h + (x0 - kPad) * x.w;
-        unroll<N + K - 1>([&](auto column) MOCE_INLINE_LAMBDA {
-          constexpr int i = decltype(column)::value;
-          if constexpr (decltype(inside)::value) {
-            f(row, column, load<W>(p + i * x.w));
-          } else {
-            const int64_t at = x0 - kPad + i;
-            if (at >= 0 && at < x.W) f(row, column, load<W>(p + i * x.w));
-          }
-        });
+  static MOCE_INLINE void for_pixels(const Image& x, int64_t y0, int64_t x0, F&& f) {
+    static constexpr T zeros[W] = {};  // what the padding's columns hold
+    unroll<R + K - 1>([&](auto row) MOCE_INLINE_LAMBDA {
+      const int64_t y = y0 - kPad + decltype(row)::value;
+      if (y < 0 || y >= x.H) return;
+      const T* p = x.at<T>(y, x0 - kPad);
+      unroll<N + K - 1>([&](auto column) MOCE_INLINE_LAMBDA {
+        constexpr int i = decltype(column)::value;
+        const T* q = p + i * x.w;
+        if constexpr (i < kPad) q = x0 - kPad + i >= 0 ? q : zeros;
+        if constexpr (i >= N + kPad) q = x0 - kPad + i < x.W ? q : zeros;
+        f(row, column, load<W>(q));
       });
-    };
-    if (x0 >= kPad && x0 + N + kPad <= x.W) rows(Int<1>{});
-    else rows(Int<0>{});
+    });
   }
 
   // The R x N outputs at (y0, x0).
   template <int R, int N>
-  static MOCE_NOINLINE void forward(const Image<T>& x, const Image<T>& out, int64_t y0, int64_t x0,
+  static MOCE_NOINLINE void forward(const Image& x, const Image& out, int64_t y0, int64_t x0,
                                     const float* weight) {
     V sum[R][N], tap[K * K];
     unroll<K * K>([&](auto k) MOCE_INLINE_LAMBDA {
@@ -360,18 +371,18 @@ struct DepthwiseInPlace {
     });
     unroll<R * N>([&](auto i) MOCE_INLINE_LAMBDA {
       constexpr int r = decltype(i)::value / N, j = decltype(i)::value % N;
-      store<W>(out.data + (y0 + r) * out.h + (x0 + j) * out.w, sum[r][j]);
+      store<W>(out.at<T>(y0 + r, x0 + j), sum[r][j]);
     });
   }
 
   // Adds to dweight (packed) what R x N pixels of grad at (y0, x0) give.
   template <int R, int N>
-  static MOCE_NOINLINE void backward_weight(const Image<T>& x, const Image<T>& grad, int64_t y0,
+  static MOCE_NOINLINE void backward_weight(const Image& x, const Image& grad, int64_t y0,
                                             int64_t x0, float* dweight) {
     V g[R][N], sum[K * K], total{};
     unroll<R * N>([&](auto i) MOCE_INLINE_LAMBDA {
       constexpr int r = decltype(i)::value / N, j = decltype(i)::value % N;
-      g[r][j] = load<W>(grad.data + (y0 + r) * grad.h + (x0 + j) * grad.w);
+      g[r][j] = load<W>(grad.at<T>(y0 + r, x0 + j));
       total += g[r][j];
     });
     unroll<K * K>([&](auto k) MOCE_INLINE_LAMBDA {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "moce/types.h"
 #include "moce/unroll.h"
 
 #if defined(__AVX2__)
@@ -55,6 +56,16 @@ struct BFloat16 {
 struct Half {
   uint16_t bits;
 };
+
+// f(T()) for the element type T.
+template <class F>
+MOCE_INLINE auto with_type(Type type, F&& f) {
+  switch (type) {
+    case Type::kBFloat16: return f(BFloat16{});
+    case Type::kHalf: return f(Half{});
+    default: return f(float{});
+  }
+}
 
 template <int W>
 MOCE_INLINE Vec<W> splat(float x) {

@@ -21,8 +21,14 @@ struct WindowFft {
   static constexpr int kRows = P * kRow;
   static constexpr int kColumn = 2 * P * W;  // floats of a complex column, and of both real ones
 
-  // Along x. `x` is dense or strided: element (r, c) is a vector at x + r * row + c * column.
+  // Along x. `x` is dense or strided: element (r, c) is a vector at x + r * row + c * column. Of long
+  // transforms there is one for adjacent vectors beside, whose offsets are constants.
   static void forward_rows(const float* x, int64_t row, int64_t column, float* rows) {
+    if (P >= 16 && column == W) forward_rows_at(x, row, W, rows);
+    else forward_rows_at(x, row, column, rows);
+  }
+  static MOCE_INLINE void forward_rows_at(const float* x, int64_t row, int64_t column,
+                                          float* rows) {
     for (int r = 0; r < P; r++, x += row, rows += kRow)
       real_fft<P, V>(
           [&](auto n) MOCE_INLINE_LAMBDA {
@@ -34,7 +40,12 @@ struct WindowFft {
   }
 
   static void inverse_rows(const float* rows, float scale, float* x, int64_t row,
-                                         int64_t column) {
+                           int64_t column) {
+    if (P >= 16 && column == W) inverse_rows_at(rows, scale, x, row, W);
+    else inverse_rows_at(rows, scale, x, row, column);
+  }
+  static MOCE_INLINE void inverse_rows_at(const float* rows, float scale, float* x, int64_t row,
+                                          int64_t column) {
     for (int r = 0; r < P; r++, x += row, rows += kRow)
       inverse_real_fft<P, V>(
           [&](auto k) MOCE_INLINE_LAMBDA { return load<W>(rows + decltype(k)::value * W); },

@@ -1,0 +1,108 @@
+"""Clean pictures in a device's memory as bytes, and training patches that are cut there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moceir.data.pictures import at_least, open_rgb, places, size_of
+from moceir.data.synthesis.stage import send
+
+
+def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:
+    """Whether all pictures together take at most so many MiB as bytes, by their files' headers.
+
+    Raises:
+        PictureError: a file that is no picture.
+    """
+    room = megabytes * 2**20
+    for path in paths:
+        width, height = size_of(path)
+        room -= 3 * max(width, crop) * max(height, crop)
+        if room < 0:
+            return False
+    return True
+
+
+class ResidentPatches:
+    """The patches of ``CleanPatches``, whole batches of them, cut on a device.
+
+    All pictures are decoded at once, by as many threads as there are cores, and kept there.
+
+    Args:
+        paths: of the pictures, at least one.
+        crop: side of a patch, pixels; smaller pictures are reflected at their edges.
+        seed: any integer.
+        device: that trains.
+
+    Raises:
+        PictureError: a picture that cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], crop: int, seed: int, device: torch.device) -> None:
+        self.crop, self.seed = crop, seed
+
+        def planes(path: Path) -> Tensor:
+            pixels = at_least(np.asarray(open_rgb(path)), crop)
+            return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+        with ThreadPoolExecutor() as threads:
+            pictures = list(threads.map(planes, paths))
+        self._sides = np.asarray([picture.shape[1:] for picture in pictures], dtype=np.int64)
+        areas = 3 * self._sides.prod(1)
+        self._starts = np.cumsum(areas) - areas
+        self._pixels = torch.empty(int(areas.sum()), dtype=torch.uint8, device=device)
+        for start, picture in zip(self._starts.tolist(), pictures, strict=True):
+            self._pixels[start : start + picture.numel()] = picture.flatten()
+
+    def __call__(self, numbers: Sequence[int]) -> Tensor:
+        """(b, 3, crop, crop) uint8 on the device; patch i is a function of the seed and i alone.
+
+        One copy to the device and three kernels, and nothing waits for it.
+        """
+        place = places(self.seed, np.asarray(numbers))
+        which = (place[:, 0] * len(self._starts)).astype(np.int64)
+        height, width = self._sides[which].T
+        top, left = (
+            (place[:, 1 + axis] * (side - self.crop + 1)).astype(np.int64)
+            for axis, side in enumerate((height, width))
+        )
+        rows, columns = _orientations(self.crop, place[:, 3] < 0.5, (place[:, 4] * 4).astype(int))
+        # The index of a pixel is a sum of one term for its row and one for its column.
+        down = np.where(rows[0][:, None], width[:, None], 1) * rows[1]
+        across = np.where(columns[0][:, None], width[:, None], 1) * columns[1]
+        down = down + (self._starts[which] + top * width + left)[:, None]
+        plane = np.arange(3) * (height * width)[:, None]
+        device = self._pixels.device
+        of_row, of_column, of_plane = send([down, across, plane], device)
+        index = of_row[:, None, :, None] + of_column[:, None, None, :]
+        index = index + of_plane[:, :, None, None]
+        return self._pixels.index_select(0, index.flatten()).view(index.shape)
+
+
+def _orientations(
+    crop: int, flip: np.ndarray, turns: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Where the rows and the columns of flipped and turned squares come from, as ``cut`` does it.
+
+    Returns:
+        For the rows, then for the columns: whether they run along the rows of the square as it was,
+        (b,) bool, and at which of its rows or columns each is, (b, crop).
+    """
+    forwards = np.arange(crop)
+    backwards = forwards[::-1]
+
+    def run(reverse: np.ndarray) -> np.ndarray:
+        return np.where(reverse[:, None], backwards, forwards)
+
+    upright = turns % 2 == 0
+    # A quarter turn anticlockwise makes row y, column x of column crop - 1 - y, row x; the flip
+    # before it reverses what were columns.
+    rows = np.where(upright, turns == 2, (turns == 1) ^ flip)
+    columns = np.where(upright, (turns == 2) ^ flip, turns == 3)
+    return (upright, run(rows)), (~upright, run(columns))
