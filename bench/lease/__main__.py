@@ -137,7 +137,7 @@ def alone(out: Path, published: str | None, dry: bool, some: str = "") -> list[S
         *(
             ()
             if dry
-            else (Step("counters", "operators.profiled", ("bfloat16", some), 60, counters),)
+            else (Step("counters", "operators.profiled", ("bfloat16", some), 120, counters),)
         ),
     ]
 

@@ -133,8 +133,9 @@ class OptimizerConfig:
         spectrum_weight: weight of the L1 loss of the spectra.
         auxiliary_weight: weight of the routers' auxiliary loss.
         loss: of an image's pixels and spectra, see ``restoration_loss``: ``l1`` (the paper's);
-            ``l2``, by which heavy degradations count most; or ``log_l1``, by which slight ones
-            count as much as heavy ones.
+            ``l2``, by which heavy degradations count most; ``log_l1``, by which slight ones count
+            as much as heavy ones; or ``relative``, by which every kind of degradation counts alike,
+            see ``KindMeans``.
     """
 
     muon: bool = False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import smooth_l1_loss
 
-LOSSES = ("l1", "l2", "log_l1")
+LOSSES = ("l1", "l2", "log_l1", "relative")
 
 
 def restoration_loss(
@@ -21,17 +21,33 @@ def restoration_loss(
     """``L1 + 0.1 L1 of the spectra + 0.01 L_aux``.
 
     Args:
-        restored, clean: (B, 3, H, W).
         auxiliary: the network's auxiliary loss, a scalar (eq. 7).
+        auxiliary_weight: its weight.
+        others: see ``image_losses``.
+    """
+    losses = image_losses(restored, clean, spectrum_weight, kind, taught)
+    return losses.mean() + auxiliary_weight * auxiliary
+
+
+def image_losses(
+    restored: Tensor,
+    clean: Tensor,
+    spectrum_weight: float = 0.1,
+    kind: str = "l1",
+    taught: Tensor | None = None,
+) -> Tensor:
+    """(B,) the loss of each image: ``L1 + 0.1 L1 of the spectra``.
+
+    Args:
+        restored, clean: (B, 3, H, W).
         spectrum_weight: of the mean absolute difference of the 2-D spectra, real and imaginary
             parts apart.
-        auxiliary_weight: of ``auxiliary``.
         kind: ``l1``, as above. ``l2``: 5 times the mean squared difference in place of the first
             term, which has the slope of L1 at an error of 0.1: heavy degradations (haze, low light)
-            count most. ``log_l1``: ``0.1 log(l + 0.002)`` of each image's two L1 terms ``l`` before
-            the mean, so that halving an error counts the same for a slight and for a heavy
-            degradation. The slope is that of ``l`` at 0.1; below 0.002, half a level of 8 bits, it
-            levels off.
+            count most. ``log_l1``: ``0.1 log(l + 0.002)`` of each image's two L1 terms ``l``, so
+            that halving an error counts the same for a slight and for a heavy degradation. The
+            slope is that of ``l`` at 0.1; below 0.002, half a level of 8 bits, it levels off.
+            ``relative``: as ``l1``; ``KindMeans`` then weighs the images.
         taught: (B,) weights of images whose ``clean`` is in truth a teacher's restoration, or 0.
             Theirs is the weighted Huber loss in place of the above, with the slope of L1 from a
             difference of 0.02 on. Below, its gradient fades: what agrees with its teacher does not
@@ -46,4 +62,39 @@ def restoration_loss(
     if taught is not None:
         huber = smooth_l1_loss(restored.float(), clean.float(), reduction="none", beta=0.02)
         losses = torch.where(taught > 0, taught * huber.flatten(1).mean(1), losses)
-    return losses.mean() + auxiliary_weight * auxiliary
+    return losses
+
+
+class KindMeans:
+    """The running mean of the loss of each kind of degradation.
+
+    Darkness costs a hundred times what a little noise does. Relative to its mean each kind counts
+    alike, while within a kind what is strong still counts more than what is slight.
+
+    Args:
+        count: of kinds.
+        device: of the losses.
+    """
+
+    RATE = 0.02
+    """Share of the last batch in a mean."""
+    LEAST = 0.01
+    """Added to a mean, so that a kind of which nothing is left to mend does not drown the rest."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.values = torch.zeros(count, device=device)
+        """(count,); 0 for a kind that has not come yet."""
+        self._kinds = torch.arange(count, device=device)
+
+    def relative(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """``0.1 l / (mean of its kind + 0.01)`` of (B,) losses of the kinds ``labels``, (B,) int64,
+        after these have gone into the means, those of all processes that train together."""
+        with torch.no_grad():
+            of_kind = (labels[:, None] == self._kinds).to(losses.dtype)
+            sums = torch.stack([losses.detach() @ of_kind, of_kind.sum(0)])
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.all_reduce(sums)
+            found = sums[0] / sums[1].clamp_min(1)
+            moved = torch.where(self.values == 0, found, self.values.lerp(found, self.RATE))
+            self.values.copy_(torch.where(sums[1] > 0, moved, self.values))
+        return 0.1 * losses / (self.values[labels] + self.LEAST)

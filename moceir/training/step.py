@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moceir.errors import CheckpointError, ConfigError
 from moceir.model.routing import supervise
-from moceir.training.loss import restoration_loss
+from moceir.training.loss import KindMeans, image_losses
 from moceir.training.module import RestorationModule, psnr
 from moceir.training.optimizer import learning_rate, make_optimizer
 
@@ -110,6 +110,7 @@ class TrainingStep:
         shape = (len(module.labels), blocks, network_config.num_experts)
         self.counts = torch.zeros(shape, dtype=torch.int64, device=device)
         """(labels, D, n): patches that took each expert at each decoder block, since zeroed."""
+        self.means = KindMeans(len(module.labels), device)
         self._number = torch.zeros((), dtype=torch.float64, device=device)
         self._block = torch.arange(blocks, device=device)[:, None, None]
         self._expert_of = torch.tensor(module.expert_targets(), device=device)
@@ -169,15 +170,13 @@ class TrainingStep:
             if self.model.config.router == "supervised":
                 supervise(self.model, self._expert_of[inputs.labels])
             restored, routing = self.network(inputs.degraded, return_routing=True)
-        loss = restoration_loss(
-            restored,
-            inputs.clean if inputs.target is None else inputs.target,
-            routing.aux_loss,
-            options.spectrum_weight,
-            options.auxiliary_weight,
-            options.loss,
-            inputs.taught,
+        target = inputs.clean if inputs.target is None else inputs.target
+        losses = image_losses(
+            restored, target, options.spectrum_weight, options.loss, inputs.taught
         )
+        if options.loss == "relative":
+            losses = self.means.relative(losses, inputs.labels)
+        loss = losses.mean() + options.auxiliary_weight * routing.aux_loss
         (loss / passes).backward()
         with torch.no_grad():
             quality = psnr(restored, inputs.clean).mean()
@@ -206,11 +205,13 @@ class TrainingStep:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Of a checkpoint: the averaged weights, the trained ones, and the optimiser's state."""
+        """Of a checkpoint: the averaged weights, the trained ones, the optimiser's state, and the
+        mean loss of each kind."""
         return {
             "state_dict": {f"model.{k}": t for k, t in self.average.state_dict().items()},
             "current_model_state": {f"model.{k}": t for k, t in self.model.state_dict().items()},
             "optimizer_states": [self.optimizer.state_dict()],
+            "loss_means": self.means.values,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,6 +228,8 @@ class TrainingStep:
                 (self.model, state["current_model_state"]),
             ):
                 model.load_state_dict({k.removeprefix("model."): t for k, t in part.items()})
+            if "loss_means" in state:  # older checkpoints have none
+                self.means.values.copy_(state["loss_means"])
             moments = state["optimizer_states"][0]["state"]
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

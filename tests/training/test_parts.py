@@ -11,7 +11,7 @@ import torch
 from moceir.data.degradations import KINDS
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
-from moceir.training.loss import restoration_loss
+from moceir.training.loss import KindMeans, restoration_loss
 from moceir.training.module import RestorationModule, psnr
 from moceir.training.optimizer import lr_factor
 from moceir.training.options import build, read_yaml
@@ -57,6 +57,18 @@ def test_the_logarithm_counts_relative_improvement() -> None:
     restoration_loss(restored, clean, none, kind="log_l1").backward()
     assert restored.grad is not None
     assert torch.isfinite(restored.grad).all()
+
+
+def test_relative_losses_count_each_kind_alike() -> None:
+    """Over the running mean of their kind; a kind that has not come leaves its mean alone."""
+    means = KindMeans(3, torch.device("cpu"))
+    losses, labels = torch.tensor([0.1, 0.3, 0.002]), torch.tensor([0, 0, 2])
+    found = means.relative(losses, labels)
+    torch.testing.assert_close(means.values, torch.tensor([0.2, 0, 0.002]))
+    expected = 0.1 * losses / (torch.tensor([0.2, 0.2, 0.002]) + 0.01)
+    torch.testing.assert_close(found, expected)
+    means.relative(torch.tensor([0.1]), torch.tensor([0]))
+    torch.testing.assert_close(means.values, torch.tensor([0.198, 0, 0.002]))
 
 
 def test_squares_have_the_slope_of_l1_at_a_tenth() -> None:

@@ -52,6 +52,7 @@ def checkpoint(model: torch.nn.Module) -> dict[str, Any]:
         "state_dict": averaged,
         "current_model_state": trained,
         "optimizer_states": [{"state": state, "param_groups": [{"lr": 1e-3}]}],
+        "loss_means": torch.rand(9, generator=generator),
         "global_step": 7,
         "usage": {"counts": torch.ones(9, 10, 4, dtype=torch.int64), "macs": 3},
         "training_config": {"preset": "moce_ir_s", "model": {}},
@@ -68,6 +69,7 @@ def test_the_state_of_moce_ir_s_is_small(tmp_path: Path) -> None:
     assert again is not None and again["global_step"] == 7
     assert again["training_config"] == full["training_config"]
     assert torch.equal(again["usage"]["counts"], full["usage"]["counts"])
+    assert torch.equal(again["loss_means"], full["loss_means"])
     for key, tensor in full["state_dict"].items():
         torch.testing.assert_close(again["state_dict"][key], tensor, rtol=2**-11, atol=1e-7)
         trained = full["current_model_state"][key]
@@ -91,6 +93,7 @@ def test_zeros_and_vectors_stay_what_they_are() -> None:
                 "state_dict": {"w": values},
                 "current_model_state": {"w": values},
                 "optimizer_states": [{"state": moments}],
+                "loss_means": torch.rand(2),
                 "global_step": 1,
                 "usage": {"counts": torch.zeros(1), "macs": 0},
                 "training_config": {},

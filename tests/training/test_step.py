@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, DistillConfig, OptimizerConfig, TrainingConfig
+from moceir.training.data import RestorationData
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
 from moceir.training.run import train
@@ -56,7 +57,9 @@ def training_step(graphs: CudaGraphs | None, muon: bool, router: str) -> Trainin
         preset="compact",
         model={**NETWORK, "router": router},
         data=DataConfig(batch_size=4, crop=16),
-        optimizer=OptimizerConfig(muon=muon, lr=1e-2, warmup_steps=4, ema_decay=0.9),
+        optimizer=OptimizerConfig(
+            muon=muon, lr=1e-2, warmup_steps=4, ema_decay=0.9, loss="relative" if muon else "l1"
+        ),
         steps=30,
         precision="32-true",
     )
@@ -76,7 +79,8 @@ def tensors(step: TrainingStep) -> dict[str, Tensor]:
     found |= {f"averaged {k}": t for k, t in step.average.named_parameters()}
     for i, state in enumerate(step.optimizer.state.values()):
         found |= {f"optimizer {i} {k}": t for k, t in state.items()}
-    return found | {"lr": step.lr, "values": step.values, "counts": step.counts}
+    found |= {"lr": step.lr, "values": step.values, "counts": step.counts}
+    return found | {"means": step.means.values}
 
 
 VARIANTS = pytest.mark.parametrize(
@@ -209,20 +213,25 @@ def test_values_are_read_every_twentieth_step(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: None
 ) -> None:
     reads = Reads()
-    prepare, call = RestorationModule.prepare, TrainingStep.__call__
+    call = TrainingStep.__call__
 
-    def prepared(*args: Any) -> Any:  # degradations draw their random numbers on the host
-        reads.counting = False
-        try:
-            return prepare(*args)
-        finally:
-            reads.counting = True
+    def uncounted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            reads.counting = False
+            try:
+                return function(*args)
+            finally:
+                reads.counting = True
+
+        return call
 
     def step(self: TrainingStep, number: int, parts: Any) -> None:
         reads.step = number + 1
         call(self, number, parts)
 
-    monkeypatch.setattr(RestorationModule, "prepare", prepared)
+    # Crops and degradations are planned on the host; tests/data has that nothing waits for them.
+    for owner, name in ((RestorationData, "cut"), (RestorationModule, "prepare")):
+        monkeypatch.setattr(owner, name, uncounted(getattr(owner, name)))
     monkeypatch.setattr(TrainingStep, "__call__", step)
     for name in ("tolist", "numpy", "cpu"):  # which are no operations, or none on a CPU
         monkeypatch.setattr(Tensor, name, reads.counted(getattr(Tensor, name)))
