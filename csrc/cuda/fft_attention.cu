@@ -18,7 +18,7 @@ static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
   FftAttention a{};
   describe_windows(a, q, k, window);
   check_like(v, q, "v");
-  STD_TORCH_CHECK(32 * a.W * a.C < int64_t{1} << 31, "the rows are too long: ", a.W, " x ", a.C);
+  STD_TORCH_CHECK(32 * int64_t{a.W} * a.C < int64_t{1} << 31, "the rows are too long: ", a.W, " x ", a.C);
   a.eps = static_cast<float>(eps);
   a.v = windows_of(v);
   a.weight = float_vector(weight, a.C, "weight");
@@ -30,7 +30,7 @@ static float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_dat
 
 // The convolution in memory, in floats.
 static Windows mixed_windows(const FftAttention& a) {
-  return windows_of(Strided{a.mixed, a.H * a.W * a.C, 1, a.W * a.C, a.C}, sizeof(float));
+  return windows_of(Strided{a.mixed, int64_t{a.H} * a.W * a.C, 1, int64_t{a.W} * a.C, a.C}, sizeof(float));
 }
 
 static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,

@@ -20,8 +20,17 @@ struct Index3 {
 };
 extern Index3 threadIdx, blockIdx, blockDim, gridDim;
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
 void __syncthreads();
 void __syncwarp();
+// Named barriers, each of a run of `count` threads; the runs divide the block.
+void __barrier_sync_count(unsigned barrier, unsigned count);
 float __shfl_xor_sync(unsigned mask, float value, int bit);
 unsigned __ballot_sync(unsigned mask, bool flag);
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
@@ -33,6 +42,7 @@ template <class T>
 T max(T a, T b) {
   return a < b ? b : a;
 }
+inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 template <class T>
 T __ldg(const T* p) {
