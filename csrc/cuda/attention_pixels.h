@@ -1,5 +1,5 @@
 // What fft_attention does pixel by pixel after the convolution: the normalisation over channels and
-// its gradients. Part of fft_attention_kernel.cu.
+// its gradients, channel by channel. Part of fft_attention_kernel.cu.
 #pragma once
 
 #include "fft_attention_kernel.h"
@@ -32,18 +32,34 @@ struct Plane {
   }
 };
 
+// The pairs of pixels of windows side by side: how many rows and columns are within the image.
+template <int P>
+struct InWindows {
+  int rows, columns;
+
+  // All but where the convolution is.
+  __device__ Pixels pixels(unsigned i) const {
+    const int row = static_cast<int>(i / (P / 2) % P);
+    const int column = static_cast<int>(i / (P * P / 2) * P + i % (P / 2) * 2);
+    const int present = row < rows ? min(2, columns - column) : 0;
+    return present > 0 ? Pixels{row, column, present, 0} : Pixels{0, 0, 0, 0};
+  }
+};
+template <int P>
+__device__ InWindows<P> in_windows(const FftAttention& a, const Tile& tile) {
+  return {min(P, a.H - tile.y), min(tile.windows * P, a.W - tile.x)};
+}
+
 // The convolution of a tile, in shared memory: see Mixed. `scale` makes it what it should be.
 template <int P>
-struct OnChip {
+struct OnChip : InWindows<P> {
   static constexpr bool kOnChip = true;
+  static constexpr bool kAhead = P != 16 || sizeof(T) == 2;  // v is loaded: there are registers for it
   static constexpr float scale = 1.f / (P * P);
   Mixed mixed;
-  int rows, columns;  // of the tile, within the image
 
-  __device__ OnChip(const FftAttention& a, const Tile& tile, const Mixed& mixed)
-      : mixed(mixed),
-        rows(min(P, a.H - tile.y)),
-        columns(min(tile.windows * P, a.W - tile.x)) {}
+  __device__ OnChip(const InWindows<P>& windows, const Mixed& mixed)
+      : InWindows<P>(windows), mixed(mixed) {}
   // Channel c of pixel i of the two.
   __device__ static float* at(const Pixels& p, unsigned c, unsigned i = 0) {
     constexpr unsigned G = channels_together(P), group = matrix_floats(P);
@@ -60,23 +76,31 @@ struct OnChip {
       m[1][k + 1] = both.v[3];
     });
   }
+  __device__ static void store(const Pixels& p, unsigned c, const float (&m)[2][4]) {
+    unroll<2>([&](auto i) {
+      constexpr int k = decltype(i)::value * 2;
+      const float both[4] = {m[0][k], m[1][k], m[0][k + 1], m[1][k + 1]};
+      put_floats(at(p, c) + 2 * k, both);
+    });
+  }
   __device__ Pixels operator()(unsigned i) const {
-    const unsigned y = i / (P / 2) % P, j = i % (P / 2);
-    const unsigned m = mixed.start + (P == 4 ? i * mixed.slot : y * row_floats(P) + j * slot_floats(P));
-    const int row = static_cast<int>(y), column = static_cast<int>(i / (P * P / 2) * P + 2 * j);
-    const int there = row < rows ? columns - column : 0;
-    if (there > 0) return {row, column, min(2, there), m};
-    return {0, 0, 0, m};
+    Pixels p = this->pixels(i);
+    const unsigned row = i / (P / 2) % P, j = i % (P / 2);
+    p.m = mixed.start + (P == 4 ? i * mixed.slot : row * row_floats(P) + j * slot_floats(P));
+    return p;
   }
 };
 
-// The convolution in memory, of neighbouring pixels: (pixels, C).
-struct InMemory {
-  static constexpr bool kOnChip = false;
+// The convolution in memory, from the first pixel of a tile on.
+template <int P>
+struct InMemory : InWindows<P> {
+  static constexpr bool kOnChip = false, kAhead = true;
   static constexpr float scale = 1.f;
   float* mixed;
-  int C, pixels;
+  int W, C;
 
+  __device__ InMemory(const InWindows<P>& windows, const FftAttention& a, int b, int y, int x)
+      : InWindows<P>(windows), mixed(pixel_of<float>(a.mixed, b, y, x)), W(a.W), C(a.C) {}
   __device__ float* at(const Pixels& p, unsigned c, unsigned i = 0) const {
     return mixed + (p.m + c + i * C);
   }
@@ -86,25 +110,32 @@ struct InMemory {
       unpack<float, 4>(get_packed<float, 4>(from), m[i.value]);
     });
   }
+  __device__ void store(const Pixels& p, unsigned c, const float (&m)[2][4]) const {
+    unroll<2>([&](auto i) {
+      if (p.present > decltype(i)::value) store_packed<float, 4>(at(p, c, i.value), m[i.value]);
+    });
+  }
   __device__ Pixels operator()(unsigned i) const {
-    const int column = static_cast<int>(2 * i);
-    return {0, column, min(2, pixels - column), 2 * i * C};
+    Pixels p = this->pixels(i);
+    p.m = (p.row * W + p.column) * C;
+    return p;
   }
 };
 
-// Weight and bias in shared memory, zeros up to a multiple of 4 channels.
+// Weight and bias in shared memory, four channels of one and the same of the other; zeros up to a
+// multiple of 4 channels.
 struct Affine {
-  float *weight, *bias;
+  float* data;
 
-  __device__ Affine(const FftAttention& a, float* shared)
-      : weight(shared), bias(shared + affine_floats(a.C) / 2) {
-    const int channels = affine_floats(a.C) / 2;
-    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
-      weight[c] = c < a.C ? a.weight[c] : 0.f;
-      bias[c] = c < a.C ? a.bias[c] : 0.f;
+  __device__ Affine(const FftAttention& a, float* shared) : data(shared) {
+    for (int c = threadIdx.x; c < affine_floats(a.C) / 2; c += blockDim.x) {
+      *weight(c) = c < a.C ? a.weight[c] : 0.f;
+      *bias(c) = c < a.C ? a.bias[c] : 0.f;
     }
     __syncthreads();
   }
+  __device__ float* weight(int c) const { return data + (c / 4 * 8 + c % 4); }
+  __device__ float* bias(int c) const { return weight(c) + 4; }
 };
 
 // Calls f(i, lane) for i = 0, ... count - 1, as often in all threads of a warp, 2^bits lanes for each i;
@@ -117,78 +148,10 @@ __device__ void for_lanes(unsigned count, int bits, F&& f) {
   }
 }
 
-// Sums over so many lanes, of two at once.
-__device__ inline void sum_both(float (&x)[2], int lanes) {
-#pragma unroll 1
-  for (int bit = 1; bit < lanes; bit *= 2)
-    unroll<2>([&](auto i) { x[i.value] += __shfl_xor_sync(0xffffffffu, x[i.value], bit); });
-}
-
 // The sum divided by C, rounded once: channels that are all the same have nothing left.
-__device__ inline float mean_of(float sum, float C, float share) {
-  const float mean = sum * share;
-  return fmaf(fmaf(-mean, C, sum), share, mean);
-}
-
-// out = (n weight + bias) v, four channels at once: of two pixels, K fours for each of 2^bits lanes.
-template <int K, class L>
-__device__ void normalise_fours(const FftAttention& a, const L& pixels, const Plane& from,
-                                const Plane& to, const Affine& affine, unsigned count, int bits) {
-  constexpr int four = 4 * int{sizeof(T)};
-  const int lanes = 1 << bits, lane = static_cast<int>(threadIdx.x) & (lanes - 1);
-  const unsigned own = threadIdx.x % 32 >> bits, together = blockDim.x >> bits;
-  const float C = a.C, share = 1.f / C;
-  // As often in all threads of a warp.
-  for (unsigned first = threadIdx.x / 32 * 32 >> bits; first < count; first += together) {
-    Pixels p = pixels(min(first + own, count - 1));
-    if (first + own >= count) p.present = 0;
-    // Where there is no pixel, another is read.
-    const int next = p.present > 1 ? from.w : 0;
-    const char* at_v = from.at(p) + four * lane;
-    Packed<T, 4> v[K][2];
-    unroll<2 * K>([&](auto i) {
-      constexpr int k = decltype(i)::value / 2, pixel = decltype(i)::value % 2;
-      v[k][pixel] = load_packed<T, 4>(reinterpret_cast<const T*>(at_v + (pixel * next + k * four * lanes)));
-    });
-    float m[K][2][4], mean[2] = {0, 0}, factor[2] = {0, 0};
-    unroll<K>([&](auto k) {
-      pixels.load(p, 4 * (lane + decltype(k)::value * lanes), m[k.value]);
-      unroll<2>([&](auto pixel) {
-        const auto& x = m[k.value][pixel.value];
-        mean[pixel.value] += (x[0] + x[1]) + (x[2] + x[3]);
-      });
-    });
-    sum_both(mean, lanes);
-    unroll<2>([&](auto pixel) { mean[pixel.value] = mean_of(mean[pixel.value], C, share); });
-    unroll<8 * K>([&](auto i) {
-      constexpr int k = decltype(i)::value / 8, pixel = decltype(i)::value / 4 % 2;
-      float& x = m[k][pixel][decltype(i)::value % 4];
-      x -= mean[pixel];
-      factor[pixel] += x * x;
-    });
-    sum_both(factor, lanes);
-    unroll<2>([&](auto pixel) {
-      const float variance = factor[pixel.value] * (share * L::scale * L::scale);
-      factor[pixel.value] = rsqrtf(variance + a.eps) * L::scale;
-    });
-    char* at_out = to.at(p) + four * lane;
-    unroll<K>([&](auto k) {
-      const int c = 4 * (lane + decltype(k)::value * lanes);
-      const auto weight = get_floats<4>(affine.weight + c), bias = get_floats<4>(affine.bias + c);
-      unroll<2>([&](auto pixel) {
-        float y[4];
-        unpack<T, 4>(v[k.value][pixel.value], y);
-        unroll<4>([&](auto e) {
-          const float n = m[k.value][pixel.value][e.value] * factor[pixel.value];
-          y[e.value] *= n * weight.v[e.value] + bias.v[e.value];
-        });
-        const Packed<T, 4> packed = pack<T, 4>(y);
-        const int offset = decltype(pixel)::value * to.w + decltype(k)::value * four * lanes;
-        if (p.present > decltype(pixel)::value)
-          put_packed<T, 4>(reinterpret_cast<T*>(at_out + offset), packed);
-      });
-    });
-  }
+__device__ inline float mean_of(const FftAttention& a, float sum) {
+  const float mean = sum * a.share;
+  return fmaf(fmaf(-mean, a.channels, sum), a.share, mean);
 }
 
 // One pixel. Lanes that share it have every lanes-th channel each.
@@ -213,7 +176,7 @@ struct Norm {
     float sum = 0, squares = 0;
     if (p.present)
       for (int64_t c = lane; c < a.C; c += lanes) sum += p.m(c);
-    mean = mean_of(sum_lanes(sum, 1, lanes), a.C, 1.f / a.C);
+    mean = mean_of(a, sum_lanes(sum, 1, lanes));
     if (p.present)
       for (int64_t c = lane; c < a.C; c += lanes) squares += (p.m(c) - mean) * (p.m(c) - mean);
     scale = rsqrtf(sum_lanes(squares, 1, lanes) / a.C * (L::scale * L::scale) + a.eps);
@@ -238,24 +201,11 @@ __device__ void normalise_any(const FftAttention& a, const L& pixels, const Plan
   for_pixels(pixels, count, bits, [&](const Pixel<L>& p, bool, int lane) {
     const Norm<L> norm(a, p, lane, 1 << bits);
     if (!p.present) return;
-    for (int64_t c = lane; c < a.C; c += 1 << bits) {
-      const float y = norm(p.m(c)) * affine.weight[c] + affine.bias[c];
+    for (int c = lane; c < a.C; c += 1 << bits) {
+      const float y = norm(p.m(c)) * *affine.weight(c) + *affine.bias(c);
       p.in(out, c) = static_cast<T>(y * static_cast<float>(p.in(v, c)));
     }
   });
-}
-
-// `count` pairs of pixels of a tile whose first pixel is (b, y, x).
-template <class L>
-__device__ void normalise(const FftAttention& a, const AttentionTiling& t, const L& pixels,
-                          const Affine& affine, unsigned count, int b, int y, int x) {
-  const Plane v(a.v, b, y, x), out(a.out, b, y, x);
-  switch (t.fours) {
-    case 1: return normalise_fours<1>(a, pixels, v, out, affine, count, t.fours_bits);
-    case 2: return normalise_fours<2>(a, pixels, v, out, affine, count, t.fours_bits);
-    case 3: return normalise_fours<3>(a, pixels, v, out, affine, count, t.fours_bits);
-    default: return normalise_any(a, pixels, v, out, affine, count, t.bits);
-  }
 }
 
 // The sums for the gradients of weight and bias, in shared memory: (warps, 2, C).
@@ -290,9 +240,9 @@ struct Sums {
 
 // dv, dm in the place of m, and what dweight and dbias are the sums of.
 template <class L>
-__device__ void differentiate(const FftAttention& a, const L& pixels, unsigned count, int bits,
-                              const Sums& sums, int b, int y, int x) {
-  const Plane v(a.v, b, y, x), grad(a.grad, b, y, x), dv(a.dv, b, y, x);
+__device__ void differentiate_any(const FftAttention& a, const L& pixels, const Plane& v,
+                                  const Plane& grad, const Plane& dv, const Sums& sums,
+                                  unsigned count, int bits) {
   const int lanes = 1 << bits;
   for_pixels(pixels, count, bits, [&](const Pixel<L>& p, bool exists, int lane) {
     const Norm<L> norm(a, p, lane, lanes);

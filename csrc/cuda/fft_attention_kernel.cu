@@ -15,7 +15,7 @@
 // FLOPs: a real transform of a window takes about 2.5 P^2 log2(P^2) = 5 P^2 log2 P; forward has 3,
 // backward 6. All else takes 11 for each output forward, 24 backward.
 
-#include "attention_pixels.h"
+#include "attention_fours.h"
 
 namespace moce {
 namespace {
@@ -64,73 +64,85 @@ struct OfTile {
 template <int P>
 constexpr int kAttentionThreads = most_parts(P) * part_threads(P);
 template <int P>
-constexpr int kAttentionBlocks = P == 4 ? 8 : P == 8 ? 6 : P == 16 ? 2 : 1;
+constexpr int kAttentionBlocks = P == 4 ? (sizeof(T) == 4 ? 6 : 8) : P == 8 ? 6 : P == 16 ? 2 : 1;
 template <int P>
-constexpr int kBackwardBlocks = P == 4 ? 8 : P == 8 ? 5 : 1;
+constexpr int kInMemoryBlocks = P == 32 ? 3 : P == 16 ? 5 : 8;
+template <int P>
+constexpr int kBackwardBlocks = P == 4 ? 6 : P == 8 ? 4 : 1;
 
 template <int P>
 __global__ void __launch_bounds__(kAttentionThreads<P>, kAttentionBlocks<P>)
     attention_kernel(FftAttention a, AttentionTiling t) {
   const Affine affine(a, shared_memory());
   const OfTile<P> of(t, affine_floats(a.C));
-  for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x) {
-    const Tile tile = tile_at<P>(a, t, i);
-    of.convolve(a, tile, t);
-    normalise(a, t, OnChip<P>(a, tile, of.mixed), affine, tile.windows * P * P / 2, tile.b, tile.y,
-              tile.x);
-    __syncthreads();
-  }
+  const Tile tile = tile_at<P>(a, t, blockIdx.x);
+  of.convolve(a, tile, t);
+  normalise(a, t, OnChip<P>(in_windows<P>(a, tile), of.mixed), affine, tile.windows * P * P / 2,
+            tile.b, tile.y, tile.x);
 }
 
 template <int P>
 __global__ void __launch_bounds__(kAttentionThreads<P>, kBackwardBlocks<P>)
     attention_backward_kernel(FftAttention a, AttentionTiling t) {
-  const Sums sums(a, shared_memory());
-  const OfTile<P> of(t, t.sums);
+  const Affine affine(a, shared_memory());
+  const Sums sums(a, shared_memory() + affine_floats(a.C));
+  const OfTile<P> of(t, affine_floats(a.C) + t.sums);
   sums.clear();
   for (unsigned i = blockIdx.x; i < t.tiles; i += gridDim.x) {
     const Tile tile = tile_at<P>(a, t, i);
     of.convolve(a, tile, t);
-    differentiate(a, OnChip<P>(a, tile, of.mixed), tile.windows * P * P / 2, t.bits, sums, tile.b,
-                  tile.y, tile.x);
+    differentiate(a, t, OnChip<P>(in_windows<P>(a, tile), of.mixed), affine, sums,
+                  tile.windows * P * P / 2, tile.b, tile.y, tile.x);
     __syncthreads();
     of.correlate(a, tile, t);
   }
   sums.write(a.sums);
 }
 
-// Tile i of a pass over pixels: kPixels of one row. Calls f(pixels, pairs of them, b, y, x).
-template <class F>
-__device__ void for_pixel_tiles(const FftAttention& a, F&& f) {
+// The same with the convolution in memory. The block that convolves the last channels of a tile
+// normalises it, while much of it is still in the cache; a.counters counts them.
+template <int P>
+__global__ void __launch_bounds__(part_threads(P), kInMemoryBlocks<P>)
+    attention_in_memory_kernel(FftAttention a, AttentionTiling t) {
+  const Affine affine(a, shared_memory());
+  float *last = shared_memory() + affine_floats(a.C), *matrices = last + 4;
+  const Tile tile = tile_at<P>(a, t, blockIdx.x);
+  if constexpr (P == 4)
+    Way<P>::convolve(a, tile, Of<float>{a.mixed});
+  else
+    Way<P>::convolve(a, tile, Of<float>{a.mixed}, 0, {matrices}, {matrices + matrix_floats(P)});
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    unsigned window = blockIdx.x;
+    t.groups.divide(window);
+    *last = atomicAdd(a.counters + window, 1u) + 1 == t.groups.divisor;
+  }
+  __syncthreads();
+  if (*last == 0) return;
+  __threadfence();
+  const InMemory<P> pixels(in_windows<P>(a, tile), a, tile.b, tile.y, tile.x);
+  normalise(a, t, pixels, affine, tile.windows * P * P / 2, tile.b, tile.y, tile.x);
+}
+
+__global__ void __launch_bounds__(kThreads) differentiate_kernel(FftAttention a, AttentionTiling t) {
+  const Affine affine(a, shared_memory());
+  const Sums sums(a, shared_memory() + affine_floats(a.C));
+  sums.clear();
   const auto across = static_cast<unsigned>(tiles_of(a.W, kPixels));
   const auto rows = static_cast<unsigned>(a.B * a.H), height = static_cast<unsigned>(a.H);
   for (unsigned i = blockIdx.x; i < rows * across; i += gridDim.x) {
     const int x = static_cast<int>(i % across) * kPixels, y = static_cast<int>(i / across % height);
     const int b = static_cast<int>(i / across / height), count = min(kPixels, a.W - x);
-    float* mixed = a.mixed + ((int64_t{b} * a.H + y) * a.W + x) * a.C;
-    f(InMemory{mixed, a.C, count}, (count + 1) / 2, b, y, x);
+    const InMemory<kPixels> pixels({1, count}, a, b, y, x);
+    differentiate(a, t, pixels, affine, sums, (count + 1) / 2, b, y, x);
   }
-}
-
-__global__ void __launch_bounds__(kThreads, 4) normalise_kernel(FftAttention a, AttentionTiling t) {
-  const Affine affine(a, shared_memory());
-  for_pixel_tiles(a, [&](const InMemory& pixels, unsigned count, int b, int y, int x) {
-    normalise(a, t, pixels, affine, count, b, y, x);
-  });
-}
-
-__global__ void __launch_bounds__(kThreads) differentiate_kernel(FftAttention a, int bits) {
-  const Sums sums(a, shared_memory());
-  sums.clear();
-  for_pixel_tiles(a, [&](const InMemory& pixels, unsigned count, int b, int y, int x) {
-    differentiate(a, pixels, count, bits, sums, b, y, x);
-  });
   sums.write(a.sums);
 }
 
 void attention(const FftAttention& a, int window, const AttentionTiling& t, cudaStream_t stream) {
   with_window(window, [&](auto P) {
-    launch(attention_kernel<decltype(P)::value>, blocks_for(t.tiles), t.threads, t.shared, stream,
+    launch(attention_kernel<decltype(P)::value>, t.tiles, t.threads, t.shared, stream,
            a, t);
   });
 }
@@ -141,18 +153,22 @@ void attention_backward(const FftAttention& a, int window, const AttentionTiling
            t.shared, stream, a, t);
   });
 }
-void normalise(const FftAttention& a, const AttentionTiling& t, cudaStream_t stream) {
-  launch(normalise_kernel, blocks_for(pixel_tiles(a)), kThreads,
-         sizeof(float) * affine_floats(a.C), stream, a, t);
+void attention_in_memory(const FftAttention& a, int window, const AttentionTiling& t,
+                         cudaStream_t stream) {
+  with_window(window, [&](auto P) {
+    constexpr int kWindow = decltype(P)::value;
+    launch(attention_in_memory_kernel<kWindow>, t.tiles, part_threads(kWindow),
+           sizeof(float) * (affine_floats(a.C) + 4 + 2 * matrix_floats(kWindow)), stream, a, t);
+  });
 }
 void differentiate(const FftAttention& a, const AttentionTiling& t, cudaStream_t stream) {
   launch(differentiate_kernel, blocks_for(pixel_tiles(a), kMaxSums), kThreads,
-         sizeof(float) * kThreads / 32 * 2 * a.C, stream, a, t.bits);
+         sizeof(float) * (affine_floats(a.C) + kThreads / 32 * 2 * a.C), stream, a, t);
 }
 
 }  // namespace
 
-const FftAttentionKernel MOCE_FOR_SCALAR(fft_attention) = {attention, attention_backward, normalise,
-                                                          differentiate};
+const FftAttentionKernel MOCE_FOR_SCALAR(fft_attention) = {attention, attention_backward,
+                                                          attention_in_memory, differentiate};
 
 }  // namespace moce

@@ -7,11 +7,13 @@ namespace moce {
 
 struct FftAttention : WindowFftConv {
   float eps;
+  float channels, share;  // C and 1 / C
   Windows v, dv;
   const float *weight, *bias;
-  // The convolution, and in the backward pass its gradient: (B, H, W, C), where the channels of a
-  // window do not fit on chip. Null where they do.
-  float* mixed;
+  // The convolution, and in the backward pass its gradient, in floats and channels-last, where the
+  // channels of a window do not fit on chip; and a zero for each tile of all its channels.
+  Windows mixed;
+  unsigned* counters;
   // Sums for the gradients of weight and bias: (blocks, 2, C).
   float* sums;
 };
@@ -38,7 +40,7 @@ constexpr int affine_floats(int64_t channels) {
 }
 
 // Parts of a block of fft_attention, at most.
-constexpr int most_parts(int window) { return window == 4 ? 1 : 3; }
+constexpr int most_parts(int window) { return window == 4 ? 1 : window == 32 ? 2 : 3; }
 
 // Parts that share the groups of channels evenly, at most so many.
 inline int even_parts(int64_t groups, int64_t most) {
@@ -64,7 +66,8 @@ inline AttentionTiling tiling(const FftAttention& a, int P, bool backward, const
   const int64_t groups = P == 4 ? 1 : tiles_of(a.C, channels_together(P));
   t.slot = static_cast<int>(8 * tiles_of(a.C, 4) + 4);
   const auto in_fours = [](const Windows& s) { return s.chunk >= std::min(16, 4 * s.element_size); };
-  if (a.C % 4 == 0 && in_fours(a.v) && in_fours(a.out)) {
+  if (a.C % 4 == 0 && in_fours(a.v) &&
+      (backward ? in_fours(a.grad) && in_fours(a.dv) : in_fours(a.out))) {
     int64_t fours = a.C / 4;
     for (; fours > 2 && fours % 2 == 0 && t.fours_bits < 5; fours /= 2) t.fours_bits++;
     t.fours = fours <= 3 ? static_cast<int>(fours) : 0;
@@ -86,7 +89,7 @@ inline AttentionTiling tiling(const FftAttention& a, int P, bool backward, const
     // The sums are followed by accesses of 16 bytes.
     t.sums = static_cast<int>(tiles_of(fused.threads / 32 * 2 * a.C, 4) * 4);
     const int64_t mixed = P == 4 ? int64_t{8} * fused.windows * t.slot : groups * matrix_floats(P);
-    const int64_t floats = (backward ? t.sums : affine_floats(a.C)) + mixed +
+    const int64_t floats = (backward ? t.sums : 0) + affine_floats(a.C) + mixed +
                            int64_t{fused.parts} * matrix_floats(P);
     fused.shared = sizeof(float) * floats;
     if (static_cast<int64_t>(fused.shared) > most) continue;
@@ -101,13 +104,14 @@ inline unsigned pixel_tiles(const FftAttention& a) {
   return narrow(a.B * a.H * tiles_of(a.W, kPixels));
 }
 
-// Fused: `attention` makes out, `attention_backward` all gradients and sums. Else window_fft_conv's
-// kernels make mixed, `normalise` out of it or `differentiate` its gradient in its place, dv and sums;
-// and window_fft_conv's dq and dk.
+// Fused: `attention` makes out, `attention_backward` all gradients and sums. Else `attention_in_memory`
+// makes out; backward, window_fft_conv's kernels make mixed, `differentiate` its gradient in its place,
+// dv and sums, and window_fft_conv's dq and dk.
 struct FftAttentionKernel {
   void (*attention)(const FftAttention&, int window, const AttentionTiling&, cudaStream_t);
   void (*attention_backward)(const FftAttention&, int window, const AttentionTiling&, cudaStream_t);
-  void (*normalise)(const FftAttention&, const AttentionTiling&, cudaStream_t);
+  void (*attention_in_memory)(const FftAttention&, int window, const AttentionTiling&,
+                              cudaStream_t);
   void (*differentiate)(const FftAttention&, const AttentionTiling&, cudaStream_t);
 };
 

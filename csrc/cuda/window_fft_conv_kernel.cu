@@ -15,15 +15,13 @@ namespace {
 template <int P>
 constexpr int kConvolveThreads = convolve_parts(P) * part_threads(P);
 template <int P>
-constexpr int kConvolveBlocks = P == 4 ? 8 : P == 8 ? 6 : P == 16 ? 5 : 3;
+constexpr int kConvolveBlocks = P <= 8 ? 6 : P == 16 ? 5 : 3;
 
-// Calls f(tile, q, k) for the tiles of this part of the block, with its matrices; of windows of 4
-// without.
+// Calls f(tile, matrices) for the tile of this part of the block, if there is one.
 template <int P, class F>
-__device__ void for_tiles(const WindowFftConv& a, const Tiling& t, F&& f) {
-  const unsigned tiles = count_tiles(a, t), part = threadIdx.x / part_threads(P);
-  for (unsigned i = blockIdx.x * convolve_parts(P) + part; i < tiles;
-       i += gridDim.x * convolve_parts(P))
+__device__ void with_tile(const WindowFftConv& a, const Tiling& t, F&& f) {
+  const unsigned part = threadIdx.x / part_threads(P), i = blockIdx.x * convolve_parts(P) + part;
+  if (i < count_tiles(a, t))
     f(tile_at<P>(a, t, i), shared_memory() + part * 2 * matrix_floats(P));
 }
 
@@ -31,13 +29,11 @@ __device__ void for_tiles(const WindowFftConv& a, const Tiling& t, F&& f) {
 template <int P, class E>
 __global__ void __launch_bounds__(kConvolveThreads<P>, kConvolveBlocks<P>)
     window_convolve_kernel(WindowFftConv a, Tiling t) {
-  for_tiles<P>(a, t, [&](const Tile& tile, float* shared) {
-    if constexpr (P == 4) {
+  with_tile<P>(a, t, [&](const Tile& tile, float* shared) {
+    if constexpr (P == 4)
       Way<P>::convolve(a, tile, Of<E>{a.out});
-    } else {
+    else
       Way<P>::convolve(a, tile, Of<E>{a.out}, 0, {shared}, {shared + matrix_floats(P)});
-      Way<P>::sync();
-    }
   });
 }
 
@@ -45,7 +41,7 @@ __global__ void __launch_bounds__(kConvolveThreads<P>, kConvolveBlocks<P>)
 template <int P, class E>
 __global__ void __launch_bounds__(kConvolveThreads<P>, kConvolveBlocks<P>)
     window_correlate_kernel(WindowFftConv a, Tiling t) {
-  for_tiles<P>(a, t, [&](const Tile& tile, float* shared) {
+  with_tile<P>(a, t, [&](const Tile& tile, float* shared) {
     if constexpr (P == 4)
       Way<P>::correlate(a, tile, Of<E>{a.grad});
     else
@@ -53,17 +49,19 @@ __global__ void __launch_bounds__(kConvolveThreads<P>, kConvolveBlocks<P>)
   });
 }
 
+unsigned blocks_of(const Tiling& t) { return narrow(tiles_of(t.tiles, t.parts)); }
+
 template <class E>
 void convolve(const WindowFftConv& a, int window, const Tiling& t, cudaStream_t stream) {
   with_window(window, [&](auto P) {
-    launch(window_convolve_kernel<decltype(P)::value, E>, blocks_for(tiles_of(t.tiles, t.parts)),
+    launch(window_convolve_kernel<decltype(P)::value, E>, blocks_of(t),
            t.threads, t.shared, stream, a, t);
   });
 }
 template <class E>
 void correlate(const WindowFftConv& a, int window, const Tiling& t, cudaStream_t stream) {
   with_window(window, [&](auto P) {
-    launch(window_correlate_kernel<decltype(P)::value, E>, blocks_for(tiles_of(t.tiles, t.parts)),
+    launch(window_correlate_kernel<decltype(P)::value, E>, blocks_of(t),
            t.threads, t.shared, stream, a, t);
   });
 }

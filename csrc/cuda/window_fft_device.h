@@ -109,6 +109,18 @@ __device__ inline int opaque(int value) {
 #endif
   return value;
 }
+__device__ inline uint2 opaque(uint2 words) {
+#ifndef MOCE_EMULATED
+  asm volatile("" : "+r"(words.x), "+r"(words.y));
+#endif
+  return words;
+}
+__device__ inline uint4 opaque(uint4 words) {
+#ifndef MOCE_EMULATED
+  asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+#endif
+  return words;
+}
 template <class E>
 __device__ E* opaque(E* pointer) {
 #ifndef MOCE_EMULATED

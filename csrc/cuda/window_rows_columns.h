@@ -19,7 +19,10 @@ struct InRowsAndColumns {
   static_assert(32 % kPairs == 0, "a row is transformed by lanes of one warp");
 
   // The number of this thread in its part, and the part's barrier.
-  static __device__ int thread() { return static_cast<int>(threadIdx.x % kPart); }
+  static __device__ int thread() {
+    const auto i = static_cast<unsigned>(opaque(static_cast<int>(threadIdx.x)));
+    return static_cast<int>(i % kPart);
+  }
   static __device__ void sync() {
     if constexpr (kPart == 32)
       __syncwarp();
@@ -228,8 +231,9 @@ struct InRowsAndColumns {
     q.fetch(a, Of<T>{a.q}, tile, first);
     k.fetch(a, Of<T>{a.k}, tile, first);
     arrive();
-    q.transform_rows(Of<T>{a.q});
-    k.transform_rows(Of<T>{a.k});
+#pragma unroll(P == 32 ? 1 : 2)  // the code once for both, where there would be much to fetch
+    for (int side = 0; side < 2; side++)
+      Matrix{side ? k.data : q.data}.transform_rows(Of<T>{side ? a.k : a.q});
     sync();
     k.for_columns([&](int j, int channel) {
       k.template convolve_column<false, false>(q, j, channel);

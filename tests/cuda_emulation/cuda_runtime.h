@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <functional>
 
 #define MOCE_EMULATED
@@ -48,6 +49,9 @@ template <class T>
 T __ldg(const T* p) {
   return *p;
 }
+// Blocks run one after the other.
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* p, unsigned value) { return (*p += value) - value; }
 
 void emulate(unsigned blocks, unsigned threads, size_t shared_bytes,
              const std::function<void()>& kernel);
@@ -61,6 +65,10 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  std::memset(p, value, bytes);
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
 // Two multiprocessors, so that small inputs are cut up too. Shared memory: the environment's
