@@ -66,7 +66,7 @@ constexpr int kAttentionThreads = most_parts(P) * part_threads(P);
 template <int P>
 constexpr int kAttentionBlocks = P == 4 ? (sizeof(T) == 4 ? 6 : 8) : P == 8 ? 6 : P == 16 ? 2 : 1;
 template <int P>
-constexpr int kInMemoryBlocks = P == 32 ? 3 : P == 16 ? 5 : 8;
+constexpr int kInMemoryBlocks = P == 32 ? 3 : P == 16 ? 5 : 6;
 template <int P>
 constexpr int kBackwardBlocks = P == 4 ? 6 : P == 8 ? 4 : 1;
 
