@@ -8,19 +8,11 @@
 // neighbouring lanes have neighbouring runs. All threads of a block work on the same rows.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <type_traits>
-
-#ifdef __CUDACC__
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#endif
 
 #include "device.h"
 #include "moce/types.h"
-#include "moce/unroll.h"
+#include "packed.h"
 
 namespace moce {
 
@@ -76,56 +68,6 @@ inline RowTiles row_tiles(const Strided& x, int64_t B, int64_t units, int64_t H,
 }
 
 #if defined(__CUDACC__) || defined(MOCE_EMULATED)
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-// CH neighbouring channels as they lie in memory.
-template <class T, int CH>
-struct alignas(sizeof(T) * CH) Packed {
-  T v[CH];
-};
-
-template <class T, int CH>
-__device__ Packed<T, CH> load_packed(const T* p) {
-  using Word = std::conditional_t<sizeof(T) * CH == 4, unsigned, unsigned short>;
-  static_assert(sizeof(Word) == sizeof(T) * CH);
-  const Word word = __ldg(reinterpret_cast<const Word*>(p));
-  Packed<T, CH> packed;
-  __builtin_memcpy(&packed, &word, sizeof word);
-  return packed;
-}
-
-template <class T, int CH>
-__device__ void unpack(const Packed<T, CH>& from, float (&to)[CH]) {
-#ifndef MOCE_EMULATED
-  if constexpr (std::is_same_v<T, BFloat16> && CH == 2) {
-    unsigned word;  // one instruction for each
-    __builtin_memcpy(&word, &from, sizeof word);
-    to[0] = __uint_as_float(word << 16);
-    to[1] = __uint_as_float(word & 0xffff0000u);
-    return;
-  }
-#endif
-  unroll<CH>([&](auto c) { to[c.value] = static_cast<float>(from.v[c.value]); });
-}
-
-template <class T, int CH>
-__device__ void store_packed(T* p, const float (&from)[CH]) {
-#ifndef MOCE_EMULATED
-  if constexpr (std::is_same_v<T, BFloat16> && CH == 2) {
-    *reinterpret_cast<__nv_bfloat162*>(p) = __floats2bfloat162_rn(from[0], from[1]);
-    return;
-  }
-  if constexpr (std::is_same_v<T, Half> && CH == 2) {
-    *reinterpret_cast<__half2*>(p) = __floats2half2_rn(from[0], from[1]);
-    return;
-  }
-#endif
-  Packed<T, CH> packed;
-  unroll<CH>([&](auto c) { packed.v[c.value] = static_cast<T>(from[c.value]); });
-  *reinterpret_cast<Packed<T, CH>*>(p) = packed;
-}
 
 // Where a thread's results lie: rows y to end, columns from x on, which may lie beyond the image. Of
 // the units whose taps are staged, `first` is the first and the thread's own has number `local`.

@@ -18,8 +18,11 @@ static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
   FftAttention a{};
   describe_windows(a, q, k, window);
   check_like(v, q, "v");
-  STD_TORCH_CHECK(32 * a.W * a.C < int64_t{1} << 31, "the rows are too long: ", a.W, " x ", a.C);
+  STD_TORCH_CHECK(32 * int64_t{a.W} * a.C < int64_t{1} << 31, "the rows are too long: ", a.W, " x ",
+                  a.C);
   a.eps = static_cast<float>(eps);
+  a.channels = static_cast<float>(a.C);
+  a.share = 1.f / a.channels;
   a.v = windows_of(v);
   a.weight = float_vector(weight, a.C, "weight");
   a.bias = float_vector(bias, a.C, "bias");
@@ -29,8 +32,9 @@ static FftAttention describe(const Tensor& q, const Tensor& k, const Tensor& v,
 static float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
 // The convolution in memory, in floats.
-static Windows mixed_windows(const FftAttention& a) {
-  return windows_of(Strided{a.mixed, a.H * a.W * a.C, 1, a.W * a.C, a.C}, sizeof(float));
+static Windows mixed_windows(const FftAttention& a, const Tensor& mixed) {
+  const int64_t row = int64_t{a.W} * a.C;
+  return windows_of(Strided{mixed.mutable_data_ptr(), a.H * row, 1, row, a.C}, sizeof(float));
 }
 
 static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
@@ -41,16 +45,17 @@ static Tensor fft_attention(const Tensor& q, const Tensor& k, const Tensor& v, c
   if (out.numel() == 0) return out;
   a.out = windows_of(out);
   const AttentionTiling t = tiling(a, static_cast<int>(window), false, device);
-  Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
-  a.mixed = floats(mixed);
   const FftAttentionKernel& kernel = kernel_of(q);
   if (t.fused) {
     kernel.attention(a, static_cast<int>(window), t, device.stream());
   } else {
-    a.out = mixed_windows(a);
-    window_kernel_of(q).convolve_to_floats(a, static_cast<int>(window), t, device.stream());
-    a.out = windows_of(out);
-    kernel.normalise(a, t, device.stream());
+    Tensor mixed = empty_floats({q.numel()}, q);
+    Tensor counters = empty_floats({t.tiles / t.groups.divisor}, q);  // of as many bits
+    a.mixed = mixed_windows(a, mixed);
+    a.counters = static_cast<unsigned*>(counters.mutable_data_ptr());
+    check_cuda(cudaMemsetAsync(a.counters, 0, counters.numel() * sizeof(unsigned), device.stream()),
+               "cudaMemsetAsync");
+    kernel.attention_in_memory(a, static_cast<int>(window), t, device.stream());
   }
   return out;
 }
@@ -64,23 +69,23 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fft_attention_backward
   Tensor dq = new_like(q), dk = new_like(k), dv = new_like(v);
   Tensor dweight = empty_floats({a.C}, q), dbias = empty_floats({a.C}, q);
   const bool nothing = q.numel() == 0;
+  a.grad = windows_of(grad);
+  a.dq = windows_of(dq);
+  a.dk = windows_of(dk);
+  a.dv = windows_of(dv);
   const AttentionTiling t =
       nothing ? AttentionTiling{} : tiling(a, static_cast<int>(window), true, device);
   const int64_t blocks = nothing ? 0 : blocks_for(t.fused ? t.tiles : pixel_tiles(a), kMaxSums);
   Tensor mixed = empty_floats({t.fused ? 0 : q.numel()}, q);
   Tensor sums = empty_floats({blocks, 2 * a.C}, q);
-  a.grad = windows_of(grad);
-  a.dq = windows_of(dq);
-  a.dk = windows_of(dk);
-  a.dv = windows_of(dv);
-  a.mixed = floats(mixed);
+  a.mixed = mixed_windows(a, mixed);
   a.sums = floats(sums);
   if (!nothing) {
     const FftAttentionKernel& kernel = kernel_of(q);
     if (t.fused) {
       kernel.attention_backward(a, static_cast<int>(window), t, device.stream());
     } else {
-      a.out = mixed_windows(a);
+      a.out = a.mixed;
       window_kernel_of(q).convolve_to_floats(a, static_cast<int>(window), t, device.stream());
       kernel.differentiate(a, t, device.stream());
       a.grad = a.out;

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "depthwise_conv.h"
+#include "sum_rows.h"
 
 namespace moce {
 
@@ -51,13 +52,21 @@ static std::tuple<Tensor, Tensor, Tensor> gated_depthwise_conv_backward(
                   "grad must have the output's shape and x's dtype");
   const Device device(x);
   Tensor d = new_like(x);  // the gradients of a and b
-  if (x.numel()) {
-    g.grad = strided(grad);
-    g.out = strided(d);
-    g.pairs = g.pairs && has_pairs(g.grad, g.C, type_of(grad));
-    kernel_of(x).backward(g, device.multiprocessors(), device.stream());
+  g.grad = strided(grad);
+  g.out = strided(d);
+  g.pairs = g.pairs && has_pairs(g.grad, g.C, type_of(grad));
+  const int64_t rows = bias && x.numel()
+                           ? summed_rows(kernel_of(x).backward_tiles(g, device.multiprocessors()))
+                           : 0;
+  Tensor sums = empty_floats({rows, 2 * g.C}, x);
+  g.sums = rows ? static_cast<float*>(sums.mutable_data_ptr()) : nullptr;
+  if (x.numel()) kernel_of(x).backward(g, device.multiprocessors(), device.stream());
+  // The gradient of the bias is the sum of what is not rounded yet.
+  auto [dweight, dbias] = depthwise_conv_backward_weight(d, x, 3);
+  if (rows) {
+    float* to = static_cast<float*>(dbias.mutable_data_ptr());
+    sum_rows(sums, to, 2 * g.C, nullptr, device.stream());
   }
-  const auto [dweight, dbias] = depthwise_conv_backward_weight(d, x, 3);
   return {depthwise_conv(d, weight, nullptr, true), dweight, dbias};
 }
 

@@ -82,6 +82,7 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(BACKWARD))
   RowWriter<T, CH, N> out(g.out, at.b, ca, at.y, at.x, W);
   RowWriter<T, CH, N> out_b(g.out, at.b, BACKWARD ? cb : ca, at.y, at.x, W);
   RowReader<T, CH, N> grad(BACKWARD ? g.grad : g.x, at.b, ca, at.y, at.x, W);
+  float sum[2][CH] = {};
   const auto gate = [&](int y, const float (&a)[N][CH], const float (&b)[N][CH]) {
     float d[N][CH], to[N][CH], to_b[N][CH];
     if constexpr (BACKWARD) {
@@ -95,6 +96,10 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(BACKWARD))
       if constexpr (BACKWARD) {
         to[n][c] = d[n][c] * b[n][c] * slope;
         to_b[n][c] = d[n][c] * value;
+        if (at.x + n < W) {
+          sum[0][c] += to[n][c];
+          sum[1][c] += to_b[n][c];
+        }
       } else {
         to[n][c] = value * b[n][c];
       }
@@ -118,26 +123,39 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(BACKWARD))
     if (y - 1 >= at.y) gate(y - 1, a, b);
   }
   if (last - 1 < at.end) gate(last - 1, rows_a.template rest<0>(), rows_b.template rest<0>());
+  if (BACKWARD && g.sums) {
+    const int64_t row = int64_t{blockIdx.x / s.across} * s.runs + at.x / N;
+    unroll<CH>([&](auto c) {
+      g.sums[row * 2 * g.C + ca + c.value] = sum[0][c.value];
+      g.sums[row * 2 * g.C + cb + c.value] = sum[1][c.value];
+    });
+  }
 }
 
-template <int N, int CH, bool BACKWARD>
+constexpr int kColumns = 4, kPair = 4 / sizeof(T);
+
+template <bool BACKWARD>
+RowTiles tiles(const GatedDepthwiseConv& g, int multiprocessors) {
+  return row_tiles(g.x, g.B, g.C / (g.pairs ? kPair : 1), g.H, g.W, 3, kColumns,
+                   multiprocessors * resident_blocks(BACKWARD));
+}
+
+template <int CH, bool BACKWARD>
 void launch_gated(const GatedDepthwiseConv& g, int multiprocessors, cudaStream_t stream) {
-  const RowTiles s =
-      row_tiles(g.x, g.B, g.C / CH, g.H, g.W, 3, N, multiprocessors * resident_blocks(BACKWARD));
-  launch(gated_kernel<N, CH, BACKWARD>, s.blocks, kRowThreads, sizeof(float) * s.staged * CH * 18,
-         stream, g, s);
+  const RowTiles s = tiles<BACKWARD>(g, multiprocessors);
+  launch(gated_kernel<kColumns, CH, BACKWARD>, s.blocks, kRowThreads,
+         sizeof(float) * s.staged * CH * 18, stream, g, s);
 }
-
-constexpr int kPair = 4 / sizeof(T);
 
 template <bool BACKWARD>
 void run(const GatedDepthwiseConv& g, int multiprocessors, cudaStream_t stream) {
-  (g.pairs ? launch_gated<4, kPair, BACKWARD>
-           : launch_gated<4, 1, BACKWARD>)(g, multiprocessors, stream);
+  (g.pairs ? launch_gated<kPair, BACKWARD>
+           : launch_gated<1, BACKWARD>)(g, multiprocessors, stream);
 }
 
 }  // namespace
 
-const GatedDepthwiseConvKernel MOCE_FOR_SCALAR(gated_depthwise_conv) = {run<false>, run<true>};
+const GatedDepthwiseConvKernel MOCE_FOR_SCALAR(gated_depthwise_conv) = {run<false>, tiles<true>,
+                                                                       run<true>};
 
 }  // namespace moce

@@ -39,9 +39,7 @@ static WindowFftConv describe(const Tensor& q, const Tensor& kv, const Tensor& o
   check_slots(q, q, rank, "q");
   check_slots(kv, q, rank, "kv");
   WindowFftConv a{};
-  a.B = q.size(0);
-  a.H = q.size(2);
-  a.W = q.size(3);
+  describe_sizes(a, q, rank);
   a.channels_last = q.stride(1) == 1;
   a.q = windows_of(q);
   a.k = windows_of(kv);
@@ -54,9 +52,9 @@ static WindowFftConv describe(const Tensor& q, const Tensor& kv, const Tensor& o
 template <class Launch>
 static void for_experts(WindowFftConv a, const Integers& ranks, const Integers& windows,
                         Launch&& launch) {
-  if (a.B * a.H * a.W == 0) return;
+  if (a.B == 0 || a.H == 0 || a.W == 0) return;
   for (size_t e = 0; e < ranks.size(); e++, a.offsets++) {
-    a.C = ranks[e];
+    a.C = static_cast<int>(ranks[e]);
     const int P = static_cast<int>(windows[e]);
     launch(a, P, window_tiling(a, P));
   }

@@ -11,36 +11,58 @@
 namespace moce {
 namespace {
 
+// Registers enough for no spills, and as many blocks as have them.
+template <int P>
+constexpr int kConvolveThreads = convolve_parts(P) * part_threads(P);
+template <int P>
+constexpr int kConvolveBlocks = P <= 8 ? 6 : P == 16 ? 5 : 3;
+
+// Calls f(tile, matrices) for the tile of this part of the block, if there is one.
+template <int P, class F>
+__device__ void with_tile(const WindowFftConv& a, const Tiling& t, F&& f) {
+  const unsigned part = threadIdx.x / part_threads(P), i = blockIdx.x * convolve_parts(P) + part;
+  if (i < count_tiles(a, t))
+    f(tile_at<P>(a, t, i), shared_memory() + part * 2 * matrix_floats(P));
+}
+
 // E: the elements of `out`.
 template <int P, class E>
-__global__ void __launch_bounds__(threads_of(P), kBlocks<P>)
+__global__ void __launch_bounds__(kConvolveThreads<P>, kConvolveBlocks<P>)
     window_convolve_kernel(WindowFftConv a, Tiling t) {
-  const unsigned tiles = count_tiles(a, t);
-  for (unsigned i = blockIdx.x; i < tiles; i += gridDim.x)
-    Way<P>::convolve(a, tile_at<P>(a, t, i), Of<E>{a.out}, shared_memory());
+  with_tile<P>(a, t, [&](const Tile& tile, float* shared) {
+    if constexpr (P == 4)
+      Way<P>::convolve(a, tile, Of<E>{a.out});
+    else
+      Way<P>::convolve(a, tile, Of<E>{a.out}, 0, {shared}, {shared + matrix_floats(P)});
+  });
 }
 
 // E: the elements of `grad`.
 template <int P, class E>
-__global__ void __launch_bounds__(threads_of(P), kBlocks<P>)
+__global__ void __launch_bounds__(kConvolveThreads<P>, kConvolveBlocks<P>)
     window_correlate_kernel(WindowFftConv a, Tiling t) {
-  const unsigned tiles = count_tiles(a, t);
-  for (unsigned i = blockIdx.x; i < tiles; i += gridDim.x)
-    Way<P>::correlate(a, tile_at<P>(a, t, i), Of<E>{a.grad}, shared_memory());
+  with_tile<P>(a, t, [&](const Tile& tile, float* shared) {
+    if constexpr (P == 4)
+      Way<P>::correlate(a, tile, Of<E>{a.grad});
+    else
+      Way<P>::correlate(a, tile, Of<E>{a.grad}, 0, {shared}, {shared + matrix_floats(P)});
+  });
 }
+
+unsigned blocks_of(const Tiling& t) { return narrow(tiles_of(t.tiles, t.parts)); }
 
 template <class E>
 void convolve(const WindowFftConv& a, int window, const Tiling& t, cudaStream_t stream) {
   with_window(window, [&](auto P) {
-    launch(window_convolve_kernel<decltype(P)::value, E>, blocks_for(t.tiles), t.threads, t.shared,
-           stream, a, t);
+    launch(window_convolve_kernel<decltype(P)::value, E>, blocks_of(t),
+           t.threads, t.shared, stream, a, t);
   });
 }
 template <class E>
 void correlate(const WindowFftConv& a, int window, const Tiling& t, cudaStream_t stream) {
   with_window(window, [&](auto P) {
-    launch(window_correlate_kernel<decltype(P)::value, E>, blocks_for(t.tiles), t.threads, t.shared,
-           stream, a, t);
+    launch(window_correlate_kernel<decltype(P)::value, E>, blocks_of(t),
+           t.threads, t.shared, stream, a, t);
   });
 }
 

@@ -2,12 +2,10 @@
 // where the elements are, and which way a size of windows goes.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <type_traits>
 
 #include "moce/small_window_fft.h"
+#include "packed.h"
 #include "window_fft_conv_kernel.h"
 
 namespace moce {
@@ -16,9 +14,8 @@ namespace {
 using T = MOCE_SCALAR;
 
 struct Tile {
-  int64_t b, y, x, c;  // the image, the first pixel, the first channel
-  int windows;
-  int64_t channels;
+  int b, y, x, c;  // the image, the first pixel, the first channel
+  int windows, channels;
 };
 
 // How many tiles there are; the host does not know how many slots an expert has.
@@ -29,16 +26,19 @@ __device__ inline unsigned count_tiles(const WindowFftConv& a, const Tiling& t) 
 template <int P>
 __device__ Tile tile_at(const WindowFftConv& a, const Tiling& t, unsigned i) {
   Tile tile;
-  tile.c = i % t.groups * t.channels;
-  i /= t.groups;
-  tile.x = int64_t{i % t.across} * t.windows * P;
-  i /= t.across;
-  tile.y = int64_t{i % t.down} * P;
-  i /= t.down;
-  tile.b = a.order ? a.order[a.offsets[0] + i] : i;
+  tile.c = static_cast<int>(t.groups.divide(i)) * t.channels;
+  tile.x = static_cast<int>(t.across.divide(i)) * t.windows * P;
+  tile.y = static_cast<int>(t.down.divide(i)) * P;
+  tile.b = static_cast<int>(a.order ? a.order[a.offsets[0] + i] : i);
   tile.channels = min(t.channels, a.C - tile.c);
-  tile.windows = static_cast<int>(min(int64_t{t.windows}, tiles_of(a.W - tile.x, P)));
+  tile.windows = min(t.windows, (a.W - tile.x + P - 1) / P);
   return tile;
+}
+
+// Where a pixel of a tensor has its first channel.
+template <class E>
+__device__ E* pixel_of(const Windows& s, int b, int y, int x) {
+  return static_cast<E*>(s.data) + (b * s.b + int64_t{y} * s.h + int64_t{x} * s.w);
 }
 
 // A tensor of such elements.
@@ -47,74 +47,109 @@ struct Of {
   const Windows& tensor;
 };
 
-// The convolution of a tile in shared memory, in floats: pixel (y, x) of window w, channel c, at
-// data[w window + y row + x column + c].
+// The convolution of a tile in shared memory, from so many floats on: of two neighbouring pixels, a
+// slot, channel c has the floats 2 (c % G) and the next, G channels in a group. Unnormalised. Numbers in
+// place of pointers, of which the compiler would not know that they point to shared memory.
 struct Mixed {
-  float* data;
-  int window, row, column;
+  int start, slot;
 };
 
-// One channel of one window: its elements, and how many rows and columns are within the image. The
-// host has seen to it that 32 bits are enough within a window: 64 would cost registers.
+// A pair of channels of one window: its elements, and how many rows, columns and channels of them are
+// within the image. The host has seen to it that 32 bits are enough within a window: 64 would cost
+// registers.
 template <class E>
 struct Window {
   E* data;
   int row, column;
-  int rows, columns;
+  int64_t next;   // channel
+  bool together;  // two channels at once
+  int rows, columns, channels;
 
-  template <int P>
-  __device__ void get_row(int y, float (&x)[P]) const {
-    const int present = y < rows ? columns : 0;
-    const E* p = data + y * row;
-    unroll<P>([&](auto n) {
-      constexpr int i = decltype(n)::value;
-      x[i] = i < present ? static_cast<float>(p[i * column]) : 0.f;
-    });
+  __device__ bool has(int y, int x) const { return y < rows && x < columns; }
+  // Two channels at once, or one by one.
+  template <bool Together>
+  __device__ Packed<E, 2> get(int y, int x) const {
+    Packed<E, 2> pair{};
+    const E* p = data + y * row + x * column;
+    if constexpr (Together) {
+      if (has(y, x)) pair = load_packed<E, 2>(p);
+    } else {
+      E elements[2] = {static_cast<E>(0.f), static_cast<E>(0.f)};
+      if (has(y, x) && channels > 0) elements[0] = p[0];
+      if (has(y, x) && channels > 1) elements[1] = p[next];
+      __builtin_memcpy(&pair.word, elements, sizeof elements);
+    }
+    return pair;
   }
   template <int P>
-  __device__ void put_row(int y, const float (&x)[P]) const {
+  __device__ void put_row(int y, const Pair (&values)[P]) const {
     constexpr float scale = 1.f / (P * P);
     const int present = y < rows ? columns : 0;
     E* p = data + y * row;
-    unroll<P>([&](auto n) {
-      constexpr int i = decltype(n)::value;
-      if (i < present) p[i * column] = static_cast<E>(x[i] * scale);
-    });
+    if (together && channels == 2)
+      unroll<P>([&](auto n) {
+        constexpr int x = decltype(n)::value;
+        const float scaled[2] = {values[x].a * scale, values[x].b * scale};
+        if (x < present) store_packed<E, 2>(p + x * column, scaled);
+      });
+    else
+      unroll<P>([&](auto n) {
+        constexpr int x = decltype(n)::value;
+        if (x < present && channels > 0) p[x * column] = static_cast<E>(values[x].a * scale);
+        if (x < present && channels > 1) p[x * column + next] = static_cast<E>(values[x].b * scale);
+      });
   }
 };
 
-// Else the compiler would compute all multiples of all strides ahead, and keep them in registers.
-__device__ inline int not_ahead(int64_t stride) {
-  int value = static_cast<int>(stride);
+// A number or pointer that the compiler knows nothing of. Else it would compute all multiples of all
+// strides ahead, and keep them in registers.
+__device__ inline int opaque(int value) {
 #ifndef MOCE_EMULATED
   asm volatile("" : "+r"(value));
 #endif
   return value;
 }
+__device__ inline uint2 opaque(uint2 words) {
+#ifndef MOCE_EMULATED
+  asm volatile("" : "+r"(words.x), "+r"(words.y));
+#endif
+  return words;
+}
+__device__ inline uint4 opaque(uint4 words) {
+#ifndef MOCE_EMULATED
+  asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+#endif
+  return words;
+}
+template <class E>
+__device__ E* opaque(E* pointer) {
+#ifndef MOCE_EMULATED
+  asm volatile("" : "+l"(pointer));
+#endif
+  return pointer;
+}
 
-// How much of channel c of window w of the tile is within the image; nothing, if there is no such
-// channel.
-template <int P>
-__device__ int rows_of(const WindowFftConv& a, const Tile& tile) {
-  return static_cast<int>(min(int64_t{P}, a.H - tile.y));
+// Nor would it leave accesses to memory on this side of what they come after.
+__device__ inline void keep_order() {
+#ifndef MOCE_EMULATED
+  asm volatile("" ::: "memory");
+#endif
 }
-template <int P>
-__device__ int columns_of(const WindowFftConv& a, const Tile& tile, int w, int64_t c) {
-  return c < tile.channels ? static_cast<int>(min(int64_t{P}, a.W - tile.x - w * P)) : 0;
-}
+
+// Channels c and c + 1 of window w of the tile; nothing of it, if there are no such channels.
 template <int P, class E>
 __device__ Window<E> window_of(const WindowFftConv& a, const Of<E>& of, const Tile& tile, int w,
-                               int64_t c) {
+                               int c) {
   const Windows& s = of.tensor;
-  E* data = static_cast<E*>(s.data) + tile.b * s.b + (tile.c + c) * s.c + tile.y * s.h +
-            (tile.x + w * P) * s.w;
-  return {data, not_ahead(s.h), not_ahead(s.w), rows_of<P>(a, tile), columns_of<P>(a, tile, w, c)};
-}
-template <int P>
-__device__ Window<float> window_of(const WindowFftConv& a, const Mixed& m, const Tile& tile, int w,
-                                   int64_t c) {
-  return {m.data + w * m.window + c, not_ahead(m.row), not_ahead(m.column), rows_of<P>(a, tile),
-          columns_of<P>(a, tile, w, c)};
+  const int channels = min(2, tile.channels - c);
+  return {pixel_of<E>(s, tile.b, tile.y, tile.x) + ((tile.c + c) * s.c + int64_t{w * P} * s.w),
+          opaque(s.h),
+          opaque(s.w),
+          s.c,
+          s.chunk >= 2 * int{sizeof(E)},
+          min(P, a.H - tile.y),
+          channels > 0 ? min(P, a.W - tile.x - w * P) : 0,
+          channels};
 }
 
 }  // namespace
@@ -127,12 +162,9 @@ namespace moce {
 namespace {
 
 // `convolve` puts q (*) k to `out`, `correlate` makes dq and dk of `grad`; both are a tensor or Mixed.
+// The threads of a part of the block do so for some channels of a tile.
 template <int P>
 using Way = std::conditional_t<P == 4, InRegisters<P>, InRowsAndColumns<P>>;
-
-// Blocks on a multiprocessor, as many as there may be without spills.
-template <int P>
-constexpr int kBlocks = P == 4 ? 4 : P == 8 ? 10 : P == 16 ? 5 : 3;
 
 // Calls f(Int<window>).
 template <class F>

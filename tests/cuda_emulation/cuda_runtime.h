@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <functional>
 
 #define MOCE_EMULATED
@@ -20,8 +21,17 @@ struct Index3 {
 };
 extern Index3 threadIdx, blockIdx, blockDim, gridDim;
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
 void __syncthreads();
 void __syncwarp();
+// Named barriers, each of a run of `count` threads; the runs divide the block.
+void __barrier_sync_count(unsigned barrier, unsigned count);
 float __shfl_xor_sync(unsigned mask, float value, int bit);
 unsigned __ballot_sync(unsigned mask, bool flag);
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
@@ -33,11 +43,15 @@ template <class T>
 T max(T a, T b) {
   return a < b ? b : a;
 }
+inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 template <class T>
 T __ldg(const T* p) {
   return *p;
 }
+// Blocks run one after the other.
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* p, unsigned value) { return (*p += value) - value; }
 
 void emulate(unsigned blocks, unsigned threads, size_t shared_bytes,
              const std::function<void()>& kernel);
@@ -51,6 +65,10 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  std::memset(p, value, bytes);
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
 // Two multiprocessors, so that small inputs are cut up too. Shared memory: the environment's

@@ -17,12 +17,13 @@ constexpr size_t kStack = 256 * 1024;
 constexpr size_t kGuard = 1024;  // floats beyond the shared memory, which must stay as they are
 constexpr float kCanary = 12345.f;
 
-enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+enum class State { kReady, kAtBlockBarrier, kAtPartBarrier, kAtWarpBarrier, kDone };
 
 struct Thread {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   State state;
+  unsigned barrier, part;  // the named barrier it waits at, and how many threads share it
   float value;
   bool flag;
 };
@@ -69,6 +70,19 @@ bool release() {
       go(warp, warp + 32);
       any = true;
     }
+  for (size_t first = 0; first < threads.size(); first++) {
+    if (threads[first].state != State::kAtPartBarrier || first % threads[first].part) continue;
+    const unsigned part = threads[first].part, barrier = threads[first].barrier;
+    if (first + part > threads.size() || !all(first, first + part, State::kAtPartBarrier)) continue;
+    for (size_t i = 0; i < threads.size(); i++) {
+      const bool inside = first <= i && i < first + part;
+      const bool same = threads[i].part == part && threads[i].barrier == barrier;
+      if (threads[i].state == State::kAtPartBarrier && inside != same)
+        fail("a barrier's threads are not those of one part");
+    }
+    go(first, first + part);
+    any = true;
+  }
   if (all(0, threads.size(), State::kAtBlockBarrier)) {
     go(0, threads.size());
     any = true;
@@ -100,6 +114,11 @@ void run_block(bool reversed) {
 
 void __syncthreads() { wait(State::kAtBlockBarrier); }
 void __syncwarp() { wait(State::kAtWarpBarrier); }
+void __barrier_sync_count(unsigned barrier, unsigned count) {
+  threads[threadIdx.x].barrier = barrier;
+  threads[threadIdx.x].part = count;
+  wait(State::kAtPartBarrier);
+}
 
 float __shfl_xor_sync(unsigned, float value, int bit) {
   threads[threadIdx.x].value = value;

@@ -141,7 +141,8 @@ MOCE_INLINE void inverse_fft(In&& in, Out&& out) {
             [&](auto k, Complex<V> x) MOCE_INLINE_LAMBDA { out(k, swapped(x)); });
 }
 
-// N real values -> packed spectrum, through a complex FFT of N/2 points.
+// N real values -> packed spectrum: those of the N/2 even and of the N/2 odd values, E and O, make
+// X_k = E_k + w^k O_k and X_{N/2-k} = conj(E_k - w^k O_k), w = exp(-2 pi i / N).
 template <int N, class V, class In, class Out>
 MOCE_INLINE void real_fft(In&& in, Out&& out) {
   if constexpr (N == 4) {
@@ -153,63 +154,64 @@ MOCE_INLINE void real_fft(In&& in, Out&& out) {
     out(Int<3>{}, x3 - x1);
   } else {
     constexpr int M = N / 2;
-    Complex<V> z[M];
-    fft<M, V>(
-        [&](auto n) MOCE_INLINE_LAMBDA {
-          constexpr int i = decltype(n)::value;
-          return Complex<V>{in(Int<2 * i>{}), in(Int<2 * i + 1>{})};
-        },
-        [&](auto k, Complex<V> x) MOCE_INLINE_LAMBDA { z[decltype(k)::value] = x; });
-    out(Int<0>{}, z[0].re + z[0].im);
-    out(Int<1>{}, z[0].re - z[0].im);
+    V e[M], o[M];
+    real_fft<M, V>(
+        [&](auto n) MOCE_INLINE_LAMBDA { return in(Int<2 * decltype(n)::value>{}); },
+        [&](auto k, V x) MOCE_INLINE_LAMBDA { e[decltype(k)::value] = x; });
+    real_fft<M, V>(
+        [&](auto n) MOCE_INLINE_LAMBDA { return in(Int<2 * decltype(n)::value + 1>{}); },
+        [&](auto k, V x) MOCE_INLINE_LAMBDA { o[decltype(k)::value] = x; });
+    out(Int<0>{}, e[0] + o[0]);
+    out(Int<1>{}, e[0] - o[0]);
     unroll<M / 2 - 1>([&](auto i) MOCE_INLINE_LAMBDA {
       constexpr int k = decltype(i)::value + 1, j = M - k;
-      constexpr float c = 0.5f * cos32(k * 32 / N), s = 0.5f * sin32(k * 32 / N);
-      const Complex<V> sum = z[k] + conj(z[j]), diff = z[k] - conj(z[j]);
-      const Complex<V> odd = {diff.im * c - diff.re * s, -(diff.re * c) - diff.im * s};
-      out(Int<2 * k>{}, 0.5f * sum.re + odd.re);
-      out(Int<2 * k + 1>{}, 0.5f * sum.im + odd.im);
-      out(Int<2 * j>{}, 0.5f * sum.re - odd.re);
-      out(Int<2 * j + 1>{}, odd.im - 0.5f * sum.im);
+      const Complex<V> even = {e[2 * k], e[2 * k + 1]};
+      const Complex<V> odd = turn<k * 32 / N>(Complex<V>{o[2 * k], o[2 * k + 1]});
+      out(Int<2 * k>{}, even.re + odd.re);
+      out(Int<2 * k + 1>{}, even.im + odd.im);
+      out(Int<2 * j>{}, even.re - odd.re);
+      out(Int<2 * j + 1>{}, odd.im - even.im);
     });
-    out(Int<M>{}, z[M / 2].re);
-    out(Int<M + 1>{}, -z[M / 2].im);
+    out(Int<M>{}, e[1]);
+    out(Int<M + 1>{}, -o[1]);
   }
 }
 
-// Packed spectrum -> N real values.
+// Packed spectrum -> N real values: the even and the odd ones have the packed spectra
+// E_k = X_k + conj(X_{N/2-k}) and O_k = (X_k - conj(X_{N/2-k})) conj(w^k).
 template <int N, class V, class In, class Out>
 MOCE_INLINE void inverse_real_fft(In&& in, Out&& out) {
   if constexpr (N == 4) {
     const V x0 = in(Int<0>{}), x2 = in(Int<1>{}), re = in(Int<2>{}), im = in(Int<3>{});
-    const V even = x0 + x2, odd = x0 - x2, re2 = re + re, im2 = im + im;
-    out(Int<0>{}, even + re2);
-    out(Int<1>{}, odd - im2);
-    out(Int<2>{}, even - re2);
-    out(Int<3>{}, odd + im2);
+    const V even = x0 + x2, odd = x0 - x2;
+    out(Int<0>{}, even + re * 2.f);
+    out(Int<1>{}, odd - im * 2.f);
+    out(Int<2>{}, even - re * 2.f);
+    out(Int<3>{}, odd + im * 2.f);
   } else {
     constexpr int M = N / 2;
-    Complex<V> z[M];
-    const V x0 = in(Int<0>{}), xm = in(Int<1>{}), re = in(Int<M>{}), im = in(Int<M + 1>{});
-    z[0] = {x0 + xm, x0 - xm};
-    z[M / 2] = {re + re, -(im + im)};
+    V e[M], o[M];
+    const V x0 = in(Int<0>{}), xm = in(Int<1>{});
+    e[0] = x0 + xm;
+    o[0] = x0 - xm;
+    e[1] = in(Int<M>{}) * 2.f;
+    o[1] = in(Int<M + 1>{}) * -2.f;
     unroll<M / 2 - 1>([&](auto i) MOCE_INLINE_LAMBDA {
       constexpr int k = decltype(i)::value + 1, j = M - k;
-      constexpr float c = cos32(k * 32 / N), s = sin32(k * 32 / N);
       const Complex<V> a = {in(Int<2 * k>{}), in(Int<2 * k + 1>{})};
       const Complex<V> b = {in(Int<2 * j>{}), -in(Int<2 * j + 1>{})};
-      const Complex<V> sum = a + b, diff = a - b;
-      const Complex<V> odd = {-(diff.re * s) - diff.im * c, diff.re * c - diff.im * s};
-      z[k] = sum + odd;
-      z[j] = conj(sum - odd);
+      const Complex<V> odd = turn<-k * 32 / N>(a - b);
+      e[2 * k] = a.re + b.re;
+      e[2 * k + 1] = a.im + b.im;
+      o[2 * k] = odd.re;
+      o[2 * k + 1] = odd.im;
     });
-    inverse_fft<M, V>(
-        [&](auto n) MOCE_INLINE_LAMBDA { return z[decltype(n)::value]; },
-        [&](auto k, Complex<V> x) MOCE_INLINE_LAMBDA {
-          constexpr int i = decltype(k)::value;
-          out(Int<2 * i>{}, x.re);
-          out(Int<2 * i + 1>{}, x.im);
-        });
+    inverse_real_fft<M, V>(
+        [&](auto k) MOCE_INLINE_LAMBDA { return e[decltype(k)::value]; },
+        [&](auto n, V x) MOCE_INLINE_LAMBDA { out(Int<2 * decltype(n)::value>{}, x); });
+    inverse_real_fft<M, V>(
+        [&](auto k) MOCE_INLINE_LAMBDA { return o[decltype(k)::value]; },
+        [&](auto n, V x) MOCE_INLINE_LAMBDA { out(Int<2 * decltype(n)::value + 1>{}, x); });
   }
 }
 
