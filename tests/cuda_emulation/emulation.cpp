@@ -1,12 +1,14 @@
 #include "cuda_runtime.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
 #include <ucontext.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <string>
 #include <vector>
 
 Index3 threadIdx, blockIdx, blockDim, gridDim;
@@ -180,4 +182,11 @@ AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard)
   return AOTI_TORCH_SUCCESS;
 }
 AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_TORCH_SUCCESS; }
+}
+
+// The package asks a library for CPU tensors for its instruction set.
+static std::string cpu_capability_name() { return "emulated"; }
+
+STABLE_TORCH_LIBRARY_IMPL(moce_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&cpu_capability_name));
 }
