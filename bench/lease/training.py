@@ -269,9 +269,11 @@ def train(
 
 
 def _curve(run: Path, name: str) -> list[tuple[int, float]]:
-    """Up to 100 of a curve's points: step and value."""
-    events = EventAccumulator(str(run / "curves"))
-    events.Reload()
+    """Up to 100 of a curve's points: step and value; none where a run had no step left to do."""
+    folder = run / "curves"
+    events = EventAccumulator(str(folder))
+    if folder.exists():
+        events.Reload()
     if name not in events.Tags()["scalars"]:
         return []
     points = [(point.step, round(point.value, 5)) for point in events.Scalars(name)]
