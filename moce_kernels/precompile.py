@@ -141,9 +141,12 @@ def main() -> None:
     try:
         target = capability(arguments.arch)
         work = getattr(importlib.import_module(module), function)(*arguments.arguments)
-    except (ValueError, ImportError, AttributeError) as problem:
+    except (ValueError, ImportError, AttributeError, TypeError) as problem:
         parser.error(str(problem))
-    print(precompile(work, target, arguments.jobs).summary())
+    try:
+        print(precompile(work, target, arguments.jobs).summary())
+    except RuntimeError as problem:
+        raise SystemExit(f"error: {problem}") from problem
 
 
 def _start_worker(capability: int, folder: str) -> None:

@@ -15,8 +15,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 environment() {  # NAME PYTHON TORCH
-  if [ ! -x "$environments/$1/bin/python" ]; then
-    "$2" -m venv "$environments/$1"
+  if ! "$environments/$1/bin/python" -c "import torch, numpy" 2> /dev/null; then
+    "$2" -m venv --clear "$environments/$1"
     "$environments/$1/bin/pip" install --quiet "$3" numpy
   fi
 }

@@ -309,6 +309,10 @@ def main() -> None:
         parser.error("name a folder for what is found")
     if arguments.train is not None and arguments.pictures is None:
         parser.error("--train wants --pictures")
+    if arguments.train is not None and not arguments.pictures.is_dir():
+        parser.error(f"--pictures: there is no folder {arguments.pictures}")
+    if arguments.config is not None and not arguments.config.is_file():
+        parser.error(f"--config: there is no file {arguments.config}")
     out: Path = arguments.out.resolve()
     from bench.lease.table import write_table
 

@@ -249,7 +249,7 @@ def train(
     """A slice of a run: from the state in ``given``, if there is one, to that in ``out``."""
     state = Path(out)
     state.mkdir(parents=True, exist_ok=True)
-    for path in Path(given).iterdir() if given else ():
+    for path in Path(given).iterdir() if given and Path(given).is_dir() else ():
         if NAME.fullmatch(path.name):
             shutil.copy(path, state)
     values = read_yaml(Path(file) if file else ROOT / "configs" / "moce_ir_s.yaml")

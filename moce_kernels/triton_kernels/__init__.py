@@ -59,7 +59,7 @@ def _say_when_compiling() -> None:
             said = True
             logging.getLogger(__name__).warning(
                 "Compiling Triton kernels. They are kept in %s, so the next run will not have to; "
-                "python -m moce_kernels.precompile does it ahead.",
+                "`moceir precompile` does it ahead, see docs/kernels.md.",
                 knobs.cache.dir,
             )
         if before is not None:

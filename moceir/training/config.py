@@ -265,6 +265,11 @@ class TrainingConfig:
             )
         if self.epochs is not None and (self.epochs < 1 or not self.data.mixture):
             raise ConfigError(f"epochs is {self.epochs}: give 1 or more, and a data.mixture")
+        if self.distill.teachers and self.optimizer.loss == "relative":
+            raise ConfigError(
+                "optimizer.loss relative weighs kinds, and distill.weight taught patches: "
+                "with distill.teachers choose another loss"
+            )
         if self.epochs is None and self.optimizer.schedule == "published":
             raise ConfigError("optimizer.schedule published goes by epochs: give epochs")
         experts = self.network().num_experts

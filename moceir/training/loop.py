@@ -80,6 +80,8 @@ class Training:
         config = self.config
         if self.done >= config.steps:
             return True
+        if self.done == 0 and self.fabric.is_global_zero:
+            self.usage.forget()  # an attempt that ended before its first checkpoint
         now = time.monotonic()
         self._end = None if config.max_minutes is None else now + 60 * config.max_minutes
         self._keep_next = now + 60 * self.keep_minutes

@@ -39,7 +39,7 @@ class RestorationModule(nn.Module):
         teachers: the networks of ``distill.teachers``, by the label that they teach.
 
     Raises:
-        ConfigError: a label to teach that no patch has.
+        ConfigError: a label, of a teacher or of ``expert_of``, that no patch has.
     """
 
     def __init__(
@@ -60,6 +60,10 @@ class RestorationModule(nn.Module):
         if unknown:
             known = ", ".join(self.labels)
             raise ConfigError(f"distill.teachers: {unknown[0]!r} is none of {known}")
+        for label in config.expert_of:
+            if label not in self.labels:
+                known = ", ".join(self.labels)
+                raise ConfigError(f"expert_of: {label!r} is none of {known}")
         # In a tuple they are no part of this module: neither trained nor averaged nor saved.
         self._teachers = tuple(
             (network, [self.labels.index(label) for label, n in teachers.items() if n is network])

@@ -142,7 +142,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint in (str, Path) and isinstance(value, (str, int, float, Path)):
         return hint(str(value)) if hint is Path else str(value)
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    wanted = names.get(hint, str(hint).replace("pathlib.", ""))
+    many = {list: "a list, such as [a, b]", tuple: f"{len(arguments)} values, such as [1, 2]"}
+    wanted = names.get(hint) or many.get(typing.get_origin(hint), str(hint).replace("pathlib.", ""))
     raise ConfigError(f"{where} is {value!r}: give {wanted}")
 
 

@@ -69,6 +69,7 @@ def pack(checkpoint: dict[str, Any]) -> bytes:
         "global_step": checkpoint["global_step"],
         "training_config": checkpoint["training_config"],
         "macs": usage["macs"],
+        "loss_means": checkpoint["loss_means"],
     }
     tensors = {
         "average": planes,  # high and low bytes apart: the former compress
@@ -76,7 +77,6 @@ def pack(checkpoint: dict[str, Any]) -> bytes:
         "scales": scales,
         "second": _flat(seconds),
         "counts": usage["counts"],
-        "loss_means": checkpoint["loss_means"].cpu(),
     }
     return zlib.compress(save(tensors, {"about": json.dumps(about)}), 6)
 
@@ -113,7 +113,7 @@ def unpack(packed: bytes) -> dict[str, Any]:
         "state_dict": _shaped(average, shapes),
         "current_model_state": _shaped(trained, shapes),
         "optimizer_states": [{"state": state}],
-        "loss_means": tensors["loss_means"],
+        "loss_means": about.get("loss_means", {}),
         "usage": {"counts": tensors["counts"], "macs": about["macs"]},
     }
 

@@ -23,6 +23,7 @@ import click
 import numpy as np
 from PIL import Image
 
+from moce_kernels.backends import BackendUnavailableError
 from moceir.data.pictures import find_pictures, open_rgb
 from moceir.errors import CheckpointError, ConfigError, MoceirError, PictureError
 from moceir.files import whole_file
@@ -55,14 +56,36 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
         raise ConfigError("slices train with one process: leave devices and nodes out")
     last = config.run / "last.ckpt"
     kept = read_set(state)
-    here = load_checkpoint(last)["global_step"] if last.exists() else -1
-    if kept is not None and kept["global_step"] > here:
-        save_checkpoint(kept, last)
+    if kept is not None:
+        saved = kept["training_config"]
+        if (
+            TrainingConfig(preset=saved["preset"], model=saved["model"]).network()
+            != config.network()
+        ):
+            raise CheckpointError(
+                f"{state} is of another network: train with its preset {saved['preset']} and model "
+                f"{saved['model']}, or name another STATE"
+            )
+        here = load_checkpoint(last) if last.exists() else None
+        if here is not None and _run_of(here) != _run_of(kept):
+            raise CheckpointError(
+                f"{last} is of a run with other values than {state}: name another --run"
+            )
+        if here is None or kept["global_step"] > here["global_step"]:
+            save_checkpoint(kept, last)
 
     def keep(checkpoint: Checkpoint) -> None:
         write_set(state, pack(checkpoint), checkpoint["global_step"])
 
     return train(config, keep, KEEP_MINUTES)
+
+
+def _run_of(checkpoint: Checkpoint) -> dict[str, object]:
+    """The configuration, but for what a machine decides."""
+    of_machine = ("run", "max_minutes", "accelerator", "precision", "cuda_graph")
+    config = checkpoint["training_config"]
+    data = {k: v for k, v in config["data"].items() if k not in ("train", "cache_mb", "workers")}
+    return {k: v for k, v in config.items() if k not in of_machine} | {"data": data}
 
 
 def state_weights(state: Path, target: Path) -> int:
@@ -154,7 +177,7 @@ def main() -> None:
 def _reported(work: Callable[[], str]) -> None:
     try:
         click.echo(work())
-    except (MoceirError, OSError) as error:
+    except (MoceirError, OSError, ValueError, BackendUnavailableError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -211,7 +211,7 @@ class TrainingStep:
             "state_dict": {f"model.{k}": t for k, t in self.average.state_dict().items()},
             "current_model_state": {f"model.{k}": t for k, t in self.model.state_dict().items()},
             "optimizer_states": [self.optimizer.state_dict()],
-            "loss_means": self.means.values,
+            "loss_means": dict(zip(self.module.labels, self.means.values.tolist(), strict=True)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -228,8 +228,9 @@ class TrainingStep:
                 (self.model, state["current_model_state"]),
             ):
                 model.load_state_dict({k.removeprefix("model."): t for k, t in part.items()})
-            if "loss_means" in state:  # older checkpoints have none
-                self.means.values.copy_(state["loss_means"])
+            means = state.get("loss_means", {})  # older checkpoints have none
+            known = [means.get(label, 0.0) for label in self.module.labels]
+            self.means.values.copy_(torch.tensor(known))
             moments = state["optimizer_states"][0]["state"]
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -68,11 +68,17 @@ class ExpertUsage:
             counts.copy_(kept)
         self._drop_after(step)
 
+    def forget(self) -> None:
+        """Remove the file of an earlier attempt."""
+        self.path.unlink(missing_ok=True)
+
     def _drop_after(self, step: int) -> None:
         """Forget the lines of steps that a resumed run does again, and one that was cut short."""
         if not self.path.exists():
             return
-        head, *lines = self.path.read_text().splitlines()
+        head, *lines = self.path.read_text().splitlines() or [""]
+        if not head:  # a disk was full at the first line
+            return self.forget()
         kept = [
             line
             for line in lines

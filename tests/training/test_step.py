@@ -273,6 +273,25 @@ def test_the_first_step_that_is_not_finite_is_named(what: str) -> None:
     assert (loss != loss) == (what == "loss") and norm not in (0, 1)
 
 
+def test_means_of_losses_are_kept_by_kind() -> None:
+    """A run goes on with other kinds: those that it has had keep their means."""
+    step = training_step(None, True, "complexity")
+    step(0, [batch(0)])
+    step.means.values.copy_(torch.arange(9) / 10)
+    state = step.state_dict()
+    labels = step.module.labels
+    assert state["loss_means"][labels[3]] == pytest.approx(0.3)
+    state["loss_means"] = {labels[3]: 0.5, "dust": 0.7}
+    step.load_state_dict(state)
+    assert step.means.values.tolist() == [0.5 if label == labels[3] else 0 for label in labels]
+
+
+def test_labels_that_no_patch_has_are_named() -> None:
+    config = TrainingConfig(preset="compact", model=NETWORK, expert_of={"noize": 2})
+    with pytest.raises(ConfigError, match="expert_of: 'noize' is none of noise"):
+        RestorationModule(config)
+
+
 def test_where_a_step_can_be_a_graph() -> None:
     def why(device: str = "cuda", **values: Any) -> str | None:
         return TrainingConfig(preset="compact", **values).why_no_graph(device)
