@@ -46,7 +46,8 @@ def test_dry_run(tmp_path: Path) -> None:
 def test_a_slice_is_trained_at_the_end(tmp_path: Path) -> None:
     """From the state that is given to one in the folder of what is found."""
     words = ["--dry-run", "--only", "versions", "--train", "1", "--pictures", "samples/clean"]
-    for name, given in (("first", []), ("second", ["--state", str(tmp_path / "first/state")])):
+    states = ("first", str(tmp_path / "not there")), ("second", str(tmp_path / "first/state"))
+    for name, given in ((name, ["--state", state]) for name, state in states):
         done = subprocess.run(
             [sys.executable, "-m", "bench.lease", str(tmp_path / name), *words, *given],
             cwd=ROOT,

@@ -15,8 +15,9 @@ the eager pass. Then, one after the other, it measures: the card's ceilings, ope
 experts, the whole network and its training step beside the published code (a clone of which
 ``--published`` names; it needs einops), and each kernel of one call.
 
-``--train MINUTES --pictures FOLDER`` trains a slice at the end, from the state in ``--state`` if
-there is one, to OUT/state; operators that were found wrong are left to plain PyTorch.
+``--train MINUTES --pictures FOLDER`` trains a slice after all of this, from the state in
+``--state`` if there is one, to OUT/state; operators that were found wrong are left to plain
+PyTorch.
 
 Nothing is built: install first (``MOCE_CUDA=1 pip install .``), or carry the libraries. Exit status
 1 if a check or a step failed. ``--dry-run`` does all of it on a CPU, on small inputs.

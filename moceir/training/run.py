@@ -73,7 +73,8 @@ def train(
     torch.manual_seed(config.seed)
     module = _module(config, data, start=not last.exists()).to(device)
     if fabric.is_global_zero:
-        if not last.exists():
+        # A run that goes on from a packed state has a checkpoint and no configuration.
+        if not last.exists() or not (config.run / "config.yaml").exists():
             _write_configuration(config)
         _write_versions(config, module, device, why_no_graph)
         how = "each step as one CUDA graph"

@@ -20,6 +20,7 @@ from moceir.errors import (
     WeightsError,
 )
 from moceir.model import MoCEIR
+from moceir.training.config import DistillConfig, OptimizerConfig, TrainingConfig
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
 from moceir.training.run import main
@@ -72,6 +73,25 @@ def test_a_run_leaves_weights_configuration_and_curves(finished: Path) -> None:
     }
     assert any(path.name.startswith("events") for path in (finished / "curves").iterdir())
     assert load_weights(finished / "model.safetensors").config.num_blocks == (1, 1, 1, 1)
+
+
+def test_an_attempt_without_a_checkpoint_leaves_no_counts(
+    finished: Path, pictures: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    whole = (finished / "experts.csv").read_text()
+    (run / "experts.csv").write_text(whole)
+    main(arguments(run, pictures))
+    assert (run / "experts.csv").read_text() == whole
+
+
+def test_relative_losses_have_no_teachers() -> None:
+    with pytest.raises(ConfigError, match=r"distill\.teachers choose another loss"):
+        TrainingConfig(
+            distill=DistillConfig(teachers={"noise": "compact"}),
+            optimizer=OptimizerConfig(loss="relative"),
+        )
 
 
 def test_the_weights_are_the_average(finished: Path) -> None:

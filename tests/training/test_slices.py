@@ -144,6 +144,7 @@ def test_slices_train_to_the_end(tmp_path: Path) -> None:
         config = parse(arguments(tmp_path / f"run{number}", root, *words))
         assert run_slice(state, config) == tmp_path / f"run{number}" / name
         assert load_checkpoint(config.run / "last.ckpt")["global_step"] == number
+        assert (config.run / "config.yaml").exists()
         kept = read_set(state)
         assert kept is not None and kept["global_step"] == number
     assert state_weights(state, tmp_path / "weights.safetensors") == 3
@@ -157,6 +158,15 @@ def test_slices_train_to_the_end(tmp_path: Path) -> None:
         run_slice(state, parse(arguments(tmp_path / "run5", root)))
     with pytest.raises(ConfigError, match="one process"):
         run_slice(state, parse(arguments(tmp_path / "run5", root, *words, "--devices", "2")))
+
+
+def test_what_cannot_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = published(tmp_path / "sets")
+    words = arguments(tmp_path / "run", root, "--max_minutes", "0", "--steps", "1")
+    monkeypatch.setenv("MOCE_KERNELS_BACKEND", "bogus")
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "state"), *words])
+    assert result.exit_code == 1 and "no backend 'bogus'" in result.output
+    assert "Traceback" not in result.output
 
 
 def test_a_slice_continues_no_other_run(tmp_path: Path) -> None:
