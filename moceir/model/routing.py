@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -57,6 +59,7 @@ class Router(nn.Module):
         self.noise = noise
         self.noise_std = 1.0 / n
         self.target: Tensor | None = None
+        self.forced: int | None = None
 
     def forward(self, x: Tensor, frequency: Tensor) -> BlockRouting:
         """x: (B, C, H, W); frequency: (B, F)."""
@@ -72,6 +75,8 @@ class Router(nn.Module):
                 rank
             ]
             noisy = logits + self.noise_std * noise
+        if self.forced is not None:
+            noisy = _with_first_choice(noisy, self.forced)
         plan = routing_plan(noisy, self.top_k)
         return BlockRouting(plan, self.auxiliary_loss(logits, noisy, plan))
 
@@ -105,14 +110,42 @@ class Router(nn.Module):
         return 0, 1
 
 
-def supervise(model: nn.Module, experts: Tensor) -> None:
-    """Teach all routers of a network, in its next pass, the expert of each image.
+def routers(model: nn.Module) -> Iterator[Router]:
+    """The routers of a network."""
+    return (module for module in model.modules() if isinstance(module, Router))
 
-    experts: (B,) int64, 0 the cheapest.
+
+def supervise(model: nn.Module, experts: Tensor | None) -> None:
+    """Teach all routers of a network, in its next passes, the expert of each image.
+
+    experts: (B,) int64, 0 the cheapest; None: no longer.
     """
-    for module in model.modules():
-        if isinstance(module, Router):
-            module.target = experts
+    for router in routers(model):
+        router.target = experts
+
+
+@contextmanager
+def forced_expert(model: nn.Module, expert: int) -> Iterator[None]:
+    """Give every image the same expert, 0 the cheapest, at every decoder block.
+
+    Its gate is that of the expert that the router would have chosen, which gets that of the forced
+    one: only who does the work changes.
+    """
+    for router in routers(model):
+        router.forced = expert
+    try:
+        yield
+    finally:
+        for router in routers(model):
+            router.forced = None
+
+
+def _with_first_choice(logits: Tensor, expert: int) -> Tensor:
+    """(B, n) logits in which ``expert`` and the first choice have changed places."""
+    first = logits.argmax(dim=-1, keepdim=True)
+    forced = torch.full_like(first, expert)
+    exchanged = logits.scatter(-1, first, logits.gather(-1, forced))
+    return exchanged.scatter(-1, forced, logits.gather(-1, first))
 
 
 def squared_variation(x: Tensor) -> Tensor:

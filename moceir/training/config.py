@@ -212,8 +212,11 @@ class TrainingConfig:
         distill: teachers, and what they teach.
         steps: optimiser steps of the whole run.
         epochs: instead of ``steps``: passes over ``data.mixture``, in whole batches.
-        expert_of: for the router ``supervised``: the expert, 1 the cheapest, of each degradation's
-            label; labels that are left out are spread over the experts in order.
+        expert_of: for the router ``supervised``, and for ``routing_warmup``: the expert, 1 the
+            cheapest, of each degradation's label; labels that are left out are spread over the
+            experts in order.
+        routing_warmup: so many first steps teach the routers ``expert_of`` as ``supervised`` does,
+            so that the experts have begun to differ when the router decides by itself.
         seed: of the weights, the patches, the degradations and the routing noise.
         precision: ``32-true`` or ``bf16-mixed``.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
@@ -240,6 +243,7 @@ class TrainingConfig:
     steps: int = 100_000
     epochs: int | None = None
     expert_of: dict[str, int] = field(default_factory=dict)
+    routing_warmup: int = 0
     seed: int = 0
     precision: str = "bf16-mixed"
     accelerator: str = "auto"
@@ -254,6 +258,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _at_least("", self, steps=1, seed=0, checkpoint_every=1, validate_every=1, log_every=1)
+        _at_least("", self, routing_warmup=0)
         _at_least("", self, devices=1, nodes=1, accumulate=1)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}: choose {', '.join(PRECISIONS)}")

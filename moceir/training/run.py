@@ -123,7 +123,14 @@ def _module(config: TrainingConfig, data: RestorationData, start: bool) -> Resto
         {label: teachers[weights] for label, weights in by_label.items()},
     )
     if config.weights is not None and start:
-        load_state(module.model, load_model(config.weights).state_dict())
+        state = load_model(config.weights).state_dict()
+        # Weights without this path go on as the network they are: with zeros it adds nothing.
+        state |= {
+            name: torch.zeros_like(tensor)
+            for name, tensor in module.model.state_dict().items()
+            if ".expert_path." in name and name not in state
+        }
+        load_state(module.model, state)
     return module
 
 

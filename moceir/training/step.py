@@ -117,6 +117,7 @@ class TrainingStep:
         self._static: Inputs | None = None
         self._replay: Callable[[], None] | None = None
         self._warm = 0
+        self._routing_warmup = False
 
     def __call__(self, step: int, parts: Sequence[Inputs]) -> None:
         """Train on the passes of a step; steps are numbered from 0."""
@@ -124,6 +125,7 @@ class TrainingStep:
         self._number.fill_(step)
         # Routing noise, too, is a function of the seed and the step.
         torch.manual_seed(self.config.seed + step)
+        self._warm_up_routing(step < self.config.routing_warmup)
         if self.graphs is None:
             self._run(parts, step == 0)
         elif self._warm < WARM_UP:
@@ -131,6 +133,13 @@ class TrainingStep:
             self._warm += 1
         else:
             self._replayed(*parts)
+
+    def _warm_up_routing(self, on: bool) -> None:
+        if on == self._routing_warmup:
+            return
+        self._routing_warmup = on
+        supervise(self.model, None)
+        self._replay = None  # a captured step has the other loss
 
     def _replayed(self, inputs: Inputs) -> None:
         if self._static is None or self._replay is None:
@@ -167,7 +176,7 @@ class TrainingStep:
     def _pass(self, inputs: Inputs, passes: int) -> None:
         options = self.config.optimizer
         with self.autocast():
-            if self.model.config.router == "supervised":
+            if self._routing_warmup or self.model.config.router == "supervised":
                 supervise(self.model, self._expert_of[inputs.labels])
             restored, routing = self.network(inputs.degraded, return_routing=True)
         target = inputs.clean if inputs.target is None else inputs.target

@@ -7,8 +7,9 @@ import torch
 
 from moce_kernels import routing_plan
 from moceir.config import preset
+from moceir.model import MoCEIR
 from moceir.model.experts import ExpertBank
-from moceir.model.routing import Router, squared_variation, supervise
+from moceir.model.routing import Router, forced_expert, squared_variation, supervise
 
 
 def router(top_k: int = 1, use_complexity: bool = True, scale: str = "max") -> Router:
@@ -101,3 +102,35 @@ def test_a_supervised_router_has_the_cross_entropy() -> None:
     expected = -logits.log_softmax(1)[[0, 1, 2], [0, 3, 1]].mean()
     torch.testing.assert_close(loss, expected)
     assert one.eval().auxiliary_loss(logits, logits, routing_plan(logits, 1)) == 0
+
+
+def test_a_supervised_router_can_be_let_go() -> None:
+    one = router()
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    plan = routing_plan(logits, 1)
+    before = one.auxiliary_loss(logits, logits, plan)
+    supervise(torch.nn.Sequential(one), torch.tensor([0, 3, 1]))
+    supervise(torch.nn.Sequential(one), None)
+    assert one.auxiliary_loss(logits, logits, plan) == before
+
+
+def test_a_forced_expert_has_the_gate_of_the_first_choice() -> None:
+    one = router().eval()
+    x, frequency = torch.rand(5, 8, 4, 4), torch.rand(5, 16)
+    free = one(x, frequency).plan
+    for expert in range(4):
+        with forced_expert(torch.nn.Sequential(one), expert):
+            plan = one(x, frequency).plan
+        assert plan.expert.eq(expert).all()
+        torch.testing.assert_close(plan.gate, free.gate)
+    assert one(x, frequency).plan.expert.equal(free.expert)
+
+
+def test_a_network_goes_where_it_is_forced() -> None:
+    torch.manual_seed(0)
+    model = MoCEIR(preset("compact")).eval()
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad(), forced_expert(model, 2):
+        restored, routing = model(image, return_routing=True)
+    assert routing.expert.eq(2).all()
+    assert not restored.equal(model(image))

@@ -6,6 +6,7 @@ operations with the same constants on the same memory every time.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,30 @@ def test_replayed_steps_equal_eager_ones(muon: bool, router: str) -> None:
         assert now == (places or now)
         places = now
     assert int(replayed.counts.sum()) == (WARM_UP + 5) * 4 * 2
+
+
+def test_routers_are_taught_at_first() -> None:
+    """The warm-up ends while a captured step is replayed, and that is seen."""
+    steps = []
+    for graphs in (None, Rerun()):
+        step = training_step(graphs, False, "complexity")
+        step.config = dataclasses.replace(step.config, routing_warmup=WARM_UP + 2)
+        auxiliary = []
+        for number in range(WARM_UP + 5):
+            step(number, [batch(number)])
+            auxiliary.append(step.values[1].item())
+        steps.append((step, auxiliary))
+    (eager, expected), (replayed, found) = steps
+    assert found == expected
+    for key, tensor in tensors(eager).items():
+        assert torch.equal(tensor, tensors(replayed)[key]), key
+    # A cross entropy of four experts is about log 4, the variation of their shares is not.
+    taught = training_step(None, False, "supervised")
+    for number in range(WARM_UP + 2):
+        taught(number, [batch(number)])
+        assert taught.values[1].item() == expected[number]
+    taught(WARM_UP + 2, [batch(WARM_UP + 2)])
+    assert taught.values[1].item() != expected[WARM_UP + 2]
 
 
 class Trace(TorchDispatchMode):
