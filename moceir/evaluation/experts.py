@@ -35,17 +35,18 @@ ROUTED, WITHOUT = "routed", "without"
 @contextmanager
 def without_experts(model: MoCEIR) -> Iterator[None]:
     """Experts that return what they are given: ``e_i(x, S) = x``."""
-    banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
-    kept = [bank.out_proj.detach().clone() for bank in banks]
+    banks = (module for module in model.modules() if isinstance(module, ExpertBank))
+    outward = [bank.weights().out_proj for bank in banks]
+    kept = [weights.detach().clone() for weights in outward]
     with torch.no_grad():
-        for bank in banks:
-            bank.out_proj.zero_()
+        for weights in outward:
+            weights.zero_()
     try:
         yield
     finally:
         with torch.no_grad():
-            for bank, weights in zip(banks, kept, strict=True):
-                bank.out_proj.copy_(weights)
+            for weights, old in zip(outward, kept, strict=True):
+                weights.copy_(old)
 
 
 def centre(path: Path, side: int) -> Tensor:
