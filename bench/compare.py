@@ -40,9 +40,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moceir import MoCEIR, preset
+from moceir import MoCEIR, machine, preset
 from moceir.files import whole_file
-from moceir.tool import memory
 from moceir.training.loss import restoration_loss
 from moceir.weights.published import to_published
 
@@ -184,7 +183,7 @@ def contender(who: str, task: Task, published: Path | None) -> Callable[[Tensor]
 
 
 def exported(who: str, task: Task) -> Callable[[Tensor], Tensor]:
-    from moceir.export import export_onnx
+    from moceir.inference.export import export_onnx
 
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -209,7 +208,7 @@ def exported(who: str, task: Task) -> Callable[[Tensor], Tensor]:
 
 
 def resident() -> int:
-    return memory._fields(memory._OWN_STATUS)["VmRSS"]
+    return machine._fields(machine._OWN_STATUS)["VmRSS"]
 
 
 def work(who: str, task: Task, published: Path | None, threads: int) -> None:
@@ -228,7 +227,7 @@ def work(who: str, task: Task, published: Path | None, threads: int) -> None:
                 if not who.endswith("compiled") and who not in ("onnxruntime", "openvino"):
                     # What any first call allocates for itself is not the picture's.
                     function(images[:, :, :64, :64])
-                before, peak = resident(), memory.Peak(torch.device("cpu"))
+                before, peak = resident(), machine.Peak(torch.device("cpu"))
                 start = time.perf_counter()
                 restored = function(images)
                 reply["seconds"] = time.perf_counter() - start

@@ -15,7 +15,8 @@ import click
 from PIL import Image
 
 from moceir.data.degradations import degrade, parse
-from moceir.data.pictures import find_pictures, open_rgb, save_image, to_image, to_tensor
+from moceir.pictures.images import find_pictures, open_rgb, save_image
+from moceir.pictures.pixels import to_image, to_tensor
 
 # Of each set of pairs: what is done, the degraded folder, its names, the clean folder, its names.
 PAIRS = (

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from moceir.data import degradations
-from moceir.data.pictures import open_rgb, to_image, to_tensor
-from moceir.restore import Restorer
+from moceir.inference.restorer import Restorer
+from moceir.pictures.images import open_rgb
+from moceir.pictures.pixels import to_image, to_tensor
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "clean"
 

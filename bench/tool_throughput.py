@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from moceir.restore import Restorer
-from moceir.tool import memory
-from moceir.tool.jobs import plan
-from moceir.tool.pipeline import Pipeline, Settings
+from moceir import machine
+from moceir.commands.jobs import plan
+from moceir.commands.pipeline import Pipeline, Settings
+from moceir.inference.restorer import Restorer
 
 BLOCK = 100
 
 
 def resident() -> float:
     """MB that the process holds; Linux only."""
-    return memory._fields(memory._OWN_STATUS)["VmRSS"] / 1e6
+    return machine._fields(machine._OWN_STATUS)["VmRSS"] / 1e6
 
 
 def bare(restorer: Restorer, images: list[torch.Tensor]) -> float:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moceir.config import MoCEIRConfig, preset
+    from moceir.inference.restorer import Restorer
     from moceir.model import MoCEIR
-    from moceir.restore import Restorer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "MoCEIR": "moceir.model",
     "MoCEIRConfig": "moceir.config",
-    "Restorer": "moceir.restore",
+    "Restorer": "moceir.inference.restorer",
     "preset": "moceir.config",
 }
 

@@ -196,7 +196,7 @@ def test_an_unknown_backend() -> None:
         fft_attention(*inputs(), 4, backend="gpu")
 
 
-@pytest.mark.parametrize("module", ["moce_kernels", "moceir.restore"])
+@pytest.mark.parametrize("module", ["moce_kernels", "moceir.inference.restorer"])
 def test_compilers_are_not_loaded(module: str) -> None:
     """torch._dynamo takes seconds, which those who compile nothing need not wait."""
     script = f"import sys, {module}; print('torch._dynamo' in sys.modules)"

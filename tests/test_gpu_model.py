@@ -16,7 +16,7 @@ from bench.gpu_model.trace import Launch, trace
 from moce_kernels import depthwise_conv, gated_depthwise_conv, pointwise_conv
 from moce_kernels.ops import _library
 from moceir import preset
-from moceir.precompile import network_work
+from moceir.training.precompile import network_work
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"

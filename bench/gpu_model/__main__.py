@@ -18,7 +18,7 @@ from bench.gpu_model.trace import Launch, trace
 from bench.lease.measure import TASKS
 from moce_kernels.precompile import precompile
 from moceir import preset
-from moceir.precompile import network_work
+from moceir.training.precompile import network_work
 
 
 class Row:

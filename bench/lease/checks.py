@@ -16,8 +16,8 @@ from torch import Tensor
 
 from moce_kernels import backends, composites, info
 from moceir import MoCEIR, MoCEIRConfig, preset
+from moceir.inference.graphs import Replayed
 from moceir.model.routing import Router
-from moceir.tool.graphs import Replayed
 from moceir.training.loss import restoration_loss
 from tests.ops.spec import SPECS, OpSpec, Sample
 from tests.ops.test_all_ops import error, run

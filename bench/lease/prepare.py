@@ -16,7 +16,7 @@ import torch
 from bench.lease.checks import SMALL
 from bench.lease.operators import cases, layer_of_experts
 from moce_kernels.triton_kernels import OPERATORS
-from moceir.precompile import network_work
+from moceir.training.precompile import network_work
 from tests.ops.spec import DTYPES, SPECS
 from tests.ops.test_all_ops import run
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from moceir.data import synthesis
-from moceir.data.pictures import find_pictures, open_rgb, to_image, to_tensor
+from moceir.pictures.images import find_pictures, open_rgb
+from moceir.pictures.pixels import to_image, to_tensor
 
 ROOT = Path(__file__).parents[2]
 SIDE, MARGIN = 112, 84

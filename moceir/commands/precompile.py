@@ -67,7 +67,7 @@ def precompile(
 
     from moce_kernels.precompile import capability, precompile
     from moceir.config import preset
-    from moceir.precompile import batch_shape, float32_products, network_work
+    from moceir.training.precompile import batch_shape, float32_products, network_work
     from moceir.weights.load import load_model
 
     config = load_model(model).config if model else preset(name)

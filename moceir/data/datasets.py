@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from moceir.data.pictures import find_pictures
 from moceir.errors import PictureError
+from moceir.pictures.images import find_pictures
 
 CDD11 = (
     *("low", "haze", "rain", "snow"),

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moceir.data.crops import PixelCache, cut, places
 from moceir.data.datasets import Pair, check_sizes
 from moceir.data.degradations import Degradation
-from moceir.data.pictures import PixelCache, cut, places
 from moceir.errors import PictureError
 
 

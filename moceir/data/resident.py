@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moceir.data.pictures import at_least, open_rgb, places, size_of
+from moceir.data.crops import at_least, places
 from moceir.data.synthesis.stage import send
+from moceir.pictures.images import open_rgb, size_of
 
 
 def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
-from moceir.restore import Restorer
+from moceir.inference.restorer import Restorer
 
 NORM_OPERATIONS = 5
 """Of a LayerNorm with weight and bias, for each value; the number that fvcore has."""

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from moceir.data.datasets import BENCHMARKS, Pair, check_sizes, pair_folders, pairs_of
 from moceir.data.degradations import GaussianNoise, generator_for
-from moceir.data.pictures import open_rgb, to_tensor
 from moceir.errors import ConfigError, PictureError
+from moceir.pictures.images import open_rgb
+from moceir.pictures.pixels import to_tensor
 
 SIGMAS = (15, 25, 50)
 """Noise levels of the denoising tables, on the 0..255 scale."""

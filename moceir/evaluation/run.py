@@ -23,8 +23,8 @@ from moceir.evaluation.metrics import psnr, ssim
 from moceir.evaluation.paper import SETTINGS, Score, Setting
 from moceir.evaluation.protocol import Benchmark, Protocol
 from moceir.files import whole_file
-from moceir.restore import Restorer
-from moceir.tool import tiles
+from moceir.inference import tiles
+from moceir.inference.restorer import Restorer
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from moceir.data.degradations import KINDS, degrade, parse
-from moceir.data.pictures import find_pictures, open_rgb, to_image, to_tensor
 from moceir.files import whole_file
-from moceir.restore import Restorer
+from moceir.inference.restorer import Restorer
+from moceir.pictures.images import find_pictures, open_rgb
+from moceir.pictures.pixels import to_image, to_tensor
 
 OTHER_PARAMETERS = (
     "noise:sigma=50",

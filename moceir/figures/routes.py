@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from moceir.figures.draw import EXPERTS, new
-from moceir.restore import Restorer
+from moceir.inference.restorer import Restorer
 
 
 def collect(restorer: Restorer, images: Iterable[Tensor]) -> Tensor:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from moceir.data.crops import CleanPatches
 from moceir.data.datasets import TRAINING, Pair, pair_folders, pairs_of
 from moceir.data.degradations import parse
 from moceir.data.patches import MixturePatches, Source
-from moceir.data.pictures import CleanPatches, find_pictures, open_rgb
 from moceir.data.resident import ResidentPatches, fit
 from moceir.errors import ConfigError
+from moceir.pictures.images import find_pictures, open_rgb
 from moceir.training.config import DataConfig, SetConfig, Share, TrainingConfig
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from PIL import Image
 
 from moce_kernels.backends import BackendUnavailableError
-from moceir.data.pictures import find_pictures, open_rgb
 from moceir.errors import CheckpointError, ConfigError, MoceirError, PictureError
 from moceir.files import whole_file
 from moceir.model import MoCEIR
+from moceir.pictures.images import find_pictures, open_rgb
 from moceir.training.checkpoint import load_checkpoint, save_checkpoint
 from moceir.training.config import TrainingConfig
 from moceir.training.loop import Checkpoint

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moceir.data.crops import PixelCache
 from moceir.data.datasets import Pair
 from moceir.data.degradations import parse
 from moceir.data.patches import MixturePatches, Source
-from moceir.data.pictures import PixelCache
 from moceir.errors import PictureError
 from tests.evaluation.trees import picture
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from moceir.data.pictures import CleanPatches
+from moceir.data.crops import CleanPatches
 from moceir.data.resident import ResidentPatches, fit
 from moceir.errors import PictureError
 

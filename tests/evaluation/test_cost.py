@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from moceir.cli import main
+from moceir.commands.main import main
 from moceir.config import MoCEIRConfig, preset
 from moceir.evaluation.cost import cost, extras
 from moceir.model import MoCEIR

@@ -13,13 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from moceir.cli import main
+from moceir.commands.main import main
 from moceir.config import MoCEIRConfig
 from moceir.evaluation.paper import SETTINGS
 from moceir.evaluation.protocol import PROTOCOLS, benchmarks
 from moceir.evaluation.run import measure
+from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
-from moceir.restore import Restorer
 from moceir.weights import save_weights
 from tests.evaluation.trees import published
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from moceir.evaluation.synthetic import evaluate, main, quality
+from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
-from moceir.restore import Restorer
 from moceir.weights import save_weights
 from tests.published_weights import TINY
 

@@ -10,14 +10,14 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from moceir.cli import main
+from moceir.commands.main import main
 from moceir.errors import ConfigError
 from moceir.evaluation.paper import SETTINGS
 from moceir.figures.errors import error_map
 from moceir.figures.quality import common_columns, quality_figure, read_result
 from moceir.figures.routes import collect, routes_figure, usage_figure
+from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
-from moceir.restore import Restorer
 from moceir.weights import save_weights
 from tests.evaluation.test_cost import SMALL
 from tests.evaluation.trees import picture, published

@@ -28,7 +28,7 @@ from moce_kernels import triton_kernels
 from moce_kernels.absent_gpu import Launch, Target, absent_gpu
 from moce_kernels.ops._inputs import new_like
 from moceir.config import PRESETS
-from moceir.precompile import network_work
+from moceir.training.precompile import network_work
 from tests.ops.spec import (
     DTYPES,
     Sample,

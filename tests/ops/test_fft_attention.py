@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moce_kernels import fft_attention
-from moceir.tool import memory
+from moceir import machine
 from tests.ops.spec import (
     activations,
     assert_close_to_float64,
@@ -100,7 +100,7 @@ def test_any_shape(
 MEASURE = """
 import sys, torch
 from moce_kernels import fft_attention
-from moceir.tool import memory
+from moceir import machine
 def run(side, window, backward):
     shape = 1, 48, side, side
     *tensors, grad = (
@@ -109,8 +109,8 @@ def run(side, window, backward):
     tensors += [torch.ones(48), torch.zeros(48)]
     for t in tensors:
         t.requires_grad_(backward)
-    peak = memory.Peak(torch.device("cpu"))
-    before = memory._fields(memory._OWN_STATUS)["VmRSS"]
+    peak = machine.Peak(torch.device("cpu"))
+    before = machine._fields(machine._OWN_STATUS)["VmRSS"]
     out = fft_attention(*tensors, window, backend="cpu")
     results = [out, *(torch.autograd.grad(out, tensors, grad) if backward else ())]
     returned = sum(t.numel() * t.element_size() for t in results)
@@ -123,7 +123,7 @@ for backward in (False, True):
 """
 
 
-@pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc to measure with")
+@pytest.mark.skipif(not machine._OWN_STATUS.exists(), reason="no /proc to measure with")
 def test_extra_memory_is_at_most_the_output_s() -> None:
     """Beyond the inputs and what is returned: plain PyTorch takes three times as much and more."""
     skip_unless_it_runs("cpu", "fft_attention")

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from moce_kernels import depthwise_conv
-from moceir.tool import memory
+from moceir import machine
 from tests.ops.spec import skip_unless_it_runs
 
 MEASURE = """
 import torch
 from moce_kernels import depthwise_conv
-from moceir.tool import memory
+from moceir import machine
 def resident():
-    return memory._fields(memory._OWN_STATUS)["VmRSS"]
+    return machine._fields(machine._OWN_STATUS)["VmRSS"]
 weight = torch.randn(48, 1, 3, 3)
 depthwise_conv(torch.randn(1, 48, 64, 64), weight, backend="cpu")
 before = resident()
@@ -30,7 +30,7 @@ print(resident() - before)
 """
 
 
-@pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc to measure with")
+@pytest.mark.skipif(not machine._OWN_STATUS.exists(), reason="no /proc to measure with")
 def test_what_was_freed_is_the_system_s_again() -> None:
     """200 MB a picture; scratch may be kept, and a little is PyTorch's own."""
     skip_unless_it_runs("cpu", "depthwise_conv")
@@ -54,7 +54,7 @@ except RuntimeError as error:
 """
 
 
-@pytest.mark.skipif(not memory._OWN_STATUS.exists(), reason="no /proc")
+@pytest.mark.skipif(not machine._OWN_STATUS.exists(), reason="no /proc")
 def test_too_little_memory_is_said() -> None:
     skip_unless_it_runs("cpu", "depthwise_conv")
     process = subprocess.run(

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from moceir.data.crops import CleanPatches
 from moceir.data.datasets import Pair
 from moceir.data.patches import MixturePatches, Source
-from moceir.data.pictures import CleanPatches
 from moceir.errors import ConfigError, PictureError
 from moceir.training.config import DataConfig, OptimizerConfig, SetConfig, Share, TrainingConfig
 from moceir.training.data import BatchStream, sources_of

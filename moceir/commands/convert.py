@@ -1,0 +1,38 @@
+"""``moceir convert``."""
+
+# What a command needs is imported when it runs: --help answers without loading torch.
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from moceir.commands.common import PATH, refuse_existing
+
+
+@click.command()
+@click.argument("source", type=PATH)
+@click.argument("target", type=PATH)
+@click.option(
+    "--preset", help="The network of a published checkpoint. Default: read off its tensors."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the target if it is already there.")
+def convert(source: Path, target: Path, preset: str | None, overwrite: bool) -> None:
+    """Convert weights between our files and the published code's.
+
+    TARGET.safetensors gets ours; TARGET.ckpt a Lightning checkpoint and TARGET.pth or .pt a bare
+    state_dict for the published code.
+    """
+    if target.suffix not in (".safetensors", ".ckpt", ".pth", ".pt"):
+        raise click.ClickException(f"{target}: name it .safetensors, .ckpt, .pth or .pt")
+    refuse_existing(target, overwrite)
+    from moceir import config, weights
+
+    if preset:
+        model = weights.load_published(source, config.preset(preset))
+    else:
+        model = weights.load_model(source)
+    save = weights.save_weights if target.suffix == ".safetensors" else weights.save_published
+    save(model, target)
+    parameters = sum(p.numel() for p in model.parameters())
+    click.echo(f"{target}: {parameters:,} parameters")

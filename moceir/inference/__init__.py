@@ -1,0 +1,1 @@
+"""Image in, restored image out: a network, its tiles, and the memory that they take."""

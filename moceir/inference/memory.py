@@ -1,0 +1,34 @@
+"""How much memory a network needs for a picture."""
+
+from __future__ import annotations
+
+import torch
+
+from moceir.config import MoCEIRConfig
+
+SHARE = 0.75
+"""Part of the available memory that one picture may take: the rest is for what else goes on."""
+
+_CPU = torch.device("cpu")
+
+
+def network_bytes(
+    config: MoCEIRConfig, height: int, width: int, batch: int = 1, device: torch.device = _CPU
+) -> int:
+    """Bytes that the activations of a batch take at their peak, an upper estimate.
+
+    The peak lies in a decoder block at full resolution: there live the block's input, the shared
+    features, the queries, keys and values of the cross attention or its result, and the input of
+    the level. A GPU also holds an expert's queries, keys and values whole, or the hidden features
+    of the feed-forward network, of which a CPU has a few rows. The factors are fitted to what was
+    measured (docs/restore.md, docs/performance.md); bfloat16 and float16 save, so the estimate
+    ignores them.
+    """
+    channels = config.dims[0]
+    floats = 6.5 * channels
+    if device.type != "cpu":
+        experts = 6.0 * channels + 3 * max(config.ranks(0))
+        floats = max(floats, experts, (2.5 + 3 * config.ffn_expansion) * channels)
+    cell = 2 ** (len(config.dims) - 1)
+    padded = (height + -height % cell) * (width + -width % cell)
+    return int(4 * floats * padded) * batch + 32 * 2**20

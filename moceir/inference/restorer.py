@@ -1,0 +1,433 @@
+"""Image in, restored image out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from moce_kernels.backends import BackendUnavailableError, choose
+from moceir import machine
+from moceir.errors import ConfigError, PictureError
+from moceir.inference import memory, tiles
+from moceir.inference.graphs import Replayed
+from moceir.model import MoCEIR
+from moceir.pictures.images import open_image
+from moceir.pictures.pixels import image_of, levels, pixels_of
+from moceir.weights.bundled import BUNDLED
+from moceir.weights.load import load_model
+
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
+"""Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""Grey from red, green and blue (ITU-R BT.601), as Pillow has it."""
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    """The device of that name, checked to be there; None: a CUDA GPU if there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # What torch raises for a name it does not know and for devices it was built without.
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {str(name)!r} cannot be used: {reason}") from None
+    return device
+
+
+class Run(NamedTuple):
+    """How a picture was restored."""
+
+    tile: int
+    """Side of the tiles in pixels; 0: the whole picture at once."""
+    tile_overlap: int
+    """Pixels that neighbouring tiles share at least; 0 without tiles."""
+    tile_experts: tuple[tuple[int, ...], ...]
+    """For each tile, the expert, 1 the cheapest, that each decoder block took (the best, if
+    several)."""
+    notes: tuple[str, ...]
+    """What a user should know: that tiles were needed, or smaller ones than asked for."""
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """The expert of each decoder block, with tiles the one that most of them took."""
+        blocks = zip(*self.tile_experts, strict=True)
+        return tuple(Counter(block).most_common(1)[0][0] for block in blocks)
+
+
+class Restored(NamedTuple):
+    """A restored picture and how it was restored."""
+
+    image: Image.Image
+    experts: tuple[int, ...]
+    """The expert, 1 the cheapest, that each decoder block took (the best, if several); with
+    tiles, the one that most of them took."""
+    run: Run
+
+
+class Restorer:
+    """Restores pictures with one network.
+
+    >>> restorer = Restorer()
+    >>> restorer("photo.jpg").save("restored.png")
+
+    Every call takes these settings:
+
+    - ``tile``: side of the tiles in pixels, at least 128 more than their overlap. 0: the whole
+      picture or an error. None: the whole picture if memory suffices, else tiles as large as fit.
+    - ``tile_overlap``: pixels that neighbouring tiles share at least.
+    - ``strength``: from 0, the picture as it was, to 1, fully restored; a blend between.
+
+    Args:
+        model: a network, or what ``moceir.weights.load_model`` takes: a bundled name, a folder, a
+            weights file, a published checkpoint. None: the bundled weights.
+        device: a torch device; None: a CUDA GPU if there is one, else the CPU.
+        precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32.
+
+    Raises:
+        WeightsError: weights that cannot be used.
+        ConfigError: an unknown precision; a device, or a backend asked for by the environment's
+            MOCE_KERNELS_BACKEND, that is not there; a MOCE_KERNELS_BACKEND that cannot be read.
+    """
+
+    def __init__(
+        self,
+        model: MoCEIR | str | Path | None = None,
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+    ) -> None:
+        precision = precision or "float32"
+        if precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {precision!r}: choose {', '.join(PRECISIONS)}")
+        self.device = _device(device)
+        self.precision = precision
+        try:
+            self.backend = choose("grouped_experts", None, self.device, PRECISIONS[precision])
+        except (BackendUnavailableError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+        if not isinstance(model, MoCEIR):
+            model = load_model(model or BUNDLED[0])
+        self.model = model.eval().to(self.device)
+        self._graphs = Replayed(self._forward)
+
+    @overload
+    def __call__(
+        self,
+        image: Image.Image | str | Path,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> Image.Image: ...
+    @overload
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> np.ndarray: ...
+    @overload
+    def __call__(
+        self,
+        image: Tensor,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> Tensor: ...
+    def __call__(
+        self,
+        image: Image.Image | np.ndarray | Tensor | str | Path,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> Image.Image | np.ndarray | Tensor:
+        """Restore one picture, or a batch of them as a tensor; the result is of the same kind.
+
+        Args:
+            image: a PIL image (grey and alpha are kept, 16-bit grey stays 16-bit, other modes
+                become RGB); a numpy array (H, W, 3) uint8, RGB; a tensor (B, 3, H, W), floating
+                point in [0, 1], RGB, on any device; or a path, restored to a PIL image.
+            tile, tile_overlap, strength: see the class.
+
+        Raises:
+            TypeError, ValueError: anything else.
+            ConfigError: a setting out of range.
+            PictureError: a file that cannot be read as a picture, or too little memory.
+        """
+        if isinstance(image, (str, Path)):
+            image = open_image(Path(image))
+        if isinstance(image, Image.Image):
+            return self.restore(
+                image, tile=tile, tile_overlap=tile_overlap, strength=strength
+            ).image
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(
+                    f"array of shape {image.shape} and dtype {image.dtype}: give (H, W, 3) uint8"
+                )
+            restored, _ = self.restore_pixels(
+                image, tile=tile, tile_overlap=tile_overlap, strength=strength
+            )
+            return restored
+        if isinstance(image, Tensor):
+            return self._restore_tensor(image, tile, tile_overlap, strength)
+        raise TypeError(
+            f"{type(image).__name__}: give a PIL image, a uint8 array, a float tensor or a path"
+        )
+
+    def restore(
+        self,
+        image: Image.Image,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> Restored:
+        """Restore a PIL image and say how; see ``__call__``."""
+        pixels, run = self.restore_pixels(
+            pixels_of(image), tile=tile, tile_overlap=tile_overlap, strength=strength
+        )
+        return Restored(image_of(pixels), run.experts, run)
+
+    def restore_pixels(
+        self,
+        pixels: np.ndarray,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> tuple[np.ndarray, Run]:
+        """Restore an array of any depth.
+
+        Args:
+            pixels: (H, W, C) uint8, uint16, or float32 in [0, 1]; C is 1 (grey), 2 (grey and
+                alpha), 3 (RGB) or 4 (RGB and alpha). Alpha is copied.
+            tile, tile_overlap, strength: see the class.
+
+        Returns:
+            A new array of the same shape and dtype, and how it was made.
+
+        Raises:
+            ConfigError: a setting out of range.
+            PictureError: too little memory.
+        """
+        restored, (run,) = self.restore_batch(
+            pixels[None], tile=tile, tile_overlap=tile_overlap, strength=strength
+        )
+        return restored[0], run
+
+    def restore_batch(
+        self,
+        pixels: np.ndarray,
+        *,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> tuple[np.ndarray, tuple[Run, ...]]:
+        """Restore pictures of one shape together, as ``restore_pixels`` does each alone: routed
+        each on its own, and equal but for the last bits of floating point.
+
+        Args:
+            pixels: (B, H, W, C), otherwise as in ``restore_pixels``.
+
+        Returns:
+            A new array of the same shape and dtype, and how each picture was made.
+        """
+        batch, height, width, channels = pixels.shape
+        colours = slice(0, 3 if channels >= 3 else 1)
+        scale = levels(pixels.dtype)
+        restored = pixels.copy()
+
+        def read(rows: slice, columns: slice) -> Tensor:
+            part = pixels[:, rows, columns, colours].astype(np.float32) / np.float32(scale)
+            return torch.from_numpy(part).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+
+        def write(rows: slice, result: Tensor) -> None:
+            # expand() gave all three the same grey.
+            result = result.clamp(0, 1)
+            if colours.stop == 1:
+                result = torch.einsum("bchw,c->bhw", result, torch.tensor(LUMA))[:, None]
+            if strength != 1:
+                original = pixels[:, rows, :, colours].astype(np.float32) / np.float32(scale)
+                result = torch.from_numpy(original).permute(0, 3, 1, 2).lerp(result, strength)
+            values = result.permute(0, 2, 3, 1).numpy()
+            if scale != 1:
+                values = np.rint(values * np.float32(scale))
+            restored[:, rows, :, colours] = values.astype(pixels.dtype)
+
+        _check_strength(strength)
+        return restored, self._run(read, write, batch, height, width, tile, tile_overlap)
+
+    def _restore_tensor(
+        self, images: Tensor, tile: int | None, overlap: int, strength: float
+    ) -> Tensor:
+        if not images.is_floating_point():
+            raise ValueError(f"tensor of dtype {images.dtype}: give floating point in [0, 1]")
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+            raise ValueError(f"tensor of shape {tuple(images.shape)}: give (B, 3, H, W), RGB")
+        _check_strength(strength)
+        restored = torch.empty_like(images)
+
+        def read(rows: slice, columns: slice) -> Tensor:
+            return images[..., rows, columns]
+
+        def write(rows: slice, result: Tensor) -> None:
+            part = restored[..., rows, :]
+            part.copy_(result.clamp(0, 1))
+            if strength != 1:
+                part.copy_(images[..., rows, :].lerp(part, strength))
+
+        height, width = images.shape[2:]
+        self._run(read, write, len(images), height, width, tile, overlap)
+        return restored
+
+    def _run(
+        self,
+        read: Callable[[slice, slice], Tensor],
+        write: Callable[[slice, Tensor], None],
+        batch: int,
+        height: int,
+        width: int,
+        tile: int | None,
+        overlap: int,
+    ) -> tuple[Run, ...]:
+        """Restores the whole or tile by tile; when memory runs out, again with half the tile.
+
+        ``read`` gives (B, 3, h, w) in [0, 1] of some rows and columns, ``write`` takes the result
+        of some rows (B, 3, h, width), float32 on the CPU, not clamped.
+        """
+        tiles.check(tile or 0, overlap)
+        size, notes = self._fitting_tile(batch, height, width, tile, overlap)
+        while True:
+            plan = tiles.plan(height, width, size, overlap)
+            experts: list[list[tuple[int, ...]]] = []
+            if self._attempt(read, write, plan, experts):
+                whole = plan.number == 1
+                return tuple(
+                    Run(0 if whole else size, 0 if whole else overlap, of_image, tuple(notes))
+                    for of_image in zip(*experts, strict=True)
+                )
+            held = self._graphs.release()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if held:  # by graphs, which nothing else can use
+                continue
+            smaller = _half(min(size or max(height, width), max(height, width)), overlap)
+            if tile == 0 or smaller is None:
+                raise PictureError(
+                    f"{self.device} ran out of memory with "
+                    + (f"tiles of {size}" if size else f"the whole {width} x {height}")
+                    + ": "
+                    + ("leave --tile 0 out, or " if tile == 0 else "")
+                    + "free some memory or choose another device"
+                )
+            notes.append(f"{self.device} ran out of memory: went on with tiles of {smaller}")
+            size = smaller
+
+    def _attempt(
+        self,
+        read: Callable[[slice, slice], Tensor],
+        write: Callable[[slice, Tensor], None],
+        plan: tiles.TilePlan,
+        experts: list[list[tuple[int, ...]]],
+    ) -> bool:
+        """False if memory ran out; all that held memory is gone when this has returned."""
+
+        def run(rows: slice, columns: slice) -> Tensor:
+            restored, of_tile = self._network(read(rows, columns))
+            experts.append(of_tile)
+            return restored.cpu()
+
+        try:
+            for rows, result in tiles.stitch(run, plan):
+                write(rows, result)
+        except (torch.OutOfMemoryError, MemoryError):
+            return False
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # how a CPU's operators say it
+                raise
+            return False
+        return True
+
+    def _fitting_tile(
+        self, batch: int, height: int, width: int, tile: int | None, overlap: int
+    ) -> tuple[int, list[str]]:
+        """The tile size to begin with, 0 for the whole, and why it is not what was asked for."""
+
+        def need(size: int) -> int:
+            sides = (height, width) if size == 0 else (min(size, height), min(size, width))
+            return memory.network_bytes(self.model.config, *sides, batch, self.device)
+
+        if need(tile or 0) <= machine.SMALL:
+            return tile or 0, []
+        available = machine.available_bytes(self.device)
+        if available is None:
+            return (AUTOMATIC_TILES[-1] if tile is None else tile), (
+                ["how much memory is free is not known here"] if tile is None else []
+            )
+        room = int(memory.SHARE * available)
+        numbers = (
+            f"{width} x {height} whole needs about {machine.readable(need(0))}; "
+            f"{machine.readable(available)} are free on {self.device}, of which one picture may "
+            f"take {machine.readable(room)}"
+        )
+        if need(tile or 0) <= room:
+            return tile or 0, []
+        if tile == 0:
+            raise PictureError(f"{numbers}: leave --tile 0 out, so that tiles are used")
+        candidates = [
+            n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)
+        ]
+        for size in candidates:
+            if need(size) <= room:
+                asked = f"tiles of {tile} are too large, " if tile else ""
+                return size, [f"{numbers}: {asked}tiles of {size}"]
+        smallest = min([*candidates, *([tile] if tile else [])], default=tiles.STEP + overlap)
+        raise PictureError(
+            f"{numbers}, and tiles of {smallest} need {machine.readable(need(smallest))}: free "
+            "some memory or choose another device"
+        )
+
+    @torch.inference_mode()
+    def _network(self, images: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
+        """(B, 3, H, W) restored, float32, not clamped; each image's expert of each block."""
+        images = images.to(self.device, torch.float32)
+        run = self._graphs if self.device.type == "cuda" else self._forward
+        restored, experts = run(images)
+        return restored, [tuple(of_image) for of_image in experts.tolist()]
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
+            restored, routing = self.model(images, return_routing=True)
+        return restored.float(), routing.expert[:, :, 0].T + 1
+
+
+def _check_strength(strength: float) -> None:
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"strength {strength}: give 0 (as it was) to 1 (fully restored)")
+
+
+def _half(size: int, overlap: int) -> int | None:
+    """Half the tile, in whole steps; None if that is too small."""
+    half = size // 2 // tiles.STEP * tiles.STEP
+    return half if half >= tiles.STEP + overlap else None

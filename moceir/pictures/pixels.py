@@ -1,0 +1,118 @@
+"""Pixels as arrays, images and tensors."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from moceir.errors import PictureError
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """(H, W, C) of a PIL image: C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA); uint8,
+    uint16 for 16-bit grey, float32 in [0, 1] for floating point grey.
+
+    A palette becomes RGB, a transparent colour an alpha channel. CMYK becomes sRGB, through the
+    ICC profile in ``image.info`` if there is one.
+
+    Raises:
+        PictureError: a mode with no such meaning, or values out of range.
+    """
+    mode = image.mode
+    if mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.size and (wide.min() < 0 or wide.max() > 65535):
+            raise PictureError(
+                f"32-bit grey values from {wide.min()} to {wide.max()}: scale them to 16 bits"
+            )
+        return wide.astype(np.uint16)[..., None]
+    if mode == "F":
+        return check_unit_range(np.asarray(image))[..., None]
+    if mode == "CMYK":
+        image = _cmyk_to_srgb(image)
+    elif mode in ("P", "PA", "RGB", "L", "1", "YCbCr", "RGBX", "La", "RGBa", "LA", "RGBA", "HSV"):
+        grey = mode in ("1", "L", "La", "LA")
+        alpha = mode in ("PA", "La", "RGBa", "LA", "RGBA") or "transparency" in image.info
+        target = ("L" if grey else "RGB") + ("A" if alpha else "")
+        if mode == "1" and alpha:
+            image = image.convert("L")
+        if mode == "La":  # Pillow goes there by no direct way
+            image = image.convert("LA")
+        image = image if image.mode == target else image.convert(target)
+    else:
+        raise PictureError(f"a picture of Pillow's mode {mode}: convert it to RGB")
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def image_of(pixels: np.ndarray) -> Image.Image:
+    """The opposite of ``pixels_of``. Pillow has more than 8 bits for grey alone: other 16-bit and
+    floating point pixels are rounded to 8 bits."""
+    if pixels.shape[2] == 1:
+        return Image.fromarray(pixels[..., 0])
+    return Image.fromarray(to_8_bits(pixels))
+
+
+def levels(dtype: np.dtype) -> int:
+    """The value of white."""
+    return {"uint8": 255, "uint16": 65535, "float32": 1}[dtype.name]
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of uint16, or of float32 in [0, 1]."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    scaled = pixels.astype(np.float32) * np.float32(255 / levels(pixels.dtype))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def check_unit_range(values: np.ndarray) -> np.ndarray:
+    """Floating point values as float32 in [0, 1].
+
+    Raises:
+        PictureError: NaN, infinity, or values outside.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise PictureError(
+            f"{values.size - int(finite.sum())} of its values are NaN or infinite: replace them"
+        )
+    if values.size and (values.min() < 0 or values.max() > 1):
+        raise PictureError(
+            f"floating point values from {values.min():g} to {values.max():g}: scale them to 0 to 1"
+        )
+    return values.astype(np.float32)
+
+
+def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image.convert("RGB")
+    try:
+        converted = ImageCms.profileToProfile(
+            image,
+            ImageCms.ImageCmsProfile(BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        assert converted is not None  # it returns None when it converts in place
+        return converted
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise PictureError(f"its CMYK profile cannot be used ({error})") from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """(3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """The opposite of ``to_tensor``; values are clamped and rounded to 8 bits."""
+    levels = tensor.detach().float().clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())

@@ -1,1 +1,0 @@
-"""What the command ``moceir restore`` is made of, short of the network."""

@@ -1,0 +1,118 @@
+"""Folders of pictures, and patches as a function of seed and number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moceir.data.crops import CleanPatches
+from moceir.errors import PictureError
+from moceir.pictures.images import find_pictures, open_image, open_rgb, save_image
+from moceir.pictures.pixels import to_image, to_tensor
+
+
+def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_pictures_are_found_below_a_folder(tmp_path: Path) -> None:
+    expected = [picture(tmp_path / "a" / "1.PNG"), picture(tmp_path / "b.jpg")]
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    assert find_pictures(tmp_path) == expected
+
+
+def test_folders_without_pictures_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="no pictures in it"):
+        find_pictures(tmp_path)
+    with pytest.raises(PictureError, match=r"nowhere: no such folder"):
+        find_pictures(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
+def test_files_that_are_no_pictures_are_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    with pytest.raises(PictureError, match=r"bad\.png"):
+        open_image(path)
+
+
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+    path = picture(tmp_path / "cut.png")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(PictureError, match=r"cut\.png"):
+        open_image(path)
+
+
+def test_orientation_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    image = Image.new("RGB", (40, 30))
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    image.save(path, exif=exif)
+    assert open_rgb(path).size == (30, 40)
+
+
+def test_tensors_and_images_are_the_same_picture() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    tensor = to_tensor(Image.fromarray(pixels))
+    assert tensor.shape == (3, 5, 7)
+    assert np.array_equal(np.asarray(to_image(tensor)), pixels)
+    beyond = to_image(torch.tensor([-1.0, 0.5, 2.0]).view(3, 1, 1))
+    assert np.asarray(beyond).tolist() == [[[0, 128, 255]]]
+
+
+def test_saving_refuses_what_no_format_holds(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"'\.xyz'"):
+        save_image(Image.new("RGB", (2, 2)), tmp_path / "a.xyz")
+    with pytest.raises(PictureError, match=r"a\.jpg.*RGBA"):
+        save_image(Image.new("RGBA", (2, 2)), tmp_path / "a.jpg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_patches_are_a_function_of_seed_and_number(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", seed=i)
+    patches = CleanPatches(tmp_path, crop=16, seed=1)
+    uncached = CleanPatches(tmp_path, crop=16, seed=1, cache_mb=0)
+    other = CleanPatches(tmp_path, crop=16, seed=2)
+    forwards = [patches[i] for i in range(8)]
+    backwards = [uncached[i] for i in reversed(range(8))][::-1]
+    for a, b in zip(forwards, backwards, strict=True):
+        assert a.shape == (3, 16, 16) and a.dtype == torch.uint8
+        assert torch.equal(a, b)
+    assert any(not torch.equal(a, other[i]) for i, a in enumerate(forwards))
+    assert not torch.equal(patches[0], patches[10**12])
+
+
+def test_patches_are_cut_turned_and_flipped(tmp_path: Path) -> None:
+    """All eight orientations of a picture as small as the crop occur, and nothing else."""
+    path = picture(tmp_path / "a.png", 4, 4)
+    pixels = np.asarray(open_rgb(path)).transpose(2, 0, 1)
+    ways = {
+        np.ascontiguousarray(np.rot90(p, turns, axes=(1, 2))).tobytes()
+        for p in (pixels, pixels[:, :, ::-1])
+        for turns in range(4)
+    }
+    patches = CleanPatches(tmp_path, crop=4, seed=0)
+    seen = {patches[i].numpy().tobytes() for i in range(100)}
+    assert len(ways) == 8
+    assert seen == ways
+
+
+def test_small_pictures_are_reflected(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 5, 3)
+    assert CleanPatches(tmp_path, crop=16, seed=0)[0].shape == (3, 16, 16)
+
+
+def test_an_unreadable_training_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"text")
+    with pytest.raises(PictureError, match=r"bad\.png"):
+        CleanPatches(tmp_path, crop=16, seed=0)[0]
