@@ -42,8 +42,8 @@ from torch import Tensor
 
 from moceir import MoCEIR, machine, preset
 from moceir.files import whole_file
+from moceir.model.load import to_published
 from moceir.training.loss import restoration_loss
-from moceir.weights.published import to_published
 
 NAMES = {
     "ours": "this project",

@@ -53,11 +53,11 @@ TITLES = {
 def run(variant: str, seed: int, steps: int, train: Path, validation: Path, out: Path) -> None:
     """One run, its gains, and which experts it takes."""
     from moceir.evaluation.experts import centre, gains
+    from moceir.model import load_model
     from moceir.pictures.images import find_pictures
     from moceir.training.options import build
     from moceir.training.run import train as train_network
     from moceir.training.usage import read_usage
-    from moceir.weights.load import load_model
 
     options = dict(VARIANTS[variant])
     warm = int(options.pop("warm", 0) * steps)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moceir.config import MoCEIRConfig, preset
     from moceir.inference.restorer import Restorer
-    from moceir.model import MoCEIR
+    from moceir.model import MoCEIR, load_model
 
 __version__ = "0.1.0"
 
@@ -19,10 +19,11 @@ _HOMES = {
     "MoCEIR": "moceir.model",
     "MoCEIRConfig": "moceir.config",
     "Restorer": "moceir.inference.restorer",
+    "load_model": "moceir.model",
     "preset": "moceir.config",
 }
 
-__all__ = ["MoCEIR", "MoCEIRConfig", "Restorer", "preset"]
+__all__ = ["MoCEIR", "MoCEIRConfig", "Restorer", "load_model", "preset"]
 
 
 def __getattr__(name: str) -> object:

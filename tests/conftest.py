@@ -12,8 +12,7 @@ from PIL import Image
 from moceir.commands.main import main
 from moceir.config import MoCEIRConfig
 from moceir.inference.restorer import Restorer
-from moceir.model import MoCEIR
-from moceir.weights import save_weights
+from moceir.model import MoCEIR, save_weights
 
 SMALLEST = MoCEIRConfig(
     dim=8,

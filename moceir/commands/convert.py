@@ -26,13 +26,14 @@ def convert(source: Path, target: Path, preset: str | None, overwrite: bool) -> 
     if target.suffix not in (".safetensors", ".ckpt", ".pth", ".pt"):
         raise click.ClickException(f"{target}: name it .safetensors, .ckpt, .pth or .pt")
     refuse_existing(target, overwrite)
-    from moceir import config, weights
+    from moceir import config
+    from moceir import model as networks
 
     if preset:
-        model = weights.load_published(source, config.preset(preset))
+        model = networks.load_published(source, config.preset(preset))
     else:
-        model = weights.load_model(source)
-    save = weights.save_weights if target.suffix == ".safetensors" else weights.save_published
+        model = networks.load_model(source)
+    save = networks.save_weights if target.suffix == ".safetensors" else networks.save_published
     save(model, target)
     parameters = sum(p.numel() for p in model.parameters())
     click.echo(f"{target}: {parameters:,} parameters")

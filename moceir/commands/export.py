@@ -26,8 +26,8 @@ def export(
     """
     refuse_existing(target, overwrite)
     from moceir.inference.export import export_onnx
+    from moceir.model import load_model
     from moceir.weights.bundled import BUNDLED
-    from moceir.weights.load import load_model
 
     export_onnx(load_model(model or BUNDLED[0]), target, height, width)
     click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, pictures of {width} x {height}")

@@ -16,7 +16,8 @@ def info() -> None:
     import torch
 
     from moce_kernels import info as kernels
-    from moceir.weights import BUNDLED, load_model
+    from moceir.model import load_model
+    from moceir.weights.bundled import BUNDLED
 
     click.echo(f"moceir {__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
     devices = [

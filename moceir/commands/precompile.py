@@ -67,8 +67,8 @@ def precompile(
 
     from moce_kernels.precompile import capability, precompile
     from moceir.config import preset
+    from moceir.model import load_model
     from moceir.training.precompile import batch_shape, float32_products, network_work
-    from moceir.weights.load import load_model
 
     config = load_model(model).config if model else preset(name)
     target = capability(arch)

@@ -23,12 +23,11 @@ from moceir.data import synthesis
 from moceir.data.synthesis import KINDS
 from moceir.errors import ConfigError
 from moceir.files import whole_file
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, load_model
 from moceir.model.experts import ExpertBank
 from moceir.model.routing import forced_expert
 from moceir.pictures.images import find_pictures, open_rgb
 from moceir.pictures.pixels import to_tensor
-from moceir.weights.load import load_model
 
 ROUTED, WITHOUT = "routed", "without"
 

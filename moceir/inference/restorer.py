@@ -17,11 +17,10 @@ from moceir import machine
 from moceir.errors import ConfigError, PictureError
 from moceir.inference import memory, tiles
 from moceir.inference.graphs import Replayed
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, load_model
 from moceir.pictures.images import open_image
 from moceir.pictures.pixels import image_of, levels, pixels_of
 from moceir.weights.bundled import BUNDLED
-from moceir.weights.load import load_model
 
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -94,7 +93,7 @@ class Restorer:
     - ``strength``: from 0, the picture as it was, to 1, fully restored; a blend between.
 
     Args:
-        model: a network, or what ``moceir.weights.load_model`` takes: a bundled name, a folder, a
+        model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
             weights file, a published checkpoint. None: the bundled weights.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
         precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32.

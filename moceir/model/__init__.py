@@ -1,5 +1,19 @@
-"""The MoCE-IR network in plain PyTorch."""
+"""The network of the paper, and networks from files."""
 
-from moceir.model.network import MoCEIR, Routing
+from moceir.model.load import (
+    load_model,
+    load_published,
+    load_weights,
+    save_published,
+    save_weights,
+)
+from moceir.model.network import MoCEIR
 
-__all__ = ["MoCEIR", "Routing"]
+__all__ = [
+    "MoCEIR",
+    "load_model",
+    "load_published",
+    "load_weights",
+    "save_published",
+    "save_weights",
+]

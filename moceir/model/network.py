@@ -23,6 +23,8 @@ from moceir.model.layers import (
     pooled,
 )
 from moceir.model.routing import BlockRouting, Router
+from moceir.weights.files import read_weights, write_weights
+from moceir.weights.state import load_state
 
 
 class Routing(NamedTuple):
@@ -202,12 +204,11 @@ class MoCEIR(
                 image = F.pad(image, pad, mode="reflect" if missing < size else "replicate")
         return image
 
-    # The two hooks of PyTorchModelHubMixin; moceir.weights knows networks, so it is imported late.
+    # The two hooks of PyTorchModelHubMixin.
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from moceir.weights.files import save_weights
-
-        save_weights(self, save_directory / constants.SAFETENSORS_SINGLE_FILE)
+        place = save_directory / constants.SAFETENSORS_SINGLE_FILE
+        write_weights(self.config, self.state_dict(), place)
 
     @classmethod
     def _from_pretrained(
@@ -219,10 +220,11 @@ class MoCEIR(
         config: object = None,
         **download: Any,
     ) -> MoCEIR:
-        from moceir.weights.files import load_weights
-
         # The weights file carries its configuration; config.json is there for people and the Hub.
         path = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
         if not Path(model_id).is_dir():
             path = Path(hf_hub_download(model_id, constants.SAFETENSORS_SINGLE_FILE, **download))
-        return load_weights(path).to(map_location)
+        config, tensors = read_weights(path)
+        model = cls(config)
+        load_state(model, tensors)
+        return model.eval().to(map_location)

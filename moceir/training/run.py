@@ -20,6 +20,7 @@ from moceir import __version__
 from moceir.data.patches import MixturePatches
 from moceir.errors import CheckpointError, ConfigError
 from moceir.files import whole_file
+from moceir.model import load_model, save_weights
 from moceir.training.checkpoint import load_checkpoint
 from moceir.training.config import TrainingConfig, plain
 from moceir.training.data import RestorationData
@@ -27,8 +28,6 @@ from moceir.training.loop import Checkpoint, Training
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
 from moceir.training.step import CudaGraphs, TrainingStep
-from moceir.weights.files import save_weights
-from moceir.weights.load import load_model
 from moceir.weights.state import load_state
 
 

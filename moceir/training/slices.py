@@ -26,7 +26,7 @@ from PIL import Image
 from moce_kernels.backends import BackendUnavailableError
 from moceir.errors import CheckpointError, ConfigError, MoceirError, PictureError
 from moceir.files import whole_file
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, save_weights
 from moceir.pictures.images import find_pictures, open_rgb
 from moceir.training.checkpoint import load_checkpoint, save_checkpoint
 from moceir.training.config import TrainingConfig
@@ -34,7 +34,6 @@ from moceir.training.loop import Checkpoint
 from moceir.training.options import parse
 from moceir.training.packed import pack, read_set, write_set
 from moceir.training.run import train
-from moceir.weights.files import save_weights
 from moceir.weights.state import load_state
 
 KEEP_MINUTES = 2

@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from moceir.config import MoCEIRConfig
 from moceir.errors import WeightsError
 from moceir.files import whole_file
-from moceir.model import MoCEIR
-from moceir.weights.state import load_state
 
 
-def save_weights(model: MoCEIR, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a network to one file, whole or not at all.
+def write_weights(
+    config: MoCEIRConfig,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a configuration and its tensors to one file, whole or not at all.
 
     Args:
-        dtype: of the stored tensors; the network's own if None.
+        dtype: of the stored tensors; their own if None.
 
     Raises:
         OSError: the file cannot be written.
     """
-    tensors = {
-        key: tensor.detach().to("cpu", dtype).contiguous()
-        for key, tensor in model.state_dict().items()
-    }
-    metadata = {"format": "pt", "moceir.config": json.dumps(model.config.to_dict())}
+    stored = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
+    metadata = {"format": "pt", "moceir.config": json.dumps(config.to_dict())}
     with whole_file(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata)
+            save_file(stored, temporary, metadata)
         except SafetensorError as error:
             raise OSError(f"{path}: cannot be written ({error})") from error
 
 
-def load_weights(path: Path) -> MoCEIR:
-    """Read a file of ``save_weights`` into a new float32 network in evaluation mode.
+def read_weights(path: Path) -> tuple[MoCEIRConfig, dict[str, Tensor]]:
+    """The configuration and the tensors in a file of ``write_weights``.
 
     Raises:
-        WeightsError: not such a file, truncated, or its tensors do not fit its configuration.
+        WeightsError: not such a file, or truncated.
         OSError: the file cannot be opened.
     """
     try:
@@ -59,9 +61,4 @@ def load_weights(path: Path) -> MoCEIR:
         config = MoCEIRConfig.from_dict(json.loads(metadata["moceir.config"]))
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: its configuration cannot be used ({error})") from None
-    model = MoCEIR(config)
-    try:
-        load_state(model, tensors)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    return model.eval()
+    return config, tensors

@@ -14,9 +14,6 @@ from torch import Tensor
 from moce_kernels import ExpertWeights
 from moceir.config import MoCEIRConfig
 from moceir.errors import WeightsError
-from moceir.files import whole_file
-from moceir.model import MoCEIR
-from moceir.weights.state import load_state
 
 # Our names on the left, theirs on the right; the first pattern that fits is applied, in each group.
 _RENAMES: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -83,56 +80,13 @@ class _Slice(NamedTuple):
     """Position in the bank, or None: the whole tensor."""
 
 
-def load_published(
-    source: str | Path | Mapping[str, Tensor], config: MoCEIRConfig | None = None
-) -> MoCEIR:
-    """A network, in evaluation mode, with published weights, strictly.
-
-    Args:
-        source: a Lightning checkpoint or a file with a bare state_dict, read without running any
-            pickled code; or the state_dict itself, with or without ``net.`` before each name.
-        config: the network; if None it is read off the tensors, with top_k 1.
+def read_published(path: Path) -> Mapping[str, Tensor]:
+    """The state_dict in a Lightning checkpoint or a bare file, without running pickled code.
 
     Raises:
-        WeightsError: not such a file, truncated, or a missing, surplus or misshapen tensor.
+        WeightsError: not such a file, or truncated.
         OSError: the file cannot be opened.
     """
-    where = ""
-    if isinstance(source, (str, Path)):
-        where = f"{source}: "
-        source = _read(Path(source))
-    if source and all(key.startswith("net.") for key in source):
-        source = {key.removeprefix("net."): value for key, value in source.items()}
-    try:
-        return _build(source, config or infer_config(source))
-    except WeightsError as error:
-        raise WeightsError(f"{where}{error}") from None
-
-
-def save_published(model: MoCEIR, path: Path) -> None:
-    """Write a checkpoint for the published code: Lightning's for ``.ckpt``, else a state_dict.
-
-    Raises:
-        OSError: the file cannot be written; nothing is left behind.
-    """
-    state = to_published(model)
-    content: dict[str, object] = dict(state)
-    if path.suffix == ".ckpt":
-        content = {
-            "state_dict": {f"net.{key}": tensor for key, tensor in state.items()},
-            "pytorch-lightning_version": "2.0.0",
-            "epoch": 0,
-            "global_step": 0,
-        }
-    with whole_file(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # what torch's zip writer raises on a full disk
-            raise OSError(f"{path}: cannot be written ({error})") from error
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    """The state_dict in a file, without running pickled code."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -157,9 +111,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
     """The configuration that published tensors have; what shapes cannot tell is the default.
 
+    Args:
+        state: names with or without ``net.`` before each.
+
     Raises:
         WeightsError: tensors of something else.
     """
+
+    state = {key.removeprefix("net."): tensor for key, tensor in state.items()}
 
     def count(pattern: str) -> int:
         found = {int(m[1]) for key in state if (m := re.match(pattern, key))}
@@ -188,50 +147,64 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
         raise WeightsError(f"not the weights of a published MoCE-IR ({error})") from None
 
 
-def to_published(model: MoCEIR) -> dict[str, Tensor]:
-    """The published code's state_dict of a network.
+def to_published(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published code's tensors of a network's, but for the constant of its routers.
+
+    Args:
+        state: of a network of this configuration.
 
     Raises:
         WeightsError: the published code has no place for ``expert_path``.
     """
-    if model.config.expert_path:
+    if config.expert_path:
         raise WeightsError(
             "a network with expert_path has weights that the published code has no place for"
         )
-    state = model.state_dict()
     out = {}
-    for entry in _slices(model):
+    for entry in _slices(config, state):
         part = state[entry.ours]
         if entry.expert is not None:
-            part = _experts_of(model.config, entry.ours, part)[entry.expert]
-            part = _to_published_shape(entry.ours, part, model.config, entry.expert)
+            part = _experts_of(config, entry.ours, part)[entry.expert]
+            part = _to_published_shape(entry.ours, part, config, entry.expert)
         out[entry.published] = part.detach().clone()
-    for name, module in model.named_modules():
-        if name.endswith(".experts.router"):
-            key = _rename(f"{name.removesuffix('router')}project_out.")
-            out[key.replace("proj_out.", "routing.complexity")] = module.complexity_bias.clone()
     return out
 
 
-def _build(state: Mapping[str, Tensor], config: MoCEIRConfig) -> MoCEIR:
-    """A network of published tensors; the routers' constant ``complexity`` is not read."""
-    model = MoCEIR(config)
+def complexity_key(router: str) -> str:
+    """The published name of the constant ``complexity_bias`` of one of our routers."""
+    key = _rename(f"{router.removesuffix('router')}project_out.")
+    return key.replace("proj_out.", "routing.complexity")
+
+
+def from_published(
+    published: Mapping[str, Tensor], config: MoCEIRConfig, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Our tensors of published ones; the routers' constant ``complexity`` is not read.
+
+    Args:
+        published: names with or without ``net.`` before each.
+        state: of a network of this configuration, for its names and shapes.
+
+    Raises:
+        WeightsError: a missing, surplus or misshapen tensor.
+    """
+    if published and all(key.startswith("net.") for key in published):
+        published = {key.removeprefix("net."): tensor for key, tensor in published.items()}
     parts: dict[str, list[Tensor]] = {}
-    template = model.state_dict()
     expected = set()
     problems = []
-    for entry in _slices(model):
+    for entry in _slices(config, state):
         expected.add(entry.published)
-        target = template[entry.ours]
+        target = state[entry.ours]
         if entry.expert is not None:
             target = _experts_of(config, entry.ours, target)[entry.expert]
             shape = _to_published_shape(entry.ours, target, config, entry.expert).shape
         else:
             shape = target.shape
-        if entry.published not in state:
+        if entry.published not in published:
             problems.append(f"missing {entry.published}")
             continue
-        tensor = state[entry.published]
+        tensor = published[entry.published]
         if tensor.shape != shape:
             problems.append(
                 f"{entry.published} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"
@@ -241,20 +214,19 @@ def _build(state: Mapping[str, Tensor], config: MoCEIRConfig) -> MoCEIR:
             tensor = tensor.flatten(1).t()
         parts.setdefault(entry.ours, []).append(tensor.reshape(target.shape))
     problems += [
-        f"surplus {key}" for key in state if key not in expected and not _COMPLEXITY.match(key)
+        f"surplus {key}" for key in published if key not in expected and not _COMPLEXITY.match(key)
     ]
     if problems:
         raise WeightsError.of_tensors(problems, "another configuration? Name the preset it has")
-    load_state(model, {ours: torch.cat(tensors) for ours, tensors in parts.items()})
-    return model.eval()
+    return {ours: torch.cat(tensors) for ours, tensors in parts.items()}
 
 
-def _slices(model: MoCEIR) -> Iterator[_Slice]:
-    for ours in model.state_dict():
+def _slices(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> Iterator[_Slice]:
+    for ours in state:
         bank = _BANK.match(ours)
         if bank:
             level, block, role = bank.groups()
-            for expert in range(model.config.num_experts):
+            for expert in range(config.num_experts):
                 prefix = f"dec.{level}.2.layers.{block}.adapter.experts.{expert}.0."
                 yield _Slice(prefix + _EXPERT_NAMES[role], ours, expert)
         else:

@@ -15,8 +15,7 @@ from PIL import Image
 
 from moceir import __version__
 from moceir.commands.main import main
-from moceir.model import MoCEIR
-from moceir.weights import load_weights, save_weights
+from moceir.model import MoCEIR, load_weights, save_weights
 from tests.published_weights import TINY
 
 

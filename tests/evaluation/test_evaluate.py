@@ -19,8 +19,7 @@ from moceir.evaluation.paper import SETTINGS
 from moceir.evaluation.protocol import PROTOCOLS, benchmarks
 from moceir.evaluation.run import measure
 from moceir.inference.restorer import Restorer
-from moceir.model import MoCEIR
-from moceir.weights import save_weights
+from moceir.model import MoCEIR, save_weights
 from tests.evaluation.trees import published
 
 TINY = MoCEIRConfig(

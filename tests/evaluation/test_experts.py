@@ -13,9 +13,8 @@ from PIL import Image
 
 from moceir.config import preset
 from moceir.evaluation.experts import ROUTED, WITHOUT, centre, gains, main, spread, without_experts
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, save_weights
 from moceir.model.experts import ExpertBank
-from moceir.weights.files import save_weights
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from PIL import Image
 
 from moceir.evaluation.synthetic import evaluate, main, quality
 from moceir.inference.restorer import Restorer
-from moceir.model import MoCEIR
-from moceir.weights import save_weights
+from moceir.model import MoCEIR, save_weights
 from tests.published_weights import TINY
 
 

@@ -17,8 +17,7 @@ from moceir.figures.errors import error_map
 from moceir.figures.quality import common_columns, quality_figure, read_result
 from moceir.figures.routes import collect, routes_figure, usage_figure
 from moceir.inference.restorer import Restorer
-from moceir.model import MoCEIR
-from moceir.weights import save_weights
+from moceir.model import MoCEIR, save_weights
 from tests.evaluation.test_cost import SMALL
 from tests.evaluation.trees import picture, published
 

@@ -11,9 +11,8 @@ from PIL import Image
 
 from moceir import Restorer
 from moceir.errors import ConfigError, PictureError, WeightsError
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, save_weights
 from moceir.pictures.pixels import to_tensor
-from moceir.weights import save_weights
 from tests.published_weights import TINY
 
 

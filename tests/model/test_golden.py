@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 
+from moceir.model import load_published
+from moceir.model.load import to_published
 from moceir.training.loss import restoration_loss
-from moceir.weights.published import load_published, to_published
 from tests.published_weights import CONFIGS, GOLDEN, TINY, filled, golden, shapes
 
 

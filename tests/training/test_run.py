@@ -19,12 +19,11 @@ from moceir.errors import (
     PictureError,
     WeightsError,
 )
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, load_weights
 from moceir.training.config import DistillConfig, OptimizerConfig, TrainingConfig
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
 from moceir.training.run import main
-from moceir.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,13 +16,12 @@ from PIL import Image
 
 from moceir.config import preset
 from moceir.errors import CheckpointError, ConfigError, PictureError
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, load_weights
 from moceir.training import packed
 from moceir.training.checkpoint import load_checkpoint
 from moceir.training.options import parse
 from moceir.training.packed import LIMIT, PART, pack, read_set, unpack, write_set
 from moceir.training.slices import main, pack_pictures, run_slice, state_weights
-from moceir.weights import load_weights
 from tests.evaluation.trees import published
 from tests.training.test_mixture import arguments
 

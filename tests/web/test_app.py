@@ -23,10 +23,9 @@ from PIL import Image, ImageCms
 from moceir import Restorer
 from moceir.commands.main import main
 from moceir.data.degradations import degrade, parse
-from moceir.model import MoCEIR
+from moceir.model import MoCEIR, save_weights
 from moceir.pictures.images import open_rgb
 from moceir.pictures.pixels import to_image, to_tensor
-from moceir.weights import save_weights
 from tests.browser import SAMPLE, SCREENSHOTS, browse, screenshot, use_slider
 from tests.published_weights import TINY
 

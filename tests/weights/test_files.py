@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moceir.errors import WeightsError
-from moceir.model import MoCEIR
-from moceir.weights import BUNDLED, bundled_path, load_model, load_weights, save_weights
+from moceir.model import MoCEIR, load_model, load_weights, save_weights
+from moceir.weights.bundled import BUNDLED, bundled_path
 from tests.published_weights import TINY
 
 
@@ -117,7 +117,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from moceir.model import MoCEIR
-from moceir.weights import save_published, save_weights
+from moceir.model import save_published, save_weights
 from tests.published_weights import TINY
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 save = save_published if sys.argv[1].endswith(".ckpt") else save_weights

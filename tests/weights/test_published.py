@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from moceir.errors import WeightsError
-from moceir.model import MoCEIR
-from moceir.weights import load_model, load_published, save_published
-from moceir.weights.published import infer_config, to_published
+from moceir.model import MoCEIR, load_model, load_published, save_published
+from moceir.model.load import to_published
+from moceir.weights.published import infer_config
 from tests.published_weights import CONFIGS, TINY, filled, shapes
 
 Tensors = dict[str, torch.Tensor]
