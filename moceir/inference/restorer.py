@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -16,10 +15,11 @@ from moce_kernels.backends import BackendUnavailableError, choose
 from moceir import machine
 from moceir.errors import ConfigError, PictureError
 from moceir.inference import memory, tiles
+from moceir.inference.canvas import Canvas, PixelCanvas, TensorCanvas
 from moceir.inference.graphs import Replayed
 from moceir.model import MoCEIR, load_model
 from moceir.pictures.images import open_image
-from moceir.pictures.pixels import image_of, levels, pixels_of
+from moceir.pictures.pixels import image_of, pixels_of
 from moceir.weights.bundled import BUNDLED
 
 PRECISIONS: dict[str, torch.dtype] = {
@@ -30,9 +30,6 @@ PRECISIONS: dict[str, torch.dtype] = {
 
 AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
 """Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
-
-LUMA = (0.299, 0.587, 0.114)
-"""Grey from red, green and blue (ITU-R BT.601), as Pillow has it."""
 
 
 def _device(name: str | torch.device | None) -> torch.device:
@@ -188,7 +185,9 @@ class Restorer:
             )
             return restored
         if isinstance(image, Tensor):
-            return self._restore_tensor(image, tile, tile_overlap, strength)
+            canvas = TensorCanvas(image, strength)
+            self._restore(canvas, tile, tile_overlap)
+            return canvas.restored
         raise TypeError(
             f"{type(image).__name__}: give a PIL image, a uint8 array, a float tensor or a path"
         )
@@ -251,75 +250,19 @@ class Restorer:
         Returns:
             A new array of the same shape and dtype, and how each picture was made.
         """
-        batch, height, width, channels = pixels.shape
-        colours = slice(0, 3 if channels >= 3 else 1)
-        scale = levels(pixels.dtype)
-        restored = pixels.copy()
+        canvas = PixelCanvas(pixels, strength)
+        runs = self._restore(canvas, tile, tile_overlap)
+        return canvas.restored, runs
 
-        def read(rows: slice, columns: slice) -> Tensor:
-            part = pixels[:, rows, columns, colours].astype(np.float32) / np.float32(scale)
-            return torch.from_numpy(part).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
-
-        def write(rows: slice, result: Tensor) -> None:
-            # expand() gave all three the same grey.
-            result = result.clamp(0, 1)
-            if colours.stop == 1:
-                result = torch.einsum("bchw,c->bhw", result, torch.tensor(LUMA))[:, None]
-            if strength != 1:
-                original = pixels[:, rows, :, colours].astype(np.float32) / np.float32(scale)
-                result = torch.from_numpy(original).permute(0, 3, 1, 2).lerp(result, strength)
-            values = result.permute(0, 2, 3, 1).numpy()
-            if scale != 1:
-                values = np.rint(values * np.float32(scale))
-            restored[:, rows, :, colours] = values.astype(pixels.dtype)
-
-        _check_strength(strength)
-        return restored, self._run(read, write, batch, height, width, tile, tile_overlap)
-
-    def _restore_tensor(
-        self, images: Tensor, tile: int | None, overlap: int, strength: float
-    ) -> Tensor:
-        if not images.is_floating_point():
-            raise ValueError(f"tensor of dtype {images.dtype}: give floating point in [0, 1]")
-        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-            raise ValueError(f"tensor of shape {tuple(images.shape)}: give (B, 3, H, W), RGB")
-        _check_strength(strength)
-        restored = torch.empty_like(images)
-
-        def read(rows: slice, columns: slice) -> Tensor:
-            return images[..., rows, columns]
-
-        def write(rows: slice, result: Tensor) -> None:
-            part = restored[..., rows, :]
-            part.copy_(result.clamp(0, 1))
-            if strength != 1:
-                part.copy_(images[..., rows, :].lerp(part, strength))
-
-        height, width = images.shape[2:]
-        self._run(read, write, len(images), height, width, tile, overlap)
-        return restored
-
-    def _run(
-        self,
-        read: Callable[[slice, slice], Tensor],
-        write: Callable[[slice, Tensor], None],
-        batch: int,
-        height: int,
-        width: int,
-        tile: int | None,
-        overlap: int,
-    ) -> tuple[Run, ...]:
-        """Restores the whole or tile by tile; when memory runs out, again with half the tile.
-
-        ``read`` gives (B, 3, h, w) in [0, 1] of some rows and columns, ``write`` takes the result
-        of some rows (B, 3, h, width), float32 on the CPU, not clamped.
-        """
+    def _restore(self, canvas: Canvas, tile: int | None, overlap: int) -> tuple[Run, ...]:
+        """The whole or tile by tile; when memory runs out, again with half the tile."""
         tiles.check(tile or 0, overlap)
+        batch, height, width = canvas.size
         size, notes = self._fitting_tile(batch, height, width, tile, overlap)
         while True:
             plan = tiles.plan(height, width, size, overlap)
-            experts: list[list[tuple[int, ...]]] = []
-            if self._attempt(read, write, plan, experts):
+            experts = self._attempt(canvas, plan)
+            if experts is not None:
                 whole = plan.number == 1
                 return tuple(
                     Run(0 if whole else size, 0 if whole else overlap, of_image, tuple(notes))
@@ -342,30 +285,25 @@ class Restorer:
             notes.append(f"{self.device} ran out of memory: went on with tiles of {smaller}")
             size = smaller
 
-    def _attempt(
-        self,
-        read: Callable[[slice, slice], Tensor],
-        write: Callable[[slice, Tensor], None],
-        plan: tiles.TilePlan,
-        experts: list[list[tuple[int, ...]]],
-    ) -> bool:
-        """False if memory ran out; all that held memory is gone when this has returned."""
-
-        def run(rows: slice, columns: slice) -> Tensor:
-            restored, of_tile = self._network(read(rows, columns))
-            experts.append(of_tile)
-            return restored.cpu()
-
+    def _attempt(self, canvas: Canvas, plan: tiles.TilePlan) -> list[list[tuple[int, ...]]] | None:
+        """The experts of each tile's images; None if memory ran out: all that held some is gone
+        when this has returned."""
+        stitching = tiles.Stitching(plan)
+        experts = []
         try:
-            for rows, result in tiles.stitch(run, plan):
-                write(rows, result)
+            for rows, columns in plan.tiles():
+                restored, of_tile = self._network(canvas.part(rows, columns))
+                experts.append(of_tile)
+                finished = stitching.add(restored.cpu())
+                if finished is not None:
+                    canvas.put(*finished)
         except (torch.OutOfMemoryError, MemoryError):
-            return False
+            return None
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):  # how a CPU's operators say it
                 raise
-            return False
-        return True
+            return None
+        return experts
 
     def _fitting_tile(
         self, batch: int, height: int, width: int, tile: int | None, overlap: int
@@ -419,11 +357,6 @@ class Restorer:
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             restored, routing = self.model(images, return_routing=True)
         return restored.float(), routing.expert[:, :, 0].T + 1
-
-
-def _check_strength(strength: float) -> None:
-    if not 0 <= strength <= 1:
-        raise ConfigError(f"strength {strength}: give 0 (as it was) to 1 (fully restored)")
 
 
 def _half(size: int, overlap: int) -> int | None:

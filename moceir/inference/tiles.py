@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from moceir.errors import ConfigError
@@ -27,6 +27,12 @@ class TilePlan(NamedTuple):
     @property
     def number(self) -> int:
         return len(self.rows) * len(self.columns)
+
+    def tiles(self) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of each tile, row by row."""
+        for rows in self.rows:
+            for columns in self.columns:
+                yield slice(*rows), slice(*columns)
 
 
 def check(tile: int, overlap: int) -> None:
@@ -95,33 +101,39 @@ def _rise(distance: Tensor, overlap: int) -> Tensor:
     return ((distance / overlap - 0.25) * 2).clamp(1e-6, 1)
 
 
-def stitch(
-    run: Callable[[slice, slice], Tensor], tiles: TilePlan
-) -> Iterator[tuple[slice, Tensor]]:
-    """Runs every tile and blends the results; yields finished rows from the top down.
+class Stitching:
+    """Blends the results of a plan's tiles, which come in its order, to rows of the whole."""
 
-    Args:
-        run: rows and columns of a tile to its result (B, 3, h, w), float32 on the CPU.
+    def __init__(self, plan: TilePlan) -> None:
+        self._plan = plan
+        self._weights = weights(plan.rows), weights(plan.columns)
+        self._done = 0
+        self._band: Tensor | None = None
+        """(B, 3, h, width), the rows of the tiles that are under way."""
 
-    Yields:
-        rows, and their result (B, 3, rows, width).
-    """
-    row_weights, column_weights = weights(tiles.rows), weights(tiles.columns)
-    width = tiles.columns[-1][1]
-    started: Tensor | None = None  # rows that the next tiles still add to
-    for i, (top, bottom) in enumerate(tiles.rows):
-        band: Tensor | None = None
-        for (left, right), weight in zip(tiles.columns, column_weights, strict=True):
-            result = run(slice(top, bottom), slice(left, right))
-            if tiles.number == 1:
-                yield slice(top, bottom), result
-                return
-            if band is None:
-                band = result.new_zeros(*result.shape[:2], bottom - top, width)
-                if started is not None:
-                    band[:, :, : started.shape[2]] = started
-            band[..., left:right] += result * (row_weights[i][:, None] * weight)
-        assert band is not None  # a plan has columns
-        end = tiles.rows[i + 1][0] if i + 1 < len(tiles.rows) else bottom
-        yield slice(top, end), band[:, :, : end - top]
-        started = band[:, :, end - top :]
+    def add(self, result: Tensor) -> tuple[slice, Tensor] | None:
+        """Takes the next tile's result (B, 3, h, w), float32 on the CPU.
+
+        Returns rows and their result (B, 3, rows, width) if it has finished some.
+        """
+        rows, columns = self._plan.rows, self._plan.columns
+        i, j = divmod(self._done, len(columns))
+        self._done += 1
+        top, bottom = rows[i]
+        if self._plan.number == 1:
+            return slice(top, bottom), result
+        started = self._band if j == 0 else None  # rows that tiles above have added to
+        if j == 0:
+            self._band = result.new_zeros(*result.shape[:2], bottom - top, columns[-1][1])
+            if started is not None:
+                self._band[:, :, : started.shape[2]] = started
+        band = self._band
+        assert band is not None  # the first tile of its rows has made it
+        left, right = columns[j]
+        of_row, of_column = (w[at] for w, at in zip(self._weights, (i, j), strict=True))
+        band[..., left:right] += result * (of_row[:, None] * of_column)
+        if j + 1 < len(columns):
+            return None
+        end = rows[i + 1][0] if i + 1 < len(rows) else bottom
+        self._band = band[:, :, end - top :]
+        return slice(top, end), band[:, :, : end - top]

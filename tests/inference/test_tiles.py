@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -43,6 +44,13 @@ def test_borders_of_tiles_do_not_count() -> None:
     assert first[-32:].max() < 1e-5 and second[:32].max() < 1e-5
 
 
+def stitched_rows(
+    plan: tiles.TilePlan, results: Iterable[torch.Tensor]
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    stitching = tiles.Stitching(plan)
+    yield from (finished for result in results if (finished := stitching.add(result)) is not None)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (300, 700), (257, 256)])
 @pytest.mark.parametrize(("tile", "overlap"), [(0, 64), (128, 0), (256, 64), (300, 130)])
 def test_what_keeps_pixels_is_stitched_to_the_same_picture(
@@ -52,7 +60,7 @@ def test_what_keeps_pixels_is_stitched_to_the_same_picture(
     stitched = torch.full_like(image, torch.nan)
     bottom = 0
     plan = tiles.plan(*size, tile, overlap)
-    for rows, band in tiles.stitch(lambda rows, columns: image[..., rows, columns], plan):
+    for rows, band in stitched_rows(plan, (image[..., r, c] for r, c in plan.tiles())):
         assert rows.start == bottom
         bottom = rows.stop
         stitched[..., rows, :] = band
@@ -72,12 +80,11 @@ def test_tiles_that_differ_blend_smoothly() -> None:
     plan = tiles.plan(640, 900, 384, 128)
     levels = torch.rand(20, generator=torch.Generator().manual_seed(0)).tolist()
 
-    def run(rows: slice, columns: slice) -> torch.Tensor:
-        return torch.full(
-            (1, 1, rows.stop - rows.start, columns.stop - columns.start), levels.pop()
-        )
-
-    stitched = torch.cat([band for _, band in tiles.stitch(run, plan)], dim=2)
+    each = (
+        torch.full((1, 1, rows.stop - rows.start, columns.stop - columns.start), levels.pop())
+        for rows, columns in plan.tiles()
+    )
+    stitched = torch.cat([band for _, band in stitched_rows(plan, each)], dim=2)
     assert stitched.shape == (1, 1, 640, 900)
     # Over half of the 128 shared pixels, and two neighbours at a corner may add up.
     for axis in (2, 3):

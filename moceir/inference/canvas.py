@@ -1,0 +1,115 @@
+"""What is restored: parts of it as the network takes them, and finished rows of the result."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moceir.errors import ConfigError
+from moceir.pictures.pixels import levels
+
+LUMA = (0.299, 0.587, 0.114)
+"""Grey from red, green and blue (ITU-R BT.601), as Pillow has it."""
+
+
+class Canvas(Protocol):
+    """B images of one size, before and after."""
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Images, height, width."""
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        """(B, 3, h, w) in [0, 1]."""
+
+    def put(self, rows: slice, result: Tensor) -> None:
+        """Takes finished rows: (B, 3, h, width), float32 on the CPU, not clamped."""
+
+
+class PixelCanvas:
+    """Pixels of any depth.
+
+    Args:
+        pixels: (B, H, W, C) uint8, uint16, or float32 in [0, 1]; C is 1 (grey), 2 (grey and alpha),
+            3 (RGB) or 4 (RGB and alpha). Alpha is copied.
+        strength: from 0, the pixels as they are, to 1, fully restored.
+
+    Raises:
+        ConfigError: ``strength`` is out of range.
+    """
+
+    def __init__(self, pixels: np.ndarray, strength: float) -> None:
+        _check_strength(strength)
+        self.restored = pixels.copy()
+        """Likewise (B, H, W, C), of the same dtype."""
+        self._pixels, self._strength = pixels, strength
+        self._colours = slice(0, 3 if pixels.shape[3] >= 3 else 1)
+        self._white = np.float32(levels(pixels.dtype))
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        batch, height, width, _ = self._pixels.shape
+        return batch, height, width
+
+    def _original(self, rows: slice, columns: slice) -> Tensor:
+        part = self._pixels[:, rows, columns, self._colours].astype(np.float32) / self._white
+        return torch.from_numpy(part).permute(0, 3, 1, 2)
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        return self._original(rows, columns).expand(-1, 3, -1, -1)
+
+    def put(self, rows: slice, result: Tensor) -> None:
+        result = result.clamp(0, 1)
+        if self._colours.stop == 1:  # all three were given the same grey
+            result = torch.einsum("bchw,c->bhw", result, torch.tensor(LUMA))[:, None]
+        if self._strength != 1:
+            result = self._original(rows, slice(None)).lerp(result, self._strength)
+        values = result.permute(0, 2, 3, 1).numpy()
+        if self._white != 1:
+            values = np.rint(values * self._white)
+        self.restored[:, rows, :, self._colours] = values.astype(self.restored.dtype)
+
+
+class TensorCanvas:
+    """Tensors, on any device and of any floating point dtype.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        strength: as in ``PixelCanvas``.
+
+    Raises:
+        ValueError: another shape or dtype.
+        ConfigError: ``strength`` is out of range.
+    """
+
+    def __init__(self, images: Tensor, strength: float) -> None:
+        if not images.is_floating_point():
+            raise ValueError(f"tensor of dtype {images.dtype}: give floating point in [0, 1]")
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+            raise ValueError(f"tensor of shape {tuple(images.shape)}: give (B, 3, H, W), RGB")
+        _check_strength(strength)
+        self.restored = torch.empty_like(images)
+        """Likewise (B, 3, H, W)."""
+        self._images, self._strength = images, strength
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        batch, _, height, width = self._images.shape
+        return batch, height, width
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        return self._images[..., rows, columns]
+
+    def put(self, rows: slice, result: Tensor) -> None:
+        part = self.restored[..., rows, :]
+        part.copy_(result.clamp(0, 1))
+        if self._strength != 1:
+            part.copy_(self._images[..., rows, :].lerp(part, self._strength))
+
+
+def _check_strength(strength: float) -> None:
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"strength {strength}: give 0 (as it was) to 1 (fully restored)")
