@@ -93,6 +93,7 @@ def bm3d(image: Tensor, sigma: float | None = None) -> Tensor:
         PictureError: a side is shorter than 16 pixels.
     """
     from bm3d import BM3DProfile, bm3d_rgb
+    from bm3d import bm3d as bm3d_grey
 
     height, width = image.shape[1:]
     if min(height, width) < BM3D_SMALLEST:
@@ -104,6 +105,9 @@ def bm3d(image: Tensor, sigma: float | None = None) -> Tensor:
     profile = BM3DProfile()
     profile.num_threads = 1  # several threads add in another order each time
     deviation = _noise(pixels) if sigma is None else sigma / 255
+    if np.ptp(pixels, axis=2).max() == 0:  # bm3d_rgb divides by the range of the colours
+        grey = bm3d_grey(pixels[..., 0], deviation, profile)
+        return _image(np.repeat(grey[..., None], 3, axis=2))
     return _image(bm3d_rgb(pixels, deviation, profile))
 
 

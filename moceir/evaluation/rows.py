@@ -40,12 +40,15 @@ VARIANTS = (
     *(f"low_light:exposure={stops}" for stops in (-3, -5, -6)),
     "rain",
     "rain:length=80:width=3",
+    "snow",
+    "motion_blur",
+    "defocus_blur",
     *(f"jpeg:quality={quality}" for quality in (10, 30, 50)),
 )
 
 ROWS = {"card": CARD, "synthesis": SYNTHESIS, "variants": VARIANTS}
 """Sets of rows by name: that of the model card, what networks are trained on at three strengths,
-and the simple models away from their defaults. ``haze:view=0`` is flat: the same all over."""
+and the simple models at more than one setting. ``haze:view=0`` is flat: the same all over."""
 
 
 @dataclass(frozen=True)
