@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from click.testing import Result as Result_
+from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor
 
-from moceir.evaluation.methods import Method, Result, network
+from moceir.evaluation import methods
+from moceir.evaluation.methods import Method, network
 from moceir.evaluation.peers import Peer
 from moceir.evaluation.rows import parse_row
 from moceir.evaluation.synthetic import comparison, evaluate, main, middle, quality
@@ -61,9 +61,9 @@ def test_an_identity_gains_nothing(folder: Path) -> None:
 def brighter(name: str, kinds: tuple[str, ...], by: float, knows_sigma: bool = False) -> Method:
     """A method that adds ``by`` to every value."""
 
-    def restore(image: Tensor, sigma: float | None, tile: int | None) -> Result:
+    def restore(image: Tensor, sigma: float | None, tile: int | None) -> methods.Result:
         assert not knows_sigma or sigma == 25
-        return Result((image + by).clamp(0, 1), 0, ())
+        return methods.Result((image + by).clamp(0, 1), 0, ())
 
     peer = Peer(kinds, lambda image, _: image, {}, knows_sigma=knows_sigma)
     return Method(name, restore, torch.device("cpu"), {}, peer)
@@ -84,14 +84,14 @@ def test_the_worst_picture_is_named(tmp_path: Path) -> None:
 
 def test_methods_are_measured_where_they_are_meant_for(folder: Path) -> None:
     pictures = sorted(folder.iterdir())
-    methods = [
+    several = [
         network(Restorer(identity(), device="cpu"), "net"),
         brighter("noise", ("noise",), 0),
         brighter("told", ("noise",), 0, knows_sigma=True),
         brighter("air", ("haze",), 0.1),
     ]
     found = {
-        text: [row["method"] for row in evaluate(methods, pictures, parse_row(text))]
+        text: [row["method"] for row in evaluate(several, pictures, parse_row(text))]
         for text in ("noise", "noise@slight", "haze", "haze,noise", "clean")
     }
     assert found == {
@@ -124,7 +124,7 @@ def test_the_middle_of_a_picture() -> None:
     assert middle(image, None) is image
 
 
-def run(*words: object) -> Result_:
+def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
