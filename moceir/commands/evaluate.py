@@ -11,7 +11,11 @@ from moceir.commands.common import PATH, PRECISION
 
 
 @click.command()
-@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@click.option(
+    "-m",
+    "--model",
+    help="Bundled name, folder, weights file or published checkpoint; or peer:bm3d and the like.",
+)
 @click.option("--benchmarks", default="", help="Such as cbsd68,rain100l,sots,gopro,lolv1,cdd11.")
 @click.option("--data", type=PATH, help="The folder that holds the data sets.")
 @click.option(
@@ -54,7 +58,7 @@ def evaluate(
     output: Path,
     overwrite: bool,
 ) -> None:
-    """Measure a network on the benchmarks of the literature, as its papers do.
+    """Measure a network, or a classical method, on the benchmarks of the literature.
 
     OUTPUT gets pictures.csv, results.json, results.md with the papers' rows beside ours, and
     report.html with a before/after slider.
@@ -69,28 +73,28 @@ def evaluate(
     levels = numbers("--sigmas", sigmas)
     from moceir.evaluation import protocol as protocols
     from moceir.evaluation.lpips import find_lpips
-    from moceir.evaluation.run import as_markdown, environment, measure, write_results
+    from moceir.evaluation.methods import find_method
+    from moceir.evaluation.run import as_markdown, measure, write_results
     from moceir.files import whole_file
-    from moceir.inference.restorer import Restorer
     from moceir.pictures.images import save_image
     from moceir.pictures.pixels import to_image
     from moceir.web.report import Examples, report
 
     found = protocols.benchmarks(names, data, levels, pairs)
-    restorer = Restorer(model, device, precision)
-    lpips = find_lpips(restorer.device)
+    method = find_method(model, device, precision)
+    lpips = find_lpips(method.device)
     about = {
         "model": model or "the bundled weights",
         "protocol": protocol,
         "seed": seed,
-        **environment(restorer),
+        **method.environment,
         "lpips": f"not measured, {lpips}" if isinstance(lpips, str) else "VGG",
     }
     rows, examples = [], Examples()
     for benchmark in found:
         click.echo(f"{benchmark.title}: {len(benchmark.pairs)} pictures", err=True)
         for measurement, degraded, restored, _ in measure(
-            restorer,
+            method,
             benchmark,
             protocols.PROTOCOLS[protocol],
             seed=seed,

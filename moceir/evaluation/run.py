@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,17 +13,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from moceir import __version__
 from moceir.evaluation.lpips import Lpips
+from moceir.evaluation.methods import Method
 from moceir.evaluation.metrics import psnr, ssim
 from moceir.evaluation.paper import SETTINGS, Score, Setting
 from moceir.evaluation.protocol import Benchmark, Protocol
 from moceir.files import whole_file
-from moceir.inference import tiles
-from moceir.inference.restorer import Restorer
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Measurement:
 
     ``psnr_input`` and ``ssim_input`` are those of the degraded picture. ``seconds``: network,
     transfers and tiles, without reading the files. ``experts``: of each decoder block, 1 the
-    cheapest.
+    cheapest; none of a classical method.
     """
 
     benchmark: str
@@ -51,7 +47,7 @@ class Measurement:
 
 
 def measure(
-    restorer: Restorer,
+    method: Method,
     benchmark: Benchmark,
     protocol: Protocol,
     *,
@@ -69,11 +65,9 @@ def measure(
     """
     for pair in benchmark.pairs:
         degraded, clean = benchmark.load(pair, protocol, seed)
-        pixels = degraded.permute(1, 2, 0).contiguous().numpy()
         start = time.perf_counter()
-        result, run = restorer.restore_pixels(pixels, tile=tile, tile_overlap=tiles.OVERLAP)
+        restored, used_tile, experts = method.restore(degraded, benchmark.sigma, tile)
         seconds = time.perf_counter() - start
-        restored = torch.from_numpy(result).permute(2, 0, 1)
         window = protocol.ssim_window
         measurement = Measurement(
             benchmark.name,
@@ -86,8 +80,8 @@ def measure(
             ssim(restored, clean, window),
             lpips(restored, clean) if lpips else None,
             seconds,
-            run.tile,
-            run.experts,
+            used_tile,
+            experts,
         )
         yield measurement, degraded, restored, clean
 
@@ -114,24 +108,6 @@ def summaries(rows: Sequence[Measurement]) -> dict[str, dict[str, float | int | 
     return {name: summary([row for row in rows if row.benchmark == name]) for name in names}
 
 
-def environment(restorer: Restorer) -> dict[str, Any]:
-    """What produced the numbers: versions, device, network."""
-    return {
-        "moceir": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": (
-            torch.cuda.get_device_name(restorer.device)
-            if restorer.device.type == "cuda"
-            else f"{restorer.device}, {torch.get_num_threads()} threads"
-        ),
-        "backend": restorer.backend,
-        "precision": restorer.precision,
-        "parameters": sum(p.numel() for p in restorer.model.parameters()),
-        "network": restorer.model.config.to_dict(),
-    }
-
-
 def as_csv(rows: Sequence[Measurement]) -> str:
     """One line for each picture; numbers to six digits after the point."""
     file = StringIO()
@@ -151,12 +127,15 @@ def as_csv(rows: Sequence[Measurement]) -> str:
 
 def as_json(rows: Sequence[Measurement], about: dict[str, Any]) -> str:
     """The summaries and what produced them; an infinite PSNR is null."""
-    return json.dumps(_finite({**about, "benchmarks": summaries(rows)}), indent=1, allow_nan=False)
+    return json.dumps(finite({**about, "benchmarks": summaries(rows)}), indent=1, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Infinite numbers, which JSON does not have, become None, in dictionaries and lists too."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -175,7 +154,7 @@ def as_markdown(rows: Sequence[Measurement], about: dict[str, Any]) -> str:
     ours = {name: (float(s["psnr"] or 0), float(s["ssim"] or 0)) for name, s in found.items()}
     for setting in SETTINGS.values():
         if any(column in ours for column in setting.columns):
-            parts += [f"## {setting.title}", setting_table(setting, ours, "this network")]
+            parts += [f"## {setting.title}", setting_table(setting, ours, own_name(about))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -193,6 +172,11 @@ def _benchmark_table(found: dict[str, dict[str, float | int | None]]) -> str:
             f"{s['megapixels_per_second']:.3f} |"
         )
     return "\n".join(lines)
+
+
+def own_name(about: dict[str, Any]) -> str:
+    """What our row is called in a table of published ones."""
+    return "this network" if "network" in about else about["model"]
 
 
 def setting_table(setting: Setting, ours: dict[str, tuple[float, float]], name: str) -> str:

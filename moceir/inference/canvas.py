@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from moceir.errors import ConfigError
-from moceir.pictures.pixels import levels
-
-LUMA = (0.299, 0.587, 0.114)
-"""Grey from red, green and blue (ITU-R BT.601), as Pillow has it."""
+from moceir.pictures.pixels import LUMA, levels
 
 
 class Canvas(Protocol):

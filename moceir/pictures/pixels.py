@@ -11,6 +11,9 @@ from torch import Tensor
 
 from moceir.errors import PictureError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Grey from red, green and blue (ITU-R BT.601), as Pillow has it."""
+
 
 def pixels_of(image: Image.Image) -> np.ndarray:
     """(H, W, C) of a PIL image: C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA); uint8,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moceir import __version__
 from moceir.evaluation.paper import SETTINGS
-from moceir.evaluation.run import Measurement, setting_table, summaries
+from moceir.evaluation.run import Measurement, own_name, setting_table, summaries
 from moceir.pictures.pixels import to_image
 from moceir.web import pages
 
@@ -64,7 +64,7 @@ def report(rows: Sequence[Measurement], about: dict[str, Any], examples: Example
         if any(column in ours for column in setting.columns):
             head, _, *body = [
                 [cell.strip(" *") for cell in line.strip("|").split("|")]
-                for line in setting_table(setting, ours, "this network").splitlines()
+                for line in setting_table(setting, ours, own_name(about)).splitlines()
             ]
             tables.append(_panel(f"{setting.title}: published and ours", _table(head, body)))
     values = {
@@ -100,6 +100,8 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def _figure(measurement: Measurement, before: str, after: str) -> str:
     name = html.escape(measurement.picture)
+    taken = " ".join(map(str, measurement.experts))
+    experts = f", experts {taken}" if taken else ""
     return (
         '<figure class="panel"><div class="frame"><div class="slider">'
         f'<img class="after" alt="Restored: {name}" src="{after}">'
@@ -109,7 +111,7 @@ def _figure(measurement: Measurement, before: str, after: str) -> str:
         f"<figcaption><b>{html.escape(measurement.benchmark)}</b> {name}: "
         f"{measurement.psnr_input:.2f} to {measurement.psnr:.2f} dB "
         f"({gain(measurement):+.2f}), SSIM {measurement.ssim_input:.3f} to "
-        f"{measurement.ssim:.3f}, experts {' '.join(map(str, measurement.experts))}"
+        f"{measurement.ssim:.3f}{experts}"
         "</figcaption></figure>"
     )
 

@@ -15,12 +15,13 @@ from click.testing import CliRunner, Result
 
 from moceir.commands.main import main
 from moceir.config import MoCEIRConfig
+from moceir.evaluation.methods import network
 from moceir.evaluation.paper import SETTINGS
 from moceir.evaluation.protocol import PROTOCOLS, benchmarks
 from moceir.evaluation.run import measure
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR, save_weights
-from tests.evaluation.trees import published
+from tests.evaluation.trees import picture, published
 
 TINY = MoCEIRConfig(
     dim=8, num_blocks=(1, 1), num_dec_blocks=(1,), num_refinement_blocks=0, heads=(1, 1),
@@ -55,7 +56,7 @@ def test_an_identity_gains_nothing(root: Path) -> None:
     restorer = Restorer(identity(), device="cpu")
     for benchmark in benchmarks(["rain100l", "cbsd68-25"], root):
         for protocol in PROTOCOLS.values():
-            for row, degraded, restored, _ in measure(restorer, benchmark, protocol):
+            for row, degraded, restored, _ in measure(network(restorer), benchmark, protocol):
                 assert torch.equal(degraded, restored)
                 assert row.psnr == row.psnr_input
                 assert row.ssim == row.ssim_input
@@ -69,7 +70,9 @@ def test_restored_values_are_clamped_and_not_rounded(
     (benchmark,) = benchmarks(["rain100l"], root)
     for shift in (0.3 / 255, 2.0):
         monkeypatch.setattr(restorer, "_network", lambda x, by=shift: (x + by, [(1,)]))
-        for _, degraded, restored, _ in measure(restorer, benchmark, PROTOCOLS["published"]):
+        for _, degraded, restored, _ in measure(
+            network(restorer), benchmark, PROTOCOLS["published"]
+        ):
             expected = (degraded + shift).clamp(0, 1)
             torch.testing.assert_close(restored, expected, rtol=0, atol=1e-6)
 
@@ -105,6 +108,19 @@ def test_the_command_writes_its_files(root: Path, weights: Path, tmp_path: Path)
     assert run(*words, "--overwrite").exit_code == 0
 
 
+def test_a_classical_method_is_measured_as_networks_are(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("-m", "peer:gamma", "--benchmarks", "lolv1", "--data", root, "-o", out)
+    assert result.exit_code == 0, result.output
+    content = json.loads((out / "results.json").read_text())
+    assert content["model"] == "peer:gamma" and "network" not in content
+    (row,) = csv.DictReader((out / "pictures.csv").open())
+    assert row["experts"] == "" and row["psnr"] != row["psnr_input"]
+    assert "| **peer:gamma** | | not measured" in (out / "results.md").read_text()
+    page = (out / "report.html").read_text()
+    assert "peer:gamma" in page and "experts" not in page
+
+
 def test_a_full_disk_is_named(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +140,7 @@ def test_a_full_disk_is_named(
     [
         ([], "name --benchmarks"),
         (["--benchmarks", "rain100l", "--data", "none"], "none: no such folder"),
+        (["--pair", "pictures", "others", "-m", "peer:sharpen"], "unknown peer 'sharpen'"),
         (["--benchmarks", "rain100l", "--data", "empty"], "Rain100L is not below empty"),
         (["--benchmarks", "rain", "--data", "empty"], "unknown benchmark 'rain'"),
         (["--benchmarks", "cbsd68", "--data", "empty", "--sigmas", "x"], "--sigmas x"),
@@ -136,6 +153,8 @@ def test_mistakes_leave_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    for folder in ("pictures", "others"):
+        picture(tmp_path / folder / "1.png")
     result = run(*words, "-o", "out")
     assert result.exit_code == 1
     assert message in result.output
