@@ -151,7 +151,7 @@ def executed(launch: Launch, kernel: Kernel) -> Counter[str] | None:
 
 
 SAMPLES = 24
-"""Warps of a launch that are looked at."""
+"""Warps of a launch that are looked at, for each expert that it serves."""
 
 
 def average_visits(launch: Launch, kernel: Kernel) -> list[float]:
@@ -164,7 +164,9 @@ def average_visits(launch: Launch, kernel: Kernel) -> list[float]:
     experts = len(ranks or (0,))
     slots = math.prod(arrays["order"].shape) if "order" in arrays else 1
     routes: Sequence[int | None] = range(experts) if slots < experts else (None,)
-    samples = list(_samples(launch.grid, kernel.threads // 32))
+    # Where images take different ways, so do blocks.
+    count = SAMPLES * (experts if routes == (None,) else 1)
+    samples = list(_samples(launch.grid, kernel.threads // 32, count))
     sums = [0.0] * len(kernel.code.instructions)
     for route in routes:
         memory = _plan(names, experts, slots, route)
@@ -180,14 +182,15 @@ def average_visits(launch: Launch, kernel: Kernel) -> list[float]:
     return [total / (len(routes) * len(samples)) for total in sums]
 
 
-def _samples(grid: tuple[int, int, int], warps: int) -> Iterator[tuple[tuple[int, int, int], int]]:
-    """Blocks and warps: all, or ``SAMPLES`` of them, spread without a period (golden section)."""
+def _samples(
+    grid: tuple[int, int, int], warps: int, count: int
+) -> Iterator[tuple[tuple[int, int, int], int]]:
+    """Blocks and warps: all, or ``count`` of them, spread without a period (golden section)."""
     x, y, _ = grid
     total = math.prod(grid) * warps
-    for k in range(min(total, SAMPLES)):
-        at, warp = divmod(
-            k if total <= SAMPLES else int((k * 0.6180339887 + 0.37) % 1 * total), warps
-        )
+    for k in range(min(total, count)):
+        number = k if total <= count else int((k * 0.6180339887 + 0.37) % 1 * total)
+        at, warp = divmod(number, warps)
         yield (at % x, at // x % y, at // (x * y)), warp
 
 

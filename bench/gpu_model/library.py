@@ -143,8 +143,9 @@ class Library:
         self._found.clear()
         with _Allocations() as made:
             operator._op_dk(torch._C.DispatchKey.CUDA, *args, **kwargs)
-        if self._problem is not None:
-            raise self._problem
+        problem, self._problem = self._problem, None
+        if problem is not None:
+            raise problem
         tensors += [(f"made{i}", t) for i, t in enumerate(made.tensors)]
         found = [self._launch(*one, tensors, scalars) for one in self._found]
         self._known[key] = found

@@ -28,8 +28,11 @@ API int cudaDeviceGetAttribute(int* value, int which, int device) {
 }
 API int cudaFuncSetAttribute(const void* f, int which, int value) { return 0; }
 API int cudaMemsetAsync(void* p, int value, size_t bytes, void* stream) { return 0; }
-API int cudaGetLastError(void) { return 0; }
-API const char* cudaGetErrorString(int error) { return "an attribute of the GPU is not known"; }
+static int failed;
+API int cudaGetLastError(void) { return failed; }
+API const char* cudaGetErrorString(int error) {
+  return "the stand-in for CUDA's runtime library does not know this kernel or attribute";
+}
 
 // A kernel is known by a function of the host's.
 static struct Kernel {
@@ -72,10 +75,11 @@ API int __cudaPopCallConfiguration(Size* grid, Size* block, size_t* shared, void
 }
 API int cudaLaunchKernel(const void* function, Size grid, Size block, void** arguments,
                          size_t shared, void* stream) {
-  for (struct Kernel* k = kernels; k; k = k->next)
-    if (k->function == function && moce_launched)
-      moce_launched(k->name, &grid.x, block.x * block.y * block.z, shared, arguments);
-  return 0;
+  const struct Kernel* k = kernels;
+  while (k && k->function != function) k = k->next;
+  failed = !k || !moce_launched;
+  if (!failed) moce_launched(k->name, &grid.x, block.x * block.y * block.z, shared, arguments);
+  return failed;
 }
 // The same since CUDA 13.
 API int __cudaGetKernel(const void** kernel, const void* function) {
