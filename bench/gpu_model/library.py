@@ -41,7 +41,7 @@ def build(sources: Sequence[str] | None = None) -> Path:
             Operators that need others must not be called.
 
     Raises:
-        RuntimeError: there is no compiler, or no nvcc.
+        RuntimeError: there is no compiler, or no nvcc, or something does not compile.
     """
     spec = importlib.util.spec_from_file_location("moce_setup", ROOT / "setup.py")
     assert spec and spec.loader
@@ -61,7 +61,10 @@ def build(sources: Sequence[str] | None = None) -> Path:
     every = re.findall(r"^build (\w+)\.o: compile", text, flags=re.MULTILINE)
     wanted = every if sources is None else list(sources)
     ninja = [sys.executable, "-m", "ninja", "-C", str(FOLDER), "-j", str(setup.jobs())]
-    subprocess.run([*ninja, *(f"{one}.o" for one in wanted)], check=True, stdout=subprocess.PIPE)
+    command = [*ninja, *(f"{one}.o" for one in wanted)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"csrc/cuda does not compile:\n{done.stdout}{done.stderr}")
     library = FOLDER / ("all.so" if sources is None else "some.so")
     runtime = FOLDER / "runtime.o"
     c_only = [compiler, "-x", "c", "-O1", "-w", "-fPIC", "-c", str(RUNTIME), "-o", str(runtime)]
@@ -106,6 +109,7 @@ class Library:
         self._known: dict[str, list[Launch]] = {}
 
     def code(self, name: str) -> machine_code.Code:
+        """Of a kernel, by its mangled name, which no two kernels share."""
         if name not in self._codes:
             module = next(one for one in self._modules if name.encode() in one)
             with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
