@@ -1,7 +1,9 @@
 """What a network launches on a GPU and how long that should take, as a table: no GPU is needed.
 
     python -m bench.gpu_model "moce_ir_s 1280 x 720" bfloat16 --library \\
-        --measured bench/results/h200_3_products_windows.jsonl
+        --measured bench/results/h200_4_alone.jsonl
+
+``--library`` compiles the CUDA library's kernels, which takes minutes the first time.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import torch
 
+from bench.gpu_model import library
 from bench.gpu_model.estimate import GPU, Estimate, estimate
-from bench.gpu_model.trace import Launch, trace
+from bench.gpu_model.launch import Launch
+from bench.gpu_model.trace import trace
 from bench.lease.measure import TASKS
 from moce_kernels.precompile import precompile
 from moceir import preset
@@ -33,6 +37,15 @@ class Row:
     @property
     def ms(self) -> float:
         return 1e3 * self.total(lambda e: e.seconds)
+
+    @property
+    def instructions(self) -> str:
+        """In 10^9."""
+        counts = [e.instructions for e in self.estimates]
+        known = [count for count in counts if count is not None]
+        if not any(e.registers for e in self.estimates):
+            return ""
+        return f"{sum(known) / 1e9:.1f}" if len(known) == len(counts) else "not counted"
 
     @property
     def registers(self) -> str:
@@ -56,12 +69,10 @@ def rows_of(launches: list[Launch], gpu: GPU) -> dict[tuple[str, str], Row]:
     known: dict[object, Estimate] = {}
     rows: dict[tuple[str, str], Row] = {}
     for launch in launches:
-        key: object = launch
-        if launch.kind == "triton":
-            sizes = tuple((n, v) for n, v in launch.scalars.items() if isinstance(v, int))
-            key = launch.compiled.hash, launch.grid, sizes
-        else:
-            key = launch.name, tuple((a.shape, a.strides, a.dtype) for a in launch.arrays)
+        arrays = tuple((a.shape, a.strides, a.dtype) for a in launch.arrays)
+        key: object = launch.name, arrays
+        if kernel := launch.kernel:
+            key = launch.name, arrays, launch.grid, kernel.code, kernel.parameters
         if key not in known:
             known[key] = estimate(launch, gpu)
         rows.setdefault((launch.kind, launch.name), Row()).estimates.append(known[key])
@@ -74,12 +85,12 @@ def measured(path: Path, task: str, dtype: str) -> dict[str, tuple[int, float]]:
     for line in path.read_text().splitlines():
         row = json.loads(line)
         if "kernel" in row and row["task"] == task and row["dtype"] == dtype:
-            found[row["kernel"]] = row["launches"], row["ms"]
+            found[library.short_name(row["kernel"])] = row["launches"], row["ms"]
     return found
 
 
 def table(rows: dict[tuple[str, str], Row], found: dict[str, tuple[int, float]]) -> str:
-    """Markdown: Triton's kernels one by one, the rest in sum."""
+    """Markdown: our kernels one by one, PyTorch's in sum."""
     beside = bool(found)
     lines = [
         "| kernel | launches | GB | G instructions | registers | predicted, ms | bound by |"
@@ -90,7 +101,7 @@ def table(rows: dict[tuple[str, str], Row], found: dict[str, tuple[int, float]])
     def line(name: str, row: Row, bound: str) -> str:
         text = (
             f"| {name} | {len(row.estimates)} | {row.total(lambda e: e.bytes) / 1e9:.2f} "
-            f"| {row.total(lambda e: e.instructions) / 1e9:.1f} | {row.registers} | {row.ms:.2f} "
+            f"| {row.instructions} | {row.registers} | {row.ms:.2f} "
             f"| {bound} |"
         )
         if beside:
@@ -99,17 +110,15 @@ def table(rows: dict[tuple[str, str], Row], found: dict[str, tuple[int, float]])
             text += f" {ms:.2f} | {ms / row.ms:.2f} |" if same else " | |"
         return text
 
-    kinds = {"library": "CUDA C++, bytes alone", "aten": "PyTorch, bytes alone"}
-    ours = [(name, row) for (kind, name), row in rows.items() if kind == "triton"]
+    ours = [(name, row) for (kind, name), row in rows.items() if kind != "aten"]
     for name, row in sorted(ours, key=lambda entry: -entry[1].ms):
         lines.append(line(f"`{name}`", row, row.bound))
-    for kind, title in kinds.items():
-        together = Row()
-        for (of, _), row in rows.items():
-            if of == kind:
-                together.estimates += row.estimates
-        if together.estimates:
-            lines.append(line(title, together, together.bound))
+    together = Row()
+    for (kind, _), row in rows.items():
+        if kind == "aten":
+            together.estimates += row.estimates
+    if together.estimates:
+        lines.append(line("PyTorch, bytes alone", together, together.bound))
     return "\n".join(lines)
 
 
@@ -125,7 +134,8 @@ def main() -> None:
     dtype = getattr(torch, arguments.dtype)
     work = network_work(preset(name), (batch, 3, height, width), dtype, train)
     precompile(work, 90, arguments.jobs, arguments.library)
-    launches = trace(work, 90, arguments.library, compiled=True)
+    kernels = library.Library(library.build()) if arguments.library else None
+    launches = trace(work, 90, arguments.library, compiled=True, kernels=kernels)
     path = arguments.measured
     found = measured(path, arguments.task, arguments.dtype) if path else {}
     rows = rows_of(launches, GPU())

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.gpu_model import machine_code, trips
-from bench.gpu_model.trace import Array, Launch
+from bench.gpu_model import machine_code
+from bench.gpu_model.execution import NotUnderstood, Program
+from bench.gpu_model.launch import Array, Kernel, Launch
+from bench.gpu_model.steps import Memory, Thread
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Estimate:
     """For memory and barriers, one program after another on each multiprocessor."""
     launch: float
     bytes: float
-    instructions: float
-    """Of all threads."""
+    instructions: float | None
+    """Of all threads; None if they depend on data, or are PyTorch's."""
     registers: int
     spilled: int
     """Bytes of a thread."""
@@ -67,22 +69,22 @@ class Estimate:
         return max(names, key=lambda name: getattr(self, name))
 
 
-@functools.cache
-def code_of(cubin: bytes, ptx: str) -> tuple[machine_code.Code, trips.Program]:
-    return machine_code.read(cubin), trips.parse(ptx)
+program_of = functools.cache(Program)
 
 
 def moved(launch: Launch) -> float:
-    """Bytes: every array once. Of experts, whose arrays have room for the widest, a mean share."""
+    """Bytes: every array once. Of experts, whose arrays have room for the widest, a mean share, or
+    that of the one which the kernel is for."""
     storages: dict[tuple[int, tuple[int, ...]], Array] = {
         (a.storage, a.shape): a for a in launch.arrays
     }
     ranks = launch.scalars.get("RANKS") or launch.scalars.get("ranks")
+    own = ranks and (ranks[launch.scalars["expert"]],) if "expert" in launch.scalars else ranks
     total = 0.0
     for array in storages.values():
         share = 1.0
         if ranks and len(array.shape) == 4 and array.shape[1] in (max(ranks), 2 * max(ranks)):
-            share = sum(ranks) / len(ranks) / max(ranks)
+            share = sum(own) / len(ranks) / max(ranks)
         total += share * array.bytes
     return total
 
@@ -90,112 +92,113 @@ def moved(launch: Launch) -> float:
 def estimate(launch: Launch, gpu: GPU) -> Estimate:
     """Of a launch that was traced with ``compiled``."""
     data = moved(launch)
-    issue = mma = waiting = instructions = 0.0
+    issue = mma = waiting = 0.0
+    instructions: float | None = None
     registers = spilled = 0
-    if launch.kind == "triton":
-        code, program = code_of(launch.compiled.asm["cubin"], launch.compiled.asm["ptx"])
-        counted = executed(launch, code, program)
-        programs = math.prod(launch.grid)
-        warps = programs * launch.compiled.metadata.num_warps
-        issue = warps * counted["all"] / (gpu.multiprocessors * gpu.schedulers * gpu.clock)
-        mma = warps * counted["operations"] / gpu.mma
-        waves = max(1.0, programs / (gpu.multiprocessors * resident(launch, code, gpu)))
-        waiting = waves * (counted["rounds"] * gpu.latency + counted["barrier"] * gpu.barrier)
-        instructions = 32 * warps * counted["all"]
-        registers, spilled = code.registers, code.stack
+    if kernel := launch.kernel:
+        registers, spilled = kernel.code.registers, kernel.code.stack
+        blocks = math.prod(launch.grid)
+        warps = blocks * kernel.threads / 32
+        counted = executed(launch, kernel)
+        if counted is not None:
+            issue = warps * counted["all"] / (gpu.multiprocessors * gpu.schedulers * gpu.clock)
+            mma = warps * counted["operations"] / gpu.mma
+            waves = max(1.0, blocks / (gpu.multiprocessors * resident(kernel, gpu)))
+            waiting = waves * (counted["rounds"] * gpu.latency + counted["barrier"] * gpu.barrier)
+            instructions = 32 * warps * counted["all"]
     memory = data / (gpu.reached * gpu.memory)
     parts = issue, memory, mma, waiting
     seconds = sum(part**gpu.overlap for part in parts) ** (1 / gpu.overlap) + gpu.launch
     return Estimate(seconds, *parts, gpu.launch, data, instructions, registers, spilled)
 
 
-def resident(launch: Launch, code: machine_code.Code, gpu: GPU) -> int:
-    """Programs that a multiprocessor has at a time."""
-    metadata = launch.compiled.metadata
-    of_a_thread = -(-code.registers // 8) * 8
+def resident(kernel: Kernel, gpu: GPU) -> int:
+    """Blocks that a multiprocessor has at a time."""
+    of_a_thread = -(-kernel.code.registers // 8) * 8
     return min(
-        gpu.registers // (32 * metadata.num_warps * of_a_thread),
-        gpu.shared // (metadata.shared + 1024),
-        gpu.warps // metadata.num_warps,
+        gpu.registers // (kernel.threads * of_a_thread),
+        gpu.shared // max(1024, kernel.shared),
+        32 * gpu.warps // kernel.threads,
         32,
     )
 
 
-def executed(launch: Launch, code: machine_code.Code, program: trips.Program) -> Counter[str]:
-    """Instructions that a warp of the average program runs: ``all``, and by kind; ``rounds``, how
-    often it must wait for memory; ``operations``, those of the matrix units."""
-    runs = average_runs(launch, len(code.loops), program)
-    weight = dict(zip((None, *code.loops), runs, strict=True))
+def executed(launch: Launch, kernel: Kernel) -> Counter[str] | None:
+    """Instructions that the average warp runs: ``all``, and by kind; ``rounds``, how often it must
+    wait for memory; ``operations``, those of the matrix units. None if that depends on data."""
+    instructions = kernel.code.instructions
+    try:
+        visits = average_visits(launch, kernel)
+    except NotUnderstood:
+        return None
+    loops = machine_code.loops(instructions, visits)
     found: Counter[str] = Counter()
     # Loads of a loop's turn, or of what surrounds the loops, are on their way together.
-    waits = set()
-    for opcode, place in zip(code.opcodes, code.innermost(), strict=True):
+    waits: dict[machine_code.Loop | None, float] = {}
+    places = machine_code.innermost(len(instructions), loops)
+    for instruction, place, count in zip(instructions, places, visits, strict=True):
+        opcode = instruction.opcode
         if opcode == "NOP":
             continue
-        found["all"] += weight[place]
-        found["operations"] += weight[place] * machine_code.operations(opcode)
+        found["all"] += count
+        found["operations"] += count * machine_code.operations(opcode)
         if kind := machine_code.kind_of(opcode):
-            found[kind] += weight[place]
+            found[kind] += count
         if kind == "load":
-            waits.add(place)
-    found["rounds"] = sum(weight[place] for place in waits)
+            waits[place] = max(count, waits.get(place, 0.0))
+    found["rounds"] = sum(waits.values())
     return found
 
 
 SAMPLES = 24
-"""Programs of a grid that are looked at."""
+"""Warps of a launch that are looked at, for each expert that it serves."""
 
 
-def average_runs(launch: Launch, loops: int, program: trips.Program) -> list[float]:
-    """``trips.runs`` over some programs of the grid, and over the routes of the images: as many to
-    each expert, or, of fewer images than experts, each expert in turn."""
+def average_visits(launch: Launch, kernel: Kernel) -> list[float]:
+    """How often the average warp runs each instruction: some warps of the grid, and the routes of
+    the images, as many to each expert, or, of fewer images than experts, each expert in turn."""
+    program = program_of(kernel.code)
     arrays = {a.name: a for a in launch.arrays}
-    experts = len(launch.scalars.get("RANKS") or (0,))
+    names = [a.name for a in launch.arrays]
+    ranks = launch.scalars.get("RANKS") or launch.scalars.get("ranks")
+    experts = len(ranks or (0,))
     slots = math.prod(arrays["order"].shape) if "order" in arrays else 1
-    names, arguments = _arguments(launch, program)
-    threads = 32 * launch.compiled.metadata.num_warps
-    sums: list[float] = []
     routes: Sequence[int | None] = range(experts) if slots < experts else (None,)
-    blocks = list(_blocks(launch.grid))
+    # Where images take different ways, so do blocks.
+    count = SAMPLES * (experts if routes == (None,) else 1)
+    samples = list(_samples(launch.grid, kernel.threads // 32, count))
+    sums = [0.0] * len(kernel.code.instructions)
     for route in routes:
         memory = _plan(names, experts, slots, route)
-        for block in blocks:
-            visits = program.visits(arguments, block, launch.grid, threads, memory)
-            found = trips.runs(program, visits, loops)
-            sums = found if not sums else [a + b for a, b in zip(sums, found, strict=True)]
-    return [s / (len(routes) * len(blocks)) for s in sums]
+        for block, warp in samples:
+            lanes = []
+            # An instruction is issued if any thread of the warp runs it.
+            for lane in (0, 31):
+                thread = Thread(
+                    32 * warp + lane, block, kernel.threads, launch.grid, kernel.parameters, memory
+                )
+                lanes.append(program.visits(thread))
+            sums = [total + max(pair) for total, *pair in zip(sums, *lanes, strict=True)]
+    return [total / (len(routes) * len(samples)) for total in sums]
 
 
-def _arguments(launch: Launch, program: trips.Program) -> tuple[list[str], list[int | None]]:
-    """Names and values of the parameters of the PTX: Triton has made constants of some arguments,
-    and adds two pointers of its own."""
-    signature = launch.compiled.src.signature
-    names = [name for name, kind in signature.items() if kind != "constexpr"]
-    pointers = {a.name for a in launch.arrays}
-    values: list[int | None] = [None] * program.parameters
-    for i, name in enumerate(names):
-        value = launch.scalars.get(name)
-        if name in pointers:
-            values[i] = (i + 1) << trips.POINTER
-        elif isinstance(value, int):
-            values[i] = int(value)
-    return names, values
-
-
-def _blocks(grid: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
-    """All programs, or ``SAMPLES`` of them, spread without a period (golden section)."""
+def _samples(
+    grid: tuple[int, int, int], warps: int, count: int
+) -> Iterator[tuple[tuple[int, int, int], int]]:
+    """Blocks and warps: all, or ``count`` of them, spread without a period (golden section)."""
     x, y, _ = grid
-    total = math.prod(grid)
-    for k in range(min(total, SAMPLES)):
-        at = k if total <= SAMPLES else int((k * 0.6180339887 + 0.37) % 1 * total)
-        yield at % x, at // x % y, at // (x * y)
+    total = math.prod(grid) * warps
+    for k in range(min(total, count)):
+        number = k if total <= count else int((k * 0.6180339887 + 0.37) % 1 * total)
+        at, warp = divmod(number, warps)
+        yield (at % x, at // x % y, at // (x * y)), warp
 
 
-def _plan(names: list[str], experts: int, slots: int, route: int | None) -> trips.Memory:
+def _plan(names: list[str], experts: int, slots: int, route: int | None) -> Memory:
     """The routing plan, as kernels read it; ``route``: the expert of all images."""
 
-    def memory(parameter: int, distance: int) -> int | None:
-        at, name = distance // 8, names[parameter]
+    def memory(number: int, distance: int) -> int | None:
+        at, name = distance // 8, names[number] if 0 <= number < len(names) else ""
         if name == "order":
             return at
         if name == "index":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+import struct
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,30 @@ KINDS = {
 }
 
 
+# Where a kernel's parameters begin in the bank of constants, for compute capability 9.0.
+PARAMETERS = 0x210
+
+
+@dataclass(frozen=True)
+class Instruction:
+    opcode: str
+    """With its modifiers: ISETP.GE.U32.AND."""
+    guard: str | None = None
+    """The predicate that it depends on, such as P0 or !UP1."""
+    operands: tuple[str, ...] = ()
+    target: int | None = None
+    """Of a branch or a call: the number of the instruction."""
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Without modifiers, and without the U of those that compute once for the whole warp."""
+        return self.opcode.partition(".")[0].removeprefix("U")
+
+    @functools.cached_property
+    def modifiers(self) -> tuple[str, ...]:
+        return tuple(self.opcode.split(".")[1:])
+
+
 @dataclass(frozen=True)
 class Loop:
     """From its first instruction to its backward branch, both included."""
@@ -42,21 +68,41 @@ class Loop:
         return self.last - self.first + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Code:
+    """Of a kernel."""
+
     registers: int
     stack: int
     """Bytes of local memory of a thread: numbers that did not fit into registers."""
-    opcodes: tuple[str, ...]
-    loops: tuple[Loop, ...]
-    """In the order of their first instructions."""
+    shared: int
+    """Bytes of static shared memory, with what the system takes for itself."""
+    parameters: tuple[tuple[int, int], ...]
+    """Where each begins, and its bytes."""
+    instructions: tuple[Instruction, ...]
 
-    def innermost(self) -> list[Loop | None]:
-        """For each instruction the innermost loop around it."""
-        return innermost(len(self.opcodes), self.loops)
+    def constants(self) -> set[int] | None:
+        """Where in the parameters something is read; None if that is computed."""
+        operands = [o for one in self.instructions for o in one.operands]
+        if any(re.search(r"c\[0x0\]\[U?R\d", operand) for operand in operands):
+            return None
+        found = (re.search(r"c\[0x0\]\[(0x[0-9a-f]+)\]", operand) for operand in operands)
+        return {int(one[1], 16) - PARAMETERS for one in found if one}
 
 
-def innermost(count: int, loops: tuple[Loop, ...]) -> list[Loop | None]:
+def loops(instructions: Sequence[Instruction], visits: Sequence[float]) -> list[Loop]:
+    """Backward branches that are ever taken or passed, by ``visits``: the compiler also puts what
+    warps do whose threads have parted behind the end, with branches back."""
+    ends: dict[int, int] = {}
+    for i, instruction in enumerate(instructions):
+        target = instruction.target
+        if instruction.name == "BRA" and target is not None and target < i and visits[i]:
+            ends[target] = max(i, ends.get(target, 0))
+    return [Loop(first, last) for first, last in sorted(ends.items())]
+
+
+def innermost(count: int, loops: Sequence[Loop]) -> list[Loop | None]:
+    """For each instruction the innermost loop around it."""
     found: list[Loop | None] = [None] * count
     for loop in sorted(loops, key=lambda loop: -loop.size):
         found[loop.first : loop.last + 1] = [loop] * loop.size
@@ -96,32 +142,65 @@ def read(cubin: bytes) -> Code:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = _run("cuobjdump", "--dump-resource-usage", file.name)
-        listing = _run("nvdisasm", "-c", file.name)
-    registers, stack = (
-        int(re.search(rf"{what}:(\d+)", usage)[1])  # type: ignore[index]
-        for what in ("REG", "STACK")
-    )
-    opcodes, loops = parse(listing)
-    return Code(registers, stack, opcodes, loops)
+        (code,) = read_all(Path(file.name)).values()
+    return code
 
 
-def parse(listing: str) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
-    """Opcodes and loops of nvdisasm's listing."""
-    opcodes: list[str] = []
+def read_all(cubin: Path) -> dict[str, Code]:
+    """Of the kernels in a cubin, by their mangled names."""
+    usage = _run("cuobjdump", "--dump-resource-usage", cubin)
+    listing = _run("nvdisasm", "-c", cubin)
+    sections = re.split(r"^\s*\.section\s+\.text\.([\w$]+),.*$", listing, flags=re.MULTILINE)
+    listings = dict(zip(sections[1::2], sections[2::2], strict=True))
+    found = {}
+    for name, numbers in re.findall(r"Function (\S+):\n(.*)", usage):
+        registers, stack, shared = (
+            int(re.search(rf"{what}:(\d+)", numbers)[1])  # type: ignore[index]
+            for what in ("REG", "STACK", "SHARED")
+        )
+        found[name] = Code(
+            registers, stack, shared, parameters_of(cubin.read_bytes(), name), parse(listings[name])
+        )
+    return found
+
+
+def parameters_of(elf: bytes, name: str) -> tuple[tuple[int, int], ...]:
+    """Of a kernel, from its section .nv.info, which is a list of attributes."""
+    (table,) = struct.unpack_from("<Q", elf, 40)
+    size, count, of_names = struct.unpack_from("<3H", elf, 58)
+    headers = [struct.unpack_from("<IIQQQQ", elf, table + size * i) for i in range(count)]
+    names = headers[of_names][4]
+    wanted = f".nv.info.{name}\0".encode()
+    (header,) = (one for one in headers if elf.startswith(wanted, names + one[0]))
+    found, at = {}, header[4]
+    while at < header[4] + header[5]:
+        form, attribute, value = struct.unpack_from("<BBH", elf, at)
+        at += 4
+        if form == 4:  # value is the size of what follows
+            if attribute == 0x17:
+                _, ordinal, offset, flags = struct.unpack_from("<IHHI", elf, at)
+                found[ordinal] = offset, flags >> 18
+            at += value
+    return tuple(found[i] for i in range(len(found)))
+
+
+LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
+
+
+def parse(listing: str) -> tuple[Instruction, ...]:
+    """The instructions of nvdisasm's listing of one kernel."""
     labels: dict[str, int] = {}
-    branches: list[tuple[int, str]] = []
+    lines: list[tuple[str | None, str, str]] = []
     for line in listing.splitlines():
-        if label := re.match(r"\s*(\.L\S+):", line):
-            labels[label[1]] = len(opcodes)
-        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);", line):
-            target = re.search(r"`\((\.L\S+)\)", found[2])
-            if found[1].startswith("BRA") and target:
-                branches.append((len(opcodes), target[1]))
-            opcodes.append(found[1])
-    ends: dict[int, int] = {}
-    for at, label_ in branches:
-        first = labels.get(label_, at + 1)
-        if first < at:  # a branch to itself is padding
-            ends[first] = max(at, ends.get(first, 0))
-    return tuple(opcodes), tuple(Loop(first, last) for first, last in sorted(ends.items()))
+        if label := re.match(r"\s*([.$\w]+):", line):
+            labels[label[1]] = len(lines)
+        elif found := LINE.search(line):
+            guard, opcode, operands = found.groups()
+            lines.append((guard, opcode, operands))
+    instructions = []
+    for guard, opcode, text in lines:
+        operands = tuple(o.strip() for o in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text))
+        label = re.search(r"`\(([^)]+)\)", text) if opcode.startswith(("BRA", "CALL")) else None
+        target = labels[label[1]] if label else None
+        instructions.append(Instruction(opcode, guard, operands, target))
+    return tuple(instructions)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from bench.gpu_model import machine_code
+from bench.gpu_model.launch import Array, Kernel, Launch, array
+from bench.gpu_model.steps import POINTER, Value
 from moce_kernels.absent_gpu import Operators, absent_gpu
 from moce_kernels.ops import _library
+
+if TYPE_CHECKING:
+    from bench.gpu_model.library import Call, Library
 
 # PyTorch's operators that launch nothing, beside those that return views.
 NO_KERNEL = (
@@ -28,46 +32,6 @@ NO_KERNEL = (
 )
 
 
-@dataclass(frozen=True)
-class Array:
-    """A tensor that a kernel is given."""
-
-    name: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-    storage: int
-    """Equal for two arrays of a launch that share memory."""
-
-    @property
-    def bytes(self) -> int:
-        """Of its elements; those of an expanded dimension are there once."""
-        count = self.dtype.itemsize
-        for size, stride in zip(self.shape, self.strides, strict=True):
-            count *= size if stride else 1
-        return count
-
-    @property
-    def contiguous_activation(self) -> bool:
-        """(B, C, H, W) with more than one channel, and these not adjacent in memory."""
-        if len(self.shape) != 4 or self.shape[1] == 1 or self.shape[2] * self.shape[3] == 1:
-            return False
-        return self.strides[1] != 1
-
-
-@dataclass(frozen=True)
-class Launch:
-    kind: str
-    """``triton``, ``library`` (CUDA C++) or ``aten``."""
-    name: str
-    arrays: tuple[Array, ...]
-    scalars: dict[str, Any]
-    """The other arguments by name, Triton's constants among them."""
-    grid: tuple[int, int, int] = (1, 1, 1)
-    compiled: Any = None
-    """Triton's compiled kernel, if it was to be compiled."""
-
-
 class Recorder(Operators):
     """Writes down what the operators launch. A kernel of Triton is one launch, one of PyTorch's or
     of the CUDA library's operators counts as one, though cuDNN may take several."""
@@ -75,6 +39,8 @@ class Recorder(Operators):
     def __init__(self) -> None:
         super().__init__()
         self.launches: list[Launch] = []
+        self.calls: dict[int, Call] = {}
+        """Of the CUDA library's operators, by the number of the launch."""
 
     def plain(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = super().plain(func, args, kwargs)
@@ -85,7 +51,7 @@ class Recorder(Operators):
         )
         if func.namespace != "prim" and not returns_view and name not in NO_KERNEL:
             arrays = [
-                _array(f"{what}{i}", t)
+                array(f"{what}{i}", t)
                 for what, values in (("in", (*args, *kwargs.values())), ("out", (result,)))
                 for i, t in enumerate(_tensors(values))
             ]
@@ -95,6 +61,8 @@ class Recorder(Operators):
                 for name, value in (*zip(names, args, strict=False), *kwargs.items())
                 if not isinstance(value, Tensor)
             }
+            if kind == "library":
+                self.calls[len(self.launches)] = func, args, kwargs
             self.launches.append(Launch(kind, name, tuple(arrays), scalars))
         return result
 
@@ -107,20 +75,21 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(one)
 
 
-def _array(name: str, t: Tensor) -> Array:
-    return Array(name, tuple(t.shape), t.stride(), t.dtype, t.untyped_storage()._cdata)
-
-
 def trace(
-    work: Callable[[], object], capability: int = 90, library: bool = False, compiled: bool = False
+    work: Callable[[], object],
+    capability: int = 90,
+    library: bool = False,
+    compiled: bool = False,
+    kernels: Library | None = None,
 ) -> list[Launch]:
     """What ``work()`` launches, in order.
 
     Args:
         work: as for ``moce_kernels.precompile``, which makes ``compiled`` quick.
         capability: 10 times the compute capability.
-        library: whether the CUDA library is there.
+        library: whether the CUDA library is there. Each of its operators counts as one launch.
         compiled: compile Triton's kernels.
+        kernels: the library, for its operators' own launches.
     """
     from moce_kernels import triton_kernels
 
@@ -136,17 +105,38 @@ def trace(
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         sizes = grid(given) if callable(grid) else grid
         x, y, z = (*sizes, 1, 1)[:3]
+        arrays = tuple(array(n, v) for n, v in given.items() if isinstance(v, Tensor))
+        scalars = {n: v for n, v in given.items() if not isinstance(v, Tensor)}
+        found = None
+        if compiled:
+            found = _triton_kernel(compile_(kernel, *args, grid=grid, **kwargs), arrays, scalars)
         recorder.launches.append(
-            Launch(
-                "triton",
-                kernel.__name__,
-                tuple(_array(n, v) for n, v in given.items() if isinstance(v, Tensor)),
-                {n: v for n, v in given.items() if not isinstance(v, Tensor)},
-                (x, y, z),
-                compile_(kernel, *args, grid=grid, **kwargs) if compiled else None,
-            )
+            Launch("triton", kernel.__name__, arrays, scalars, (x, y, z), found)
         )
 
     with absent_gpu(capability, launch, library, recorder):
         work()
-    return recorder.launches
+    if kernels is None:
+        return recorder.launches
+    found: list[Launch] = []
+    for i, one in enumerate(recorder.launches):
+        call = recorder.calls.get(i)
+        found += [one] if call is None else kernels.launches(call)
+    return found
+
+
+def _triton_kernel(compiled: Any, arrays: tuple[Array, ...], scalars: dict[str, Any]) -> Kernel:
+    """With the parameters of the machine code: Triton has made constants of some arguments, and
+    adds two pointers of its own."""
+    code = machine_code.read(compiled.asm["cubin"])
+    names = [name for name, kind in compiled.src.signature.items() if kind != "constexpr"]
+    pointers = {one.name: (i + 1) << POINTER for i, one in enumerate(arrays)}
+    parameters: list[Value] = [None] * max(at + size for at, size in code.parameters)
+    for name, (at, size) in zip(names, code.parameters, strict=False):
+        value = pointers.get(name, scalars.get(name))
+        if isinstance(value, int):
+            word = value & (1 << 8 * size) - 1
+            parameters[at : at + size] = word.to_bytes(size, "little")
+    metadata = compiled.metadata
+    shared = code.shared + metadata.shared
+    return Kernel(code, 32 * metadata.num_warps, shared, tuple(parameters))
