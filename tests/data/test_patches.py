@@ -87,17 +87,17 @@ def test_bad_pictures_are_named(tmp_path: Path) -> None:
 
 
 def test_the_cache_keeps_to_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moceir.data import pictures
+    from moceir.data import crops
 
     paths = [picture(tmp_path / f"{i}.png", 512, 512) for i in range(2)]  # 0.75 MiB each
     opened: list[Path] = []
-    original = pictures.open_rgb
+    original = crops.open_rgb
 
     def counted(path: Path) -> Image.Image:
         opened.append(path)
         return original(path)
 
-    monkeypatch.setattr(pictures, "open_rgb", counted)
+    monkeypatch.setattr(crops, "open_rgb", counted)
     cache = PixelCache(1)
     for _ in range(3):
         for path in paths:
