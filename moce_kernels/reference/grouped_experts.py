@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,17 @@ from torch.nn import functional as F
 
 from moce_kernels.expert_weights import ExpertWeights
 from moce_kernels.reference.fft_attention import fft_attention
+from moce_kernels.reference.window_fft_conv import window_fft_conv, window_product_conv
 
 
-def expert(x: Tensor, shared: Tensor, w: ExpertWeights, window: int, eps: float) -> Tensor:
+def expert(
+    x: Tensor,
+    shared: Tensor,
+    w: ExpertWeights,
+    window: int,
+    eps: float,
+    convolve: Callable[[Tensor, Tensor, int], Tensor] = window_fft_conv,
+) -> Tensor:
     """One expert of rank r: ``P2(FFT-WSA(P0 x) * SiLU(P1 shared)) + x`` (eq. 1 and 2).
 
     x, shared: (B, C, H, W); ``w``: the weights of this expert alone.
@@ -29,7 +37,7 @@ def expert(x: Tensor, shared: Tensor, w: ExpertWeights, window: int, eps: float)
     q = depthwise(conv1x1(h, w.query.view(r, r)), w.query_dw, w.query_dw_bias)
     kv = conv1x1(h, w.key_value.view(2 * r, r))
     k, v = depthwise(kv, w.key_value_dw, w.key_value_dw_bias).chunk(2, dim=1)
-    h = fft_attention(q, k, v, w.norm, w.norm_bias, window, eps)
+    h = fft_attention(q, k, v, w.norm, w.norm_bias, window, eps, convolve)
     h = conv1x1(h, w.attn_out.view(r, r), w.attn_out_bias)
     h = h * F.silu(conv1x1(shared, w.mod_proj))
     return conv1x1(h, w.out_proj.t()) + x
@@ -54,4 +62,24 @@ def grouped_experts(
             out = out.index_add(
                 0, image, (gate[image, choice][:, None, None, None] * y).to(x.dtype)
             )
+    return out
+
+
+def every_expert(
+    x: Tensor,
+    shared: Tensor,
+    index: Tensor,
+    gate: Tensor,
+    weights: ExpertWeights,
+    ranks: Sequence[int],
+    windows: Sequence[int],
+    eps: float = 1e-5,
+) -> Tensor:
+    """``grouped_experts`` of float32 by operations that do not depend on the route: every expert is
+    computed, the ones that are not chosen with a gate of zero, and convolutions are products. What
+    has no sparse dispatch and no Fourier transform, such as ONNX, can hold it."""
+    out = torch.zeros_like(x)
+    for e, (w, window) in enumerate(zip(weights.split(ranks), windows, strict=True)):
+        gate_e = (gate * (index == e)).sum(dim=1)[:, None, None, None]
+        out = out + gate_e * expert(x, shared, w, window, eps, window_product_conv)
     return out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moce_kernels import ExpertWeights, expert_weight_shapes, grouped_experts
+from moce_kernels.reference.grouped_experts import every_expert
 from moceir.model.layers import PointwiseConv
 from moceir.model.routing import BlockRouting, Router
 
@@ -23,6 +24,8 @@ class ExpertBank(nn.Module):
     def __init__(self, dim: int, ranks: Sequence[int], windows: Sequence[int]) -> None:
         super().__init__()
         self.dim, self.ranks, self.windows = dim, tuple(ranks), tuple(windows)
+        self.every = False
+        """Whether all experts run, whatever the route: for what has no sparse dispatch."""
         for role, shape in expert_weight_shapes(dim, ranks).items():
             self.register_parameter(role, nn.Parameter(torch.empty(shape)))
         self.reset_parameters()
@@ -55,7 +58,10 @@ class ExpertBank(nn.Module):
         return torch.tensor(counts, dtype=torch.float32)
 
     def forward(self, x: Tensor, shared: Tensor, routing: BlockRouting) -> Tensor:
-        return grouped_experts(x, shared, routing.plan, self.weights(), self.ranks, self.windows)
+        plan, sizes = routing.plan, (self.ranks, self.windows)
+        if self.every:
+            return every_expert(x, shared, plan.expert, plan.gate, self.weights(), *sizes)
+        return grouped_experts(x, shared, plan, self.weights(), *sizes)
 
 
 class ExpertLayer(nn.Module):

@@ -83,7 +83,7 @@ class Router(nn.Module):
     def auxiliary_loss(self, logits: Tensor, noisy: Tensor, plan: RoutingPlan) -> Tensor:
         """Eq. 7: ``1/2 CV(Imp)^2 + 1/2 CV(Load)^2``; zero in evaluation.
 
-        Over the batches of all processes that train together. After ``supervise`` it is the cross
+        Over the batches of all processes that train together. Within ``supervised`` it is the cross
         entropy of the logits and the experts named there instead.
         """
         if not self.training:
@@ -115,13 +115,19 @@ def routers(model: nn.Module) -> Iterator[Router]:
     return (module for module in model.modules() if isinstance(module, Router))
 
 
-def supervise(model: nn.Module, experts: Tensor | None) -> None:
-    """Teach all routers of a network, in its next passes, the expert of each image.
+@contextmanager
+def supervised(model: nn.Module, experts: Tensor) -> Iterator[None]:
+    """Teach all routers of a network the expert of each image, in the passes inside.
 
-    experts: (B,) int64, 0 the cheapest; None: no longer.
+    experts: (B,) int64, 0 the cheapest.
     """
     for router in routers(model):
         router.target = experts
+    try:
+        yield
+    finally:
+        for router in routers(model):
+            router.target = None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from moceir.errors import CheckpointError, ConfigError
-from moceir.model.routing import supervise
+from moceir.model.routing import supervised
 from moceir.training.loss import KindMeans, image_losses
 from moceir.training.module import RestorationModule, psnr
 from moceir.training.optimizer import learning_rate, make_optimizer
@@ -138,7 +138,6 @@ class TrainingStep:
         if on == self._routing_warmup:
             return
         self._routing_warmup = on
-        supervise(self.model, None)
         self._replay = None  # a captured step has the other loss
 
     def _replayed(self, inputs: Inputs) -> None:
@@ -176,9 +175,10 @@ class TrainingStep:
     def _pass(self, inputs: Inputs, passes: int) -> None:
         options = self.config.optimizer
         with self.autocast():
-            if self._routing_warmup or self.model.config.router == "supervised":
-                supervise(self.model, self._expert_of[inputs.labels])
-            restored, routing = self.network(inputs.degraded, return_routing=True)
+            taught = self._routing_warmup or self.model.config.router == "supervised"
+            experts = self._expert_of[inputs.labels]
+            with supervised(self.model, experts) if taught else nullcontext():
+                restored, routing = self.network(inputs.degraded, return_routing=True)
         target = inputs.clean if inputs.target is None else inputs.target
         losses = image_losses(
             restored, target, options.spectrum_weight, options.loss, inputs.taught

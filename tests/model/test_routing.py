@@ -9,7 +9,7 @@ from moce_kernels import routing_plan
 from moceir.config import preset
 from moceir.model import MoCEIR
 from moceir.model.experts import ExpertBank
-from moceir.model.routing import Router, forced_expert, squared_variation, supervise
+from moceir.model.routing import Router, forced_expert, squared_variation, supervised
 
 
 def router(top_k: int = 1, use_complexity: bool = True, scale: str = "max") -> Router:
@@ -97,21 +97,14 @@ def test_bank_counts_each_expert() -> None:
 def test_a_supervised_router_has_the_cross_entropy() -> None:
     one = router()
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    supervise(torch.nn.Sequential(one), torch.tensor([0, 3, 1]))
-    loss = one.auxiliary_loss(logits, logits, routing_plan(logits, 1))
-    expected = -logits.log_softmax(1)[[0, 1, 2], [0, 3, 1]].mean()
-    torch.testing.assert_close(loss, expected)
-    assert one.eval().auxiliary_loss(logits, logits, routing_plan(logits, 1)) == 0
-
-
-def test_a_supervised_router_can_be_let_go() -> None:
-    one = router()
-    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     plan = routing_plan(logits, 1)
     before = one.auxiliary_loss(logits, logits, plan)
-    supervise(torch.nn.Sequential(one), torch.tensor([0, 3, 1]))
-    supervise(torch.nn.Sequential(one), None)
-    assert one.auxiliary_loss(logits, logits, plan) == before
+    with supervised(torch.nn.Sequential(one), torch.tensor([0, 3, 1])):
+        loss = one.auxiliary_loss(logits, logits, plan)
+    expected = -logits.log_softmax(1)[[0, 1, 2], [0, 3, 1]].mean()
+    torch.testing.assert_close(loss, expected)
+    assert one.auxiliary_loss(logits, logits, plan) == before != expected
+    assert one.eval().auxiliary_loss(logits, logits, plan) == 0
 
 
 def test_a_forced_expert_has_the_gate_of_the_first_choice() -> None:

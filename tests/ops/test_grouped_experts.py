@@ -17,6 +17,7 @@ from moce_kernels import (
     grouped_experts,
     routing_plan,
 )
+from moce_kernels.reference.grouped_experts import every_expert
 from tests.ops.spec import (
     activations,
     assert_close_to_float64,
@@ -68,6 +69,18 @@ def test_batch_does_not_matter(backend: str) -> None:
             backend=backend,
         )
         torch.testing.assert_close(together[one], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_every_expert_is_the_same_without_a_dispatch(top_k: int) -> None:
+    """What ONNX files are made of."""
+    given = arguments()
+    plan = routing_plan(torch.randn(4, len(RANKS)), top_k)
+    tensors = given["x"], given["shared"]
+    rest = given["weights"], given["ranks"], given["windows"]
+    found = every_expert(*tensors, plan.expert, plan.gate, *rest)
+    expected = grouped_experts(*tensors, plan, *rest, backend="reference")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bands_of_a_large_picture() -> None:
