@@ -9,7 +9,8 @@ python3 -m venv --clear "$environment"
 source "$environment/bin/activate"
 # The tests also run the kernels for older processors.
 export MOCE_CPU_ISA="${MOCE_CPU_ISA:-all}"
-pip install --quiet --editable '.[test]' torch==2.13.0
+pip install --quiet torch==2.13.0 ninja
+pip install --quiet --no-build-isolation --editable '.[test]'
 # Beside these, tests see the oldest versions that pyproject.toml admits: of torch the headers, from
 # the smallest wheel that has them (80 MB).
 export MOCE_OLDEST="$PWD/$environment/oldest"

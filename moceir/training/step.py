@@ -176,8 +176,8 @@ class TrainingStep:
         options = self.config.optimizer
         with self.autocast():
             taught = self._routing_warmup or self.model.config.router == "supervised"
-            experts = self._expert_of[inputs.labels]
-            with supervised(self.model, experts) if taught else nullcontext():
+            targets = self._expert_of[inputs.labels]
+            with supervised(self.model, targets) if taught else nullcontext():
                 restored, routing = self.network(inputs.degraded, return_routing=True)
         target = inputs.clean if inputs.target is None else inputs.target
         losses = image_losses(
