@@ -3,7 +3,7 @@
     python bench/published_tree.py PICTURES TREE
 
 Every set of AIO-5, to train and to test, with a few pictures cut from those of the folder PICTURES
-and spoilt by ``moceir.data.degradations``: to try the commands of docs/training.md without the
+and degraded by ``moceir.data.degradations``: to try the commands of docs/training.md without the
 sets of the literature. Numbers measured on it mean nothing.
 """
 

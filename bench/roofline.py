@@ -109,7 +109,7 @@ def main() -> None:
     matrix = 1024**3 / seconds(lambda: a @ b)
     source, target = torch.randn(2, 2**26)
     copy = 2 * source.numel() * 4 / seconds(lambda: target.copy_(source))
-    print(f"{arguments.preset}, {arguments.width} x {arguments.height}, the dearest expert")
+    print(f"{arguments.preset}, {arguments.width} x {arguments.height}, the most expensive expert")
     print("| operator | G multiply-accumulates | MB | floor of products ms | of bytes ms |")
     print("| --- | ---: | ---: | ---: | ---: |")
 

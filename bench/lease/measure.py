@@ -253,7 +253,8 @@ def compiled(device: torch.device, task: str, dtype: str, published: str) -> Ite
 
 
 def profile(device: torch.device, task: str, dtype: str, out: str) -> Iterator[Row]:
-    """Every kernel of one call, in order, to ``out`` (JSON, gzipped), and the 40 dearest names."""
+    """Every kernel of one call, in order, to ``out`` (JSON, gzipped), and the 40 names that take
+    most of the time."""
     with _precision("ours"):
         train = TASKS[task][-1]
         batch = _batch(task, device)

@@ -62,9 +62,9 @@ def cost(
         "width": width,
         "height": height,
         "cheapest": counted.cheapest,
-        "dearest": counted.dearest,
+        "most_expensive": counted.most_expensive,
         "cheapest_with_extras": counted.cheapest + extra.cheapest,
-        "dearest_with_extras": counted.dearest + extra.dearest,
+        "most_expensive_with_extras": counted.most_expensive + extra.most_expensive,
         "pictures": [],
     }
     if runs:
@@ -84,7 +84,7 @@ def cost(
                 "experts": run.experts,
                 "macs": of_size.route([[expert - 1] for expert in run.experts]),
                 "cheapest": of_size.cheapest,
-                "dearest": of_size.dearest,
+                "most_expensive": of_size.most_expensive,
             }
         )
     click.echo(json.dumps(found, indent=1) if as_json else _cost_lines(found))
@@ -97,9 +97,10 @@ def _cost_lines(found: dict[str, Any]) -> str:
     lines = [
         f"parameters: {found['parameters']:,}",
         f"multiply-accumulates at {found['width']} x {found['height']}: "
-        f"{giga(found['cheapest'])} by the cheapest route, {giga(found['dearest'])} by the dearest",
+        f"{giga(found['cheapest'])} by the cheapest route, {giga(found['most_expensive'])} "
+        "by the most expensive",
         f"with norms and Fourier transforms: {giga(found['cheapest_with_extras'])} to "
-        f"{giga(found['dearest_with_extras'])}",
+        f"{giga(found['most_expensive_with_extras'])}",
     ]
     if "seconds" in found:
         lines.append(
@@ -110,6 +111,6 @@ def _cost_lines(found: dict[str, Any]) -> str:
         lines.append(
             f"{p['picture']}: {p['width']} x {p['height']}, experts "
             f"{' '.join(map(str, p['experts']))}, {giga(p['macs'])} (cheapest route "
-            f"{giga(p['cheapest'])}, dearest {giga(p['dearest'])})"
+            f"{giga(p['cheapest'])}, most expensive {giga(p['most_expensive'])})"
         )
     return "\n".join(lines)

@@ -45,8 +45,8 @@ class Cost:
         return self.fixed + sum(sum(sorted(block)[: self.top_k]) for block in self.experts)
 
     @property
-    def dearest(self) -> int:
-        """Of the route through the dearest experts."""
+    def most_expensive(self) -> int:
+        """Of the route through the most expensive experts."""
         return self.fixed + sum(sum(sorted(block)[-self.top_k :]) for block in self.experts)
 
     def route(self, experts: Sequence[Sequence[int]]) -> int:

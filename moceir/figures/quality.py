@@ -71,7 +71,7 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
 def quality_figure(results: list[Result], setting_name: str) -> Figure:
     """Mean PSNR of the benchmarks in common, of the papers' methods and of ours.
 
-    The bar beside a point reaches from the cheapest to the dearest route.
+    The bar beside a point reaches from the cheapest to the most expensive route.
 
     Raises:
         ConfigError: nothing in common with the setting.
@@ -98,7 +98,7 @@ def quality_figure(results: list[Result], setting_name: str) -> Figure:
     for result in results:
         quality = fmean(result.psnr[column] for column in columns)
         point(by_size, result.parameters / 1e6, quality, result.name, ours=True)
-        low, high = result.cost.cheapest / 1e9, result.cost.dearest / 1e9
+        low, high = result.cost.cheapest / 1e9, result.cost.most_expensive / 1e9
         by_compute.plot([low, high], [quality, quality], color=EXPERTS[3], lw=2)
         point(by_compute, (low + high) / 2, quality, result.name, ours=True)
     shown = ", ".join(setting.columns[column] for column in columns)

@@ -199,14 +199,14 @@ class Training:
         gains: dict[str, list[float]] = {kind: [] for kind in kinds}
         for index, pixels in enumerate(self.data.val_dataloader()):
             clean = to_device(pixels, self.step.device).float() / 255
-            spoilt = []
+            degraded_ways = []
             for kind in kinds:
                 recipe = synthesis.at(kind, "medium", [index])
                 degraded = synthesis.degrade(clean, recipe)
                 gain = psnr(self._restore(degraded), clean) - psnr(degraded, clean)
                 gains[kind].append(gain.item())
-                spoilt.append(degraded)
-            all_kinds = torch.cat(spoilt)
+                degraded_ways.append(degraded)
+            all_kinds = torch.cat(degraded_ways)
             self._show(str(index), all_kinds, clean.expand_as(all_kinds))
         assert self.curves is not None
         for kind, found in gains.items():

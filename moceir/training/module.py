@@ -104,8 +104,8 @@ class RestorationModule(nn.Module):
         seed = self.config.seed + 1 + step * self.config.data.batch_size
         for i, source in enumerate(sources):
             if source.degradation is not None:
-                spoilt = degrade(clean[i : i + 1], source.degradation, seed, offset + i)
-                degraded[i] = quantize(spoilt[0])
+                degraded_one = degrade(clean[i : i + 1], source.degradation, seed, offset + i)
+                degraded[i] = quantize(degraded_one[0])
         return clean, degraded, [self.labels.index(source.label) for source in sources]
 
     def expert_targets(self) -> list[int]:

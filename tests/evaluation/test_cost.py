@@ -63,21 +63,23 @@ def test_every_weight_is_used_once_at_each_pixel(route: list[int]) -> None:
     account = cost(SMALL, 33, 50)  # padded to 36 x 52
     total = counted(MoCEIR(SMALL), 36, 52, route)
     assert account.route([[expert] for expert in route]) == total
-    assert account.cheapest <= total <= account.dearest
+    assert account.cheapest <= total <= account.most_expensive
 
 
 @pytest.mark.parametrize(
-    ("name", "cheapest", "dearest", "paper"),
+    ("name", "cheapest", "most_expensive", "paper"),
     [("moce_ir_s", 32.46, 36.59, 36.9), ("moce_ir", 70.85, 79.56, 80.6)],
 )
-def test_the_papers_numbers(name: str, cheapest: float, dearest: float, paper: float) -> None:
+def test_the_papers_numbers(
+    name: str, cheapest: float, most_expensive: float, paper: float
+) -> None:
     """They are above any route of the networks that were trained, and between the cheapest and the
-    dearest of what the published code counts: the same with one attention head at each level."""
+    most expensive of what the published code counts: the same with one attention head a level."""
     account = cost(preset(name), 224, 224)
     assert account.cheapest / 1e9 == pytest.approx(cheapest, abs=0.005)
-    assert account.dearest / 1e9 == pytest.approx(dearest, abs=0.005)
+    assert account.most_expensive / 1e9 == pytest.approx(most_expensive, abs=0.005)
     one_head = cost(preset(name).replace(heads=(1, 1, 1, 1)), 224, 224)
-    assert one_head.cheapest / 1e9 < paper < one_head.dearest / 1e9
+    assert one_head.cheapest / 1e9 < paper < one_head.most_expensive / 1e9
 
 
 def test_fvcore_counts_the_same_in_the_published_code() -> None:
@@ -90,7 +92,12 @@ def test_fvcore_counts_the_same_in_the_published_code() -> None:
 def test_norms_and_transforms_are_little() -> None:
     for name in ("moce_ir_s", "moce_ir"):
         account, more = cost(preset(name), 224, 224), extras(preset(name), 224, 224)
-        assert 0.006 < more.cheapest / account.cheapest < more.dearest / account.dearest < 0.02
+        assert (
+            0.006
+            < more.cheapest / account.cheapest
+            < more.most_expensive / account.most_expensive
+            < 0.02
+        )
 
 
 def test_counts_of_many_images_add_up() -> None:
@@ -114,9 +121,9 @@ def test_the_command(tmp_path: Path) -> None:
     found = json.loads(result.output)
     assert found["seconds"] > 0 and (found["width"], found["height"]) == (64, 48)
     (one,) = found["pictures"]
-    assert one["cheapest"] <= one["macs"] <= one["dearest"] and len(one["experts"]) == 3
+    assert one["cheapest"] <= one["macs"] <= one["most_expensive"] and len(one["experts"]) == 3
     words = run("--preset", "moce_ir_s", "--runs", "0").output
-    assert "parameters: 11,477,752" in words and "36.59 G by the dearest" in words
+    assert "parameters: 11,477,752" in words and "36.59 G by the most expensive" in words
 
 
 @pytest.mark.parametrize(

@@ -286,12 +286,12 @@ def test_the_first_step_that_is_not_finite_is_named(what: str) -> None:
     step = training_step(None, False, "complexity")
     step(0, [batch(0)])
     assert step.broken[0].isinf()
-    spoilt = batch(1)
+    broken = batch(1)
     if what == "loss":
-        spoilt.clean[0, 0, 0, 0] = float("nan")
+        broken.clean[0, 0, 0, 0] = float("nan")
     else:
         step.model.output.weight.register_hook(lambda g: g * float("inf"))
-    step(1, [spoilt])
+    step(1, [broken])
     step(2, [batch(2)])
     number, loss, norm = step.broken.tolist()
     assert number == 1
