@@ -21,4 +21,8 @@ python -m moce_kernels.info
 ruff format --check .
 ruff check .
 mypy
-python -m pytest "$@"
+# Files of tests run side by side: one for each core that has 4 GB of memory.
+workers=$(python -c "import os
+from moceir.machine import host_bytes
+print(max(1, min(os.cpu_count() or 1, (host_bytes() or 0) // 2**32)))")
+python -m pytest -n "$workers" --dist loadfile "$@"
