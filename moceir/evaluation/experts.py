@@ -22,6 +22,7 @@ from torch import Tensor
 from moceir.data import synthesis
 from moceir.data.synthesis import KINDS
 from moceir.errors import ConfigError
+from moceir.evaluation.metrics import psnr
 from moceir.files import whole_file
 from moceir.model import MoCEIR, load_model
 from moceir.model.experts import ExpertBank
@@ -80,8 +81,7 @@ def gains(model: MoCEIR, pictures: Sequence[Tensor], kind: str, strength: str) -
 
 def _gain(model: MoCEIR, clean: Tensor, degraded: Tensor) -> float:
     restored = (model(degraded).clamp(0, 1) * 255).round() / 255
-    before, after = ((x - clean).square().mean().clamp_min(1e-10) for x in (degraded, restored))
-    return float(10 * torch.log10(before / after))
+    return psnr(restored[0], clean[0]) - psnr(degraded[0], clean[0])
 
 
 def spread(row: dict[str, float]) -> float:
