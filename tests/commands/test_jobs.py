@@ -8,7 +8,7 @@ import pytest
 
 from moceir.commands.jobs import DASH, Job, plan, shown
 from moceir.errors import ConfigError
-from tests.conftest import picture
+from tests.small_network import picture
 
 
 def test_folders_keep_their_tree(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from moceir.commands.jobs import Job
 from moceir.commands.pipeline import Pipeline, Settings
 from moceir.inference.restorer import Restorer
 from moceir.pictures import codec
-from tests.conftest import Restore, noise, picture
 from tests.pictures.test_codec import ICC, bomb, exif
+from tests.small_network import Restore, noise, picture
 
 
 def names(folder: Path) -> list[str]:

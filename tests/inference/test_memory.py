@@ -15,7 +15,7 @@ from moceir.config import preset
 from moceir.errors import PictureError
 from moceir.inference import memory
 from moceir.inference.restorer import Restorer
-from tests.conftest import Restore, picture
+from tests.small_network import Restore, picture
 
 CPU = torch.device("cpu")
 

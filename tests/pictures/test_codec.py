@@ -19,7 +19,7 @@ from moceir.errors import PictureError
 from moceir.pictures import codec
 from moceir.pictures.codec import Picture
 from moceir.pictures.metadata import Metadata, upright
-from tests.conftest import noise
+from tests.small_network import noise
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 NO_PROFILE = "its colour profile was left out, which the JPEG XL plug-in cannot write"

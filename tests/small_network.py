@@ -1,3 +1,5 @@
+"""A network small enough for tests of what is around it, and pictures for it."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
