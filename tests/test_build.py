@@ -34,6 +34,14 @@ def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not shutil.which("c++"), reason="needs a C++ compiler"
+)
+def test_the_cpu_library_is_there_and_opens() -> None:
+    """Or else the tests of all its operators would be skipped."""
+    assert native.load("cpu") is None
+
+
 AVX2 = "fma avx f16c avx2"
 AVX512 = f"{AVX2} avx512f avx512dq avx512bw avx512vl"
 
