@@ -163,13 +163,10 @@ def _restore_all(
     import traceback
     import warnings
 
-    from PIL import Image
-
     from moceir.commands.pipeline import Pipeline, Settings
     from moceir.inference.restorer import Restorer
 
     debug = bool(ctx.find_root().params.get("debug"))
-    Image.MAX_IMAGE_PIXELS = None  # moceir.pictures.codec has limits of its own
     if not debug:
         # Of damage that is refused or noted.
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from moceir.data.crops import CleanPatches
 from moceir.errors import PictureError
-from moceir.pictures.images import find_pictures, open_image, open_rgb, save_image
+from moceir.pictures.images import find_pictures, open_rgb, rgb_pixels, save_image
 from moceir.pictures.pixels import to_image, to_tensor
 
 
@@ -41,14 +41,14 @@ def test_files_that_are_no_pictures_are_named(tmp_path: Path, content: bytes) ->
     path = tmp_path / "bad.png"
     path.write_bytes(content)
     with pytest.raises(PictureError, match=r"bad\.png"):
-        open_image(path)
+        rgb_pixels(path)
 
 
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path = picture(tmp_path / "cut.png")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(PictureError, match=r"cut\.png"):
-        open_image(path)
+        rgb_pixels(path)
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_patches_are_a_function_of_seed_and_number(tmp_path: Path) -> None:
 def test_patches_are_cut_turned_and_flipped(tmp_path: Path) -> None:
     """All eight orientations of a picture as small as the crop occur, and nothing else."""
     path = picture(tmp_path / "a.png", 4, 4)
-    pixels = np.asarray(open_rgb(path)).transpose(2, 0, 1)
+    pixels = rgb_pixels(path).transpose(2, 0, 1)
     ways = {
         np.ascontiguousarray(np.rot90(p, turns, axes=(1, 2))).tobytes()
         for p in (pixels, pixels[:, :, ::-1])
