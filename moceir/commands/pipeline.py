@@ -17,7 +17,7 @@ import numpy as np
 
 from moceir import machine
 from moceir.commands.jobs import Job, Outcome, shown
-from moceir.errors import MoceirError
+from moceir.errors import MoceirError, PictureError
 from moceir.inference import memory, tiles
 from moceir.inference.restorer import Restorer, Run
 from moceir.pictures import codec
@@ -159,6 +159,8 @@ class Pipeline:
         if job.target is not None:
             codec.writable(job.target.suffix)  # before any work
         if job.source is None:
+            if sys.stdin is None:
+                raise PictureError("-: standard input is closed: pipe a picture in")
             return codec.decode(sys.stdin.buffer.read(), "-")
         return codec.read(job.source, shown(job.source))
 
@@ -209,6 +211,8 @@ class Pipeline:
     def _write(self, job: Job, picture: codec.Picture) -> list[str]:
         quality = self._settings.quality
         if job.target is None:
+            if sys.stdout is None:
+                raise PictureError("-: standard output is closed: give a file to write to")
             buffer = BytesIO()
             notes = codec.encode(picture, buffer, self._format_of_stdout(job, picture), quality)
             sys.stdout.buffer.write(buffer.getbuffer())

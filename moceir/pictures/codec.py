@@ -146,6 +146,7 @@ def size_of(path: Path) -> tuple[int, int]:
     """
     with _named(str(path)), open(path, "rb") as file:
         head = file.read(24)
+        file.seek(0)
         if head.startswith(png.SIGNATURE) and len(head) == 24:
             return struct.unpack_from(">II", head, 16)
         if head[:4] in tiff.SIGNATURES:
@@ -303,6 +304,8 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
     elif pixels.dtype.name not in (*DEEP.get(file_format, ()), "uint8"):
         pixels = to_8_bits(pixels)
         notes.append(f"rounded to 8 bits, which is all that {file_format} is written with")
+    if file_format == "GIF" and pixels.shape[2] >= 3:
+        notes.append("reduced to 256 colours, which is all that GIF holds")
     rewritten = metadata.exif and file_format in ("TIFF", "AVIF")
     if rewritten and not can_be_rewritten(metadata.exif):
         metadata = replace(metadata, exif=b"")

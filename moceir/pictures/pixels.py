@@ -75,8 +75,19 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         image = image if image.mode == target else image.convert(target)
     else:
         raise PictureError(f"a picture of Pillow's mode {mode}: convert it to RGB")
-    pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    return _array(image)
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(H, W, C) uint8 of an image with 8 bits, strip by strip. ``np.asarray`` holds a whole image
+    three times, so much that glibc gives the memory back after each picture: a JPEG file of a
+    megapixel then takes three times as long, for the page faults."""
+    array = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    rows = max(1, 2**15 // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        array[top : top + rows] = np.asarray(strip).reshape(-1, *array.shape[1:])
+    return array
 
 
 def image_of(pixels: np.ndarray) -> Image.Image:
@@ -102,8 +113,9 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 of (H, W, C): grey becomes RGB, alpha is left out."""
-    colours = to_8_bits(pixels[..., : 3 if pixels.shape[2] >= 3 else 1])
-    return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)))
+    if pixels.shape[2] < 3:
+        return np.repeat(to_8_bits(pixels[..., :1]), 3, axis=2)
+    return np.ascontiguousarray(to_8_bits(pixels[..., :3]))
 
 
 def check_unit_range(values: np.ndarray) -> np.ndarray:

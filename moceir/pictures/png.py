@@ -58,13 +58,15 @@ def read(data: bytes) -> tuple[Metadata, list[str]]:
     data are for Pillow to read, but for those that old versions of ImageMagick put in a text."""
     metadata, notes = Metadata(), []
     for name, start, end in _chunks(data):
+        if name not in (*_COLOUR, *_TEXT, b"iCCP"):
+            continue
         body = data[start + 8 : end - 4]
         try:
             if name in _COLOUR:
                 metadata.png_colour.setdefault(name, body)
             elif name == b"iCCP":
                 metadata.icc = _inflated(body[body.index(b"\0") + 2 :])
-            elif name in _TEXT:
+            else:
                 keyword = body.split(b"\0", 1)[0]
                 if keyword == _XMP:
                     metadata.xmp = _text(name, body)
