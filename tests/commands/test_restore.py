@@ -757,10 +757,8 @@ def test_pictures_by_other_names_in_a_folder(tmp_path: Path, restore: Restore) -
     assert "c.gif: 24 x 16" in result.output and "reduced to 256 colours" in result.output
 
 
-def test_closed_standard_streams_are_named(
-    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = "import sys; from moceir.commands.main import main; main(prog_name='moceir')"
+def test_closed_standard_streams_are_named(tmp_path: Path) -> None:
+    script = "from moceir.commands.main import main; main(prog_name='moceir')"
     source = picture(tmp_path / "a.png")
     for words, closed, message in (
         (("-", "-o", "b.png"), "<&-", "-: standard input is closed"),
