@@ -2,58 +2,215 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""How file systems refuse fsync that have none. A full or broken disk says something else."""
+
 
 @contextmanager
-def whole_file(path: Path, overwrite: bool = True) -> Iterator[Path]:
+def whole_file(
+    path: Path, overwrite: bool = True, source: os.stat_result | None = None
+) -> Iterator[Path]:
     """A temporary file beside ``path`` to write to, which takes its name when the block succeeds.
+
+    A new file has the usual rights. One that replaces another takes over its owner and rights,
+    as far as the file system allows. Neither ever has rights that ``source`` does not have.
+
+    The temporary file is locked as long as this process lives, so that the next call for the same
+    path can tell and remove what a killed process has left.
 
     Args:
         path: the file's place; its folder exists.
         overwrite: replace what bears this name at the end.
+        source: of the file that this one is made from, whose modification date it gets.
 
     Raises:
         FileExistsError: something bears this name, and ``overwrite`` is false.
         OSError: the disk is full, the folder is not writable, ...; ``path`` is as it was before.
+            It names ``path``, never the temporary file.
     """
-    start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # names have 255 bytes
-    handle, name = tempfile.mkstemp(prefix=f".{start}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        # mkstemp lets the owner alone read; a new file is to have the usual rights.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _rename_to_new(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            error.filename = str(path)  # a full disk names no file
+        replaced = _regular(path) if overwrite else None
+        temporary, lock = _create(path, _allowed(source) & _allowed(replaced))
+        try:
+            yield temporary
+            _sync(temporary)
+            _take_over(temporary, source, replaced)
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _rename_to_new(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(lock)  # not before the name is gone: it would look like a leftover
+    except OSError as error:
+        # A full disk names no file; the temporary one means nothing to anybody.
+        if error.errno is not None and (
+            error.filename is None or _is_temporary(error.filename, path)
+        ):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def _regular(path: Path) -> os.stat_result | None:
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        return status if stat.S_ISREG(status.st_mode) else None
+    return None
+
+
+def _allowed(status: os.stat_result | None) -> int:
+    """The rights to read and write that a file has."""
+    return 0o666 if status is None else status.st_mode & 0o666
+
+
+def _start(path: Path) -> str:
+    name = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # names have 255 bytes
+    return f".{name}."
+
+
+def _is_temporary(name: object, path: Path) -> bool:
+    base = os.path.basename(os.fsdecode(name)) if isinstance(name, (str, bytes, Path)) else ""
+    return base.startswith(_start(path)) and base.endswith(".part")
+
+
+def _create(path: Path, mode: int) -> tuple[Path, int]:
+    """A new locked file, and the descriptor that holds its lock. The kernel applies the umask: to
+    ask for it would mean to change it, for all threads.
+
+    Leftovers are looked for under the names that are tried anyway: listing a folder of many
+    thousand results for each of them would take long.
+    """
+    created = None
+    for number in itertools.count():
+        temporary = path.with_name(f"{_start(path)}{number}.part")
+        there = os.path.lexists(temporary)
+        if there and not _remove_leftover(temporary):
+            continue  # another process is writing there
+        if created is not None:
+            if not there:
+                return created
+            continue
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode | 0o600)
+        except FileExistsError:
+            continue
+        if _lock(descriptor) is not False and _names(temporary, descriptor):
+            created = temporary, descriptor
+        else:
+            os.close(descriptor)  # taken for a leftover before it was locked
+    raise AssertionError("unreachable")
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the file is locked now; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    """Whether the name still is that of the open file."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_leftover(temporary: Path) -> bool:
+    """Remove a file that no living process writes; whether it is gone."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(temporary, flags)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a link, or somebody else's
+        return False
+    try:
+        if _lock(descriptor) and _names(temporary, descriptor):
+            os.unlink(temporary)
+            return True
+        return False
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _sync(temporary: Path) -> None:
+    with open(temporary, "rb+") as written:
+        try:
+            os.fsync(written.fileno())
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+
+
+def _take_over(
+    temporary: Path, source: os.stat_result | None, replaced: os.stat_result | None
+) -> None:
+    """Rights and date. FAT, SMB and others know no rights and refuse to set them: a file that is
+    whole is not thrown away for that, and no file was created with more rights than it may have."""
+    if replaced is not None:
+        with contextlib.suppress(OSError):
+            if hasattr(os, "chown"):
+                os.chown(temporary, replaced.st_uid, replaced.st_gid)
+    status = temporary.stat()
+    mode = stat.S_IMODE(status.st_mode if replaced is None else replaced.st_mode) & 0o777
+    for origin in (source, replaced):
+        if origin is None:
+            continue
+        may = stat.S_IMODE(origin.st_mode)
+        if origin.st_gid != status.st_gid:  # its group are others here, and the other way round
+            may = may & ~0o070 | (may & 0o007) << 3
+        mode &= may | 0o111
+    with contextlib.suppress(OSError):
+        if mode != stat.S_IMODE(status.st_mode):
+            temporary.chmod(mode)
+    if source is not None:
+        with contextlib.suppress(OSError):
+            os.utime(temporary, ns=(source.st_atime_ns, source.st_mtime_ns))
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
     """Unlike a rename, a hard link never replaces what is there."""
+    message = "has appeared meanwhile, and is kept"
     try:
         os.link(temporary, path)
     except OSError as error:
         if os.path.lexists(path):
-            message = "has appeared meanwhile, and is kept"
             raise FileExistsError(errno.EEXIST, message, str(path)) from error
-        # Filesystems without hard links say so in many ways; if it is something else, this fails.
-        os.rename(temporary, path)
+        # File systems without hard links say so in many ways. There an empty file keeps the place.
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            raise FileExistsError(errno.EEXIST, message, str(path)) from error
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            path.unlink()
+            raise
     else:
         temporary.unlink()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from moceir import files
 from moceir.files import whole_file
 
 
@@ -109,3 +112,162 @@ def test_a_link_to_nothing_is_something_too(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), whole_file(path, overwrite=False):
         pass
     assert list(tmp_path.iterdir()) == [path]
+
+
+def write(path: Path, **options: Any) -> None:
+    with whole_file(path, **options) as temporary:
+        temporary.write_text("new")
+
+
+def rights(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("source", "replaced", "expected"),
+    [
+        (0o600, None, 0o600),
+        (0o640, None, 0o640),
+        (0o666, None, 0o644),  # the umask counts
+        (0o444, None, 0o444),
+        (0o755, None, 0o644),  # a new file is no program
+        (None, 0o600, 0o600),
+        (None, 0o664, 0o664),
+        (0o600, 0o664, 0o600),
+        (0o664, 0o600, 0o600),
+    ],
+)
+def test_a_file_has_no_rights_that_its_source_does_not_have(
+    tmp_path: Path, source: int | None, replaced: int | None, expected: int
+) -> None:
+    origin, path = tmp_path / "origin", tmp_path / "a"
+    origin.touch()
+    origin.chmod(source or 0o666)
+    if replaced is not None:
+        path.touch()
+        path.chmod(replaced)
+    umask = os.umask(0o022)
+    try:
+        with whole_file(path, source=origin.stat() if source else None) as temporary:
+            assert rights(temporary) & ~(expected | 0o700) == 0  # nor while it is written
+            temporary.write_text("new")
+    finally:
+        os.umask(umask)
+    assert path.read_text() == "new" and rights(path) == expected
+
+
+def test_a_file_has_the_date_of_its_source(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    origin.touch()
+    os.utime(origin, ns=(5, 1_000_000_001))
+    write(tmp_path / "a", source=origin.stat())
+    assert (tmp_path / "a").stat().st_mtime_ns == origin.stat().st_mtime_ns
+
+
+def test_another_group_has_the_rights_of_others(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    origin.touch()
+    origin.chmod(0o640)
+    fields = list(origin.stat())
+    fields[5] += 1  # st_gid
+    write(tmp_path / "a", source=os.stat_result(fields, {"st_atime_ns": 0, "st_mtime_ns": 0}))
+    assert rights(tmp_path / "a") == 0o600
+
+
+def test_the_umask_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one for all threads: their files would get the wrong rights meanwhile."""
+
+    def changed(mask: int) -> int:
+        raise AssertionError(f"umask {mask:o}")
+
+    monkeypatch.setattr(os, "umask", changed)
+    write(tmp_path / "a")
+
+
+@pytest.mark.parametrize("refused", ["chmod", "chown", "utime", "fsync"])
+def test_what_a_file_system_has_not_costs_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    path, origin = tmp_path / "a", tmp_path / "origin"
+    for file in (path, origin):
+        file.write_text("old")
+    path.chmod(0o664)
+    origin_status = origin.stat()
+
+    def refuse(*args: object, **options: object) -> None:
+        code = errno.EINVAL if refused == "fsync" else errno.EPERM
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, refused, refuse)
+    write(path, source=origin_status)
+    assert path.read_text() == "new"
+    assert sorted(names(tmp_path)) == ["a", "origin"]
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_is_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError) as caught:
+        write(tmp_path / "a")
+    assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "a"))
+    assert names(tmp_path) == []
+
+
+def test_messages_never_name_the_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").touch()
+    for path in (tmp_path / "none" / "a", tmp_path / "folder"):
+        with pytest.raises(OSError) as caught:
+            write(path)
+        assert ".part" not in str(caught.value) and str(path) in str(caught.value)
+    with pytest.raises(OSError) as caught, whole_file(tmp_path / "a") as temporary:
+        temporary.unlink()
+        temporary.read_text()
+    assert ".part" not in str(caught.value) and str(tmp_path / "a") in str(caught.value)
+    assert names(tmp_path) == ["folder"]
+
+
+def test_what_killed_runs_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with whole_file(path) as first, whole_file(path) as second:
+        left = [path.with_name(f".a.{number}.part") for number in (2, 3)]
+        for leftover in left:  # nobody has locked them
+            leftover.write_text("half")
+        other = tmp_path / ".b.0.part"
+        other.write_text("half")
+        first.write_text("first")
+        second.write_text("second")
+        write(path)
+        assert path.read_text() == "new"
+        assert not any(leftover.exists() for leftover in left)
+        assert first.read_text() == "first" and second.read_text() == "second"
+    assert path.read_text() == "first"
+    assert sorted(names(tmp_path)) == [".b.0.part", "a"]
+
+
+def test_links_and_pipes_are_no_leftovers(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("old")
+    (tmp_path / ".a.0.part").symlink_to(precious)
+    os.mkfifo(tmp_path / ".a.1.part")
+    write(tmp_path / "a")
+    assert (tmp_path / "a").read_text() == "new" and precious.read_text() == "old"
+    assert (tmp_path / ".a.0.part").is_symlink()
+
+
+def test_without_locks_nothing_is_taken_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "fcntl", None)
+    (tmp_path / ".a.0.part").write_text("perhaps another process's")
+    write(tmp_path / "a")
+    assert sorted(names(tmp_path)) == [".a.0.part", "a"]

@@ -30,6 +30,8 @@ def convert(source: Path, target: Path, preset: str | None, overwrite: bool) -> 
     from moceir import model as networks
 
     if preset:
+        if not source.is_file():
+            raise click.ClickException(f"{source}: not a file: name a published checkpoint")
         model = networks.load_published(source, config.preset(preset))
     else:
         model = networks.load_model(source)

@@ -19,12 +19,10 @@ from moceir.commands.common import PATH, refuse_existing
 def degrade(picture: Path, output: Path, kind: str, seed: int, overwrite: bool) -> None:
     """Degrade a clean picture with noise, rain, haze, blur, low light, snow or JPEG."""
     from moceir.data import degradations
-    from moceir.pictures.images import open_rgb, save_image
-    from moceir.pictures.pixels import to_image, to_tensor
+    from moceir.pictures import codec
 
     degradation = degradations.parse(kind)
     refuse_existing(output, overwrite)
-    clean = to_tensor(open_rgb(picture))[None]
-    degraded = degradations.degrade(clean, degradation, seed)[0]
-    save_image(to_image(degraded), output)
-    click.echo(f"{output}: {degradation}, seed {seed}")
+    degraded = degradations.degrade_picture(codec.read(picture), degradation, seed)
+    notes = [*degraded.notes, *codec.write(degraded, output)]
+    click.echo("; ".join([f"{output}: {degradation}, seed {seed}", *notes]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from moceir.errors import ConfigError, PictureError
 from moceir.pictures.folders import SUFFIXES, walk_pictures
 
 DASH = Path("-")
-FOLDER_SUFFIXES = (*SUFFIXES, ".avif", ".heic", ".heif", ".jp2", ".jxl")
+FOLDER_SUFFIXES = (*SUFFIXES, ".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl")
 """Names in a folder that end so are taken for pictures."""
 
 
@@ -94,9 +94,9 @@ def plan(
     recursive: bool = True,
     ext: str | None = None,
     suffix: str = "",
-) -> tuple[list[Job], list[str]]:
-    """Every picture with the place of its result, in order, and what there is not: missing files,
-    folders without pictures, folders that cannot be read.
+) -> tuple[list[Job], list[Outcome]]:
+    """Every picture with the place of its result, in order, and what failed already: missing
+    files, folders without pictures, folders that cannot be read.
 
     Args:
         inputs: files, folders, patterns for names (where nothing bears the very name), or ``-``.
@@ -115,19 +115,23 @@ def plan(
         if "/" in text or os.sep in text:
             raise ConfigError(f"{option} {text!r}: give a part of a name, without folders")
     sources: list[tuple[Path | None, Path]] = []  # and what is to be named after them
-    failures: list[str] = []
+    failures: list[Outcome] = []
+
+    def failed(path: Path, reason: str) -> None:
+        failures.append(Outcome(str(path), str(output), "failed", error=reason))
+
     for given in inputs:
         try:
             for path in [given] if given == DASH or os.path.lexists(given) else _matches(given):
                 if path == DASH:
                     sources.append((None, Path(f"stdin{ext or '.png'}")))
                 elif os.path.isdir(path):  # Path.is_dir raises where it may not look
-                    found = _in_folder(path, recursive, output, failures)
+                    found = _in_folder(path, recursive, output, failed)
                     sources += [(p, p.relative_to(path)) for p in found]
                 else:
                     sources.append((path, Path(path.name)))
         except PictureError as error:
-            failures.append(str(error))
+            failed(given, str(error))
     if not sources:
         return [], failures
 
@@ -173,15 +177,22 @@ def _matches(pattern: Path) -> list[Path]:
     return matches
 
 
-def _in_folder(folder: Path, recursive: bool, output: Path, failures: list[str]) -> list[Path]:
-    def failed(error: OSError) -> None:
-        failures.append(f"{shown(Path(error.filename))}: {error.strerror}")
+def _in_folder(
+    folder: Path, recursive: bool, output: Path, failed: Callable[[Path, str], None]
+) -> list[Path]:
+    unread = []
 
-    before = len(failures)
+    def unreadable(error: OSError) -> None:
+        unread.append(error)
+        place = Path(error.filename)
+        failed(place, f"{shown(place)}: {error.strerror}")
+
     found = list(
-        walk_pictures(folder, FOLDER_SUFFIXES, recursive=recursive, skip=output, on_error=failed)
+        walk_pictures(
+            folder, FOLDER_SUFFIXES, recursive=recursive, skip=output, on_error=unreadable
+        )
     )
-    if not found and len(failures) == before:
+    if not found and not unread:
         deeper = "" if recursive else "; --recursive looks deeper"
         raise PictureError(
             f"{shown(folder)}: no pictures in it (looked for {', '.join(FOLDER_SUFFIXES)}{deeper})"

@@ -3,13 +3,12 @@ written, a bounded number of each, so that memory does not grow with their numbe
 
 from __future__ import annotations
 
-import stat
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import numpy as np
 from moceir import machine
 from moceir.commands.jobs import Job, Outcome, shown
 from moceir.errors import MoceirError, PictureError
-from moceir.files import whole_file
 from moceir.inference import memory, tiles
 from moceir.inference.restorer import Restorer, Run
 from moceir.pictures import codec
@@ -161,17 +159,10 @@ class Pipeline:
         if job.target is not None:
             codec.writable(job.target.suffix)  # before any work
         if job.source is None:
+            if sys.stdin is None:
+                raise PictureError("-: standard input is closed: pipe a picture in")
             return codec.decode(sys.stdin.buffer.read(), "-")
-        status = job.source.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise PictureError(f"{shown(job.source)}: not a file; pipe it in and give - instead")
-        available = machine.host_bytes() if status.st_size > machine.SMALL else None
-        if available is not None and status.st_size > available:
-            raise PictureError(
-                f"{shown(job.source)}: a file of {machine.readable(status.st_size)}, and "
-                f"{machine.readable(available)} of memory are free"
-            )
-        return codec.decode(job.source.read_bytes(), shown(job.source))
+        return codec.read(job.source, shown(job.source))
 
     def _restore(self, pictures: list[codec.Picture]) -> list[tuple[dict[str, Any], codec.Picture]]:
         """Pictures of one shape, each with the fields of its outcome."""
@@ -192,7 +183,7 @@ class Pipeline:
         return [
             (
                 self._fields(picture, run, seconds, peak.bytes()),
-                codec.Picture(restored, picture.format, picture.metadata),
+                replace(picture, pixels=restored),
             )
             for picture, restored, run in zip(pictures, results, runs, strict=True)
         ]
@@ -220,20 +211,14 @@ class Pipeline:
     def _write(self, job: Job, picture: codec.Picture) -> list[str]:
         quality = self._settings.quality
         if job.target is None:
+            if sys.stdout is None:
+                raise PictureError("-: standard output is closed: give a file to write to")
             buffer = BytesIO()
             notes = codec.encode(picture, buffer, self._format_of_stdout(job, picture), quality)
             sys.stdout.buffer.write(buffer.getbuffer())
             sys.stdout.buffer.flush()
             return notes
-        try:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            whole = whole_file(job.target, self._settings.overwrite)
-            with whole as temporary, open(temporary, "wb") as file:
-                return codec.encode(picture, file, codec.writable(job.target.suffix), quality)
-        except PictureError as error:
-            raise PictureError(f"{shown(job.target)}: {error}") from error
-        except OSError as error:  # which may name the temporary file, or nothing
-            raise OSError(error.errno, error.strerror, str(job.target)) from error
+        return codec.write(picture, job.target, quality, self._settings.overwrite)
 
     def _format_of_stdout(self, job: Job, picture: codec.Picture) -> str:
         """As --ext says, else as the input's name says, else as the input is."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,8 +107,8 @@ def restore(
     tiles.check(tile or 0, overlap)
     planned, missing = planning.plan(inputs, output, recursive=recursive, ext=ext, suffix=suffix)
     report = _Report(as_json)
-    for failure in missing:
-        report.failed(failure)
+    for outcome in missing:
+        report.add_planned(outcome)
     there: list[Job] = []
     left: list[Job] = []
     failed: dict[Job, str] = {}
@@ -163,13 +164,10 @@ def _restore_all(
     import traceback
     import warnings
 
-    from PIL import Image
-
     from moceir.commands.pipeline import Pipeline, Settings
     from moceir.inference.restorer import Restorer
 
     debug = bool(ctx.find_root().params.get("debug"))
-    Image.MAX_IMAGE_PIXELS = None  # moceir.pictures.codec has limits of its own
     if not debug:
         # Of damage that is refused or noted.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -187,15 +185,18 @@ def _restore_all(
         with report.progress(len(jobs)):
             for outcome in pipeline:
                 report.add(outcome)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        reader_left = isinstance(error, BrokenPipeError)
+        if reader_left:
+            report.close_json()
         for outcome in pipeline.stop() if pipeline else ():
             report.add(outcome)
         left = len(jobs) - report.handled
         report.say(
-            f"stopped: {left} of {len(jobs)} pictures left; the same command with --skip-existing "
-            "goes on"
+            f"stopped{', for nobody reads standard output' if reader_left else ''}: {left} of "
+            f"{len(jobs)} pictures left; the same command with --skip-existing goes on"
         )
-        report.finish(stopped=True)
+        report.finish(status=1 if reader_left else 130)
 
 
 class _Report:
@@ -227,7 +228,11 @@ class _Report:
     def add_job(self, job: Job, status: str, error: str | None = None) -> None:
         from moceir.commands.jobs import Outcome
 
-        self._write(Outcome.of(job, status, error=error))
+        self.add_planned(Outcome.of(job, status, error=error))
+
+    def add_planned(self, outcome: Outcome) -> None:
+        """What is known of a picture before any is restored."""
+        self._write(outcome)
 
     def add(self, outcome: Outcome) -> None:
         self.handled += 1
@@ -242,12 +247,17 @@ class _Report:
         else:
             self.say(_line(outcome))
 
-    def finish(self, stopped: bool = False) -> None:
-        """Names the failures and ends the command if there were any."""
+    def close_json(self) -> None:
+        """Write no more lines of JSON; what is buffered would fail again when Python ends."""
+        self._as_json = False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def finish(self, status: int = 0) -> None:
+        """Names the failures and ends the command if there were any, or with that status."""
         for failure in self._failures:
             self.say(f"not restored: {failure}")
-        if stopped:
-            raise SystemExit(130)
+        if status:
+            raise SystemExit(status)
         if self._failures:
             raise SystemExit(1)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moceir.data.counter import states, uniforms
-from moceir.pictures.images import find_pictures, open_rgb
+from moceir.pictures.images import find_pictures, rgb_pixels
 
 
 class PixelCache:
@@ -32,7 +32,7 @@ class PixelCache:
         """
         if path in self._pixels:
             return self._pixels[path]
-        pixels = np.asarray(open_rgb(path))
+        pixels = rgb_pixels(path)
         if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
             self._pixels[path] = pixels

@@ -13,8 +13,9 @@ picture, up to rounding, on every device. What networks are trained on, a whole 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,8 @@ from moceir.data.kinds import (
     Snow,
     check_images,
 )
+from moceir.pictures.codec import Picture
+from moceir.pictures.pixels import levels, to_image, to_rgb, to_tensor
 
 __all__ = [
     "KINDS",
@@ -46,6 +49,7 @@ __all__ = [
     "RainStreaks",
     "Snow",
     "degrade",
+    "degrade_picture",
     "generator_for",
     "parse",
 ]
@@ -169,3 +173,16 @@ def generator_for(seed: int, index: int) -> torch.Generator:
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
         state ^= state >> 31
     return torch.Generator().manual_seed(state)
+
+
+def degrade_picture(picture: Picture, degradation: Degradation, seed: int) -> Picture:
+    """``degrade`` for a decoded picture: another one, 8-bit RGB, with the same metadata."""
+    clean = to_tensor(to_rgb(picture.pixels))[None]
+    degraded = np.asarray(to_image(degrade(clean, degradation, seed)[0]))
+    metadata, notes = picture.metadata, list(picture.notes)
+    channels = picture.pixels.shape[2]
+    if channels < 3:  # its profile is one for grey
+        metadata = replace(metadata, icc=b"", png_colour={})
+    if channels in (2, 4) and (picture.pixels[..., -1] != levels(picture.pixels.dtype)).any():
+        notes.append("its transparency was left out")
+    return replace(picture, pixels=degraded, metadata=metadata, notes=notes)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from moceir.data.crops import at_least, places
 from moceir.data.synthesis.stage import send
-from moceir.pictures.images import open_rgb, size_of
+from moceir.pictures.codec import size_of
+from moceir.pictures.images import rgb_pixels
 
 
 def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:
@@ -49,7 +50,7 @@ class ResidentPatches:
         self.crop, self.seed = crop, seed
 
         def planes(path: Path) -> Tensor:
-            pixels = at_least(np.asarray(open_rgb(path)), crop)
+            pixels = at_least(rgb_pixels(path), crop)
             return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
         with ThreadPoolExecutor() as threads:

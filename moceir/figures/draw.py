@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -48,5 +49,8 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(
             kind, {}
         )
-        with whole_file(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "moceir"}):
-            figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
+        drawn = BytesIO()  # Pillow takes a disk that is full for one that has written all
+        with matplotlib.rc_context({"svg.hashsalt": "moceir"}):
+            figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(drawn.getbuffer())

@@ -18,8 +18,7 @@ from moceir.inference import memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, TensorCanvas
 from moceir.inference.graphs import Replayed
 from moceir.model import MoCEIR, load_model
-from moceir.pictures.images import open_image
-from moceir.pictures.pixels import image_of, pixels_of
+from moceir.pictures import codec
 from moceir.weights.bundled import BUNDLED
 
 PRECISIONS: dict[str, torch.dtype] = {
@@ -159,9 +158,12 @@ class Restorer:
         """Restore one picture, or a batch of them as a tensor; the result is of the same kind.
 
         Args:
-            image: a PIL image (grey and alpha are kept, 16-bit grey stays 16-bit, other modes
-                become RGB); a numpy array (H, W, 3) uint8, RGB; a tensor (B, 3, H, W), floating
-                point in [0, 1], RGB, on any device; or a path, restored to a PIL image.
+            image: a path or a PIL image, restored to a PIL image; a numpy array (H, W, 3)
+                uint8, RGB; or a tensor (B, 3, H, W), floating point in [0, 1], RGB, on any
+                device. Of PIL images grey and alpha are kept, 16-bit grey stays 16-bit, other
+                modes become RGB. The result is upright, as the EXIF orientation says, and its
+                ``info`` has profile, EXIF, XMP and resolution as Pillow's ``save`` takes them:
+                ``result.save(path, **result.info)`` writes them all.
             tile, tile_overlap, strength: see the class.
 
         Raises:
@@ -169,9 +171,7 @@ class Restorer:
             ConfigError: a setting out of range.
             PictureError: a file that cannot be read as a picture, or too little memory.
         """
-        if isinstance(image, (str, Path)):
-            image = open_image(Path(image))
-        if isinstance(image, Image.Image):
+        if isinstance(image, (Image.Image, str, Path)):
             return self.restore(
                 image, tile=tile, tile_overlap=tile_overlap, strength=strength
             ).image
@@ -194,17 +194,22 @@ class Restorer:
 
     def restore(
         self,
-        image: Image.Image,
+        image: Image.Image | str | Path,
         *,
         tile: int | None = None,
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
     ) -> Restored:
-        """Restore a PIL image and say how; see ``__call__``."""
-        pixels, run = self.restore_pixels(
-            pixels_of(image), tile=tile, tile_overlap=tile_overlap, strength=strength
+        """Restore a PIL image or a file and say how; see ``__call__``."""
+        if isinstance(image, Image.Image):
+            picture = codec.picture_of(image)
+        else:
+            picture = codec.read(Path(image))
+        picture.pixels, run = self.restore_pixels(
+            picture.pixels, tile=tile, tile_overlap=tile_overlap, strength=strength
         )
-        return Restored(image_of(pixels), run.experts, run)
+        run = run._replace(notes=(*picture.notes, *run.notes))
+        return Restored(codec.pillow_of(picture), run.experts, run)
 
     def restore_pixels(
         self,

@@ -1,45 +1,35 @@
 """Picture files of any kind to arrays with their metadata, and back.
 
-Pillow decodes and encodes all it can. It has no more than 8 bits for colours, so 16-bit PNG files
-are read, and all are written, by imagecodecs (libpng); 16-bit and floating point TIFF files are
-read by tifffile; and the writer of TIFF files, which keeps EXIF data too, is here.
+Everything that reads or writes pictures does it here, so that a file means the same pixels
+everywhere. Pillow decodes and encodes all it can. It has no more than 8 bits for colours, so 16-bit
+PNG files are read, and all are written, by imagecodecs (libpng); 16-bit and floating point TIFF
+files are read by tifffile.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
+import os
+import stat
 import struct
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
-from PIL.PngImagePlugin import putchunk
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from moceir import machine
 from moceir.errors import PictureError
-from moceir.pictures.metadata import (
-    EXIF_TAGS,
-    GPS_TAGS,
-    ICC_TAG,
-    RESOLUTION_UNIT,
-    X_RESOLUTION,
-    XMP_TAG,
-    Y_RESOLUTION,
-    Metadata,
-    can_be_rewritten,
-    read,
-    read_tiff,
-)
-from moceir.pictures.pixels import check_unit_range, image_of, pixels_of, to_8_bits
-
-MAX_PIXELS = 10**9
-"""A picture that claims more is taken for damaged or hostile."""
+from moceir.files import whole_file
+from moceir.pictures import png, tiff
+from moceir.pictures.metadata import Metadata, can_be_rewritten, read_tiff
+from moceir.pictures.metadata import read as read_metadata
+from moceir.pictures.pixels import check_size, image_of, pixels_of, to_8_bits
 
 DEEP = {"PNG": ("uint16",), "TIFF": ("uint16", "float32")}
 """File formats that hold more than 8 bits, and which."""
@@ -52,6 +42,9 @@ _TURNS = {
 
 KEPT_BY_PIPES = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP")
 """Formats that go out of standard output as they came into standard input."""
+
+_NEVER_READ = ("EPS",)
+"""Programs rather than pictures: Pillow would run Ghostscript with them."""
 
 _PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 
@@ -68,6 +61,8 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
     """What a user should know about how it was read."""
+    source: os.stat_result | None = None
+    """Of the file that it was read from."""
 
 
 @functools.cache
@@ -99,6 +94,67 @@ def writable(suffix: str) -> str:
     return name
 
 
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turns whatever decoders raise into a PictureError that names the picture."""
+    try:
+        yield
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from error
+    except UnidentifiedImageError:
+        raise PictureError(f"{name}: not a picture in a format that Pillow reads here") from None
+    except MemoryError as error:
+        raise PictureError(f"{name}: too little memory to decode it") from error
+    except Exception as error:
+        # Decoders of damaged files raise anything at all.
+        if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
+            raise PictureError(f"{name}: {error.strerror}") from error
+        reason = str(error) or type(error).__name__
+        raise PictureError(f"{name}: cannot be read as a picture ({reason})") from error
+
+
+def read(path: Path, name: str | None = None) -> Picture:
+    """Decode a picture file.
+
+    Args:
+        path: of a regular file.
+        name: what messages call it; None: its path.
+
+    Raises:
+        PictureError: as ``decode``, or the file itself cannot be read.
+    """
+    name = str(path) if name is None else name
+    with _named(name):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError("not a file; pipe it into moceir restore and give - instead")
+        available = machine.host_bytes() if status.st_size > machine.SMALL else None
+        if available is not None and status.st_size > available:
+            raise PictureError(
+                f"a file of {machine.readable(status.st_size)}, and "
+                f"{machine.readable(available)} of memory are free"
+            )
+        data = path.read_bytes()
+    return replace(decode(data, name), source=status)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height by the file's header, before EXIF turns it upright.
+
+    Raises:
+        PictureError: the file cannot be read as a picture.
+    """
+    with _named(str(path)), open(path, "rb") as file:
+        head = file.read(24)
+        file.seek(0)
+        if head.startswith(png.SIGNATURE) and len(head) == 24:
+            return struct.unpack_from(">II", head, 16)
+        if head[:4] in tiff.SIGNATURES:
+            return tiff.size_of(file)
+        with _open(file) as image:
+            return image.size
+
+
 def decode(data: bytes, name: str) -> Picture:
     """Decode a picture file; of several frames the first.
 
@@ -109,124 +165,113 @@ def decode(data: bytes, name: str) -> Picture:
     Raises:
         PictureError: damaged, of an unknown kind, or too large for the memory there is.
     """
-    formats()
-    try:
-        return _decode(data)
-    except PictureError as error:
-        raise PictureError(f"{name}: {error}") from error
-    except UnidentifiedImageError:
+    with _named(name):
         if not data:
-            raise PictureError(f"{name}: the file is empty") from None
-        raise PictureError(f"{name}: not a picture in a format that Pillow reads here") from None
-    except MemoryError as error:
-        raise PictureError(f"{name}: too little memory to decode it") from error
-    except Exception as error:
-        # Decoders of damaged files raise anything at all.
-        reason = str(error) or type(error).__name__
-        raise PictureError(f"{name}: cannot be read as a picture ({reason})") from error
+            raise PictureError("the file is empty")
+        return _decode(data)
+
+
+def picture_of(image: Image.Image) -> Picture:
+    """A PIL image with the metadata it carries, upright; it stays as it is.
+
+    Raises:
+        PictureError: it cannot be loaded, has a mode with no meaning here, or values out of range.
+    """
+    with _named("the image"):
+        image.load()
+        return _picture_of(image, *read_metadata(image))
+
+
+def pillow_of(picture: Picture) -> Image.Image:
+    """A PIL image, whose ``info`` has the metadata under the names of what Pillow's ``save``
+    takes. Pillow has more than 8 bits for grey alone: other pixels are rounded."""
+    image, metadata = image_of(picture.pixels), picture.metadata
+    held = {
+        "icc_profile": metadata.icc,
+        "exif": metadata.exif and b"Exif\0\0" + metadata.exif,
+        "xmp": metadata.xmp,
+        "dpi": metadata.dpi,
+    }
+    image.info.update({name: value for name, value in held.items() if value})
+    return image
+
+
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
+    """``Image.open`` without its limit of pixels, which is for a program to set, not for a
+    library (ours is MAX_PIXELS), and without formats that are programs."""
+    formats()
+    file.seek(0)
+    prefix = file.read(16)
+    for name in Image.ID:
+        factory, accept = Image.OPEN[name]
+        accepted = accept(prefix) if accept else True
+        if isinstance(accepted, str) or not accepted:
+            continue
+        if name in _NEVER_READ:
+            raise PictureError(f"{name}, which is a program: convert it to PNG")
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # another format that begins so
+    raise UnidentifiedImageError
 
 
 def _decode(data: bytes) -> Picture:
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        deep = _decode_deep_tiff(data)
+    if data[:4] in tiff.SIGNATURES:
+        deep = tiff.decode_deep(data)
         if deep is not None:
-            return deep
-    with Image.open(BytesIO(data)) as image:
-        is_deep_png = image.format == "PNG" and data[24:25] == b"\x10"
-        _check_size(image.width, image.height, 16 if is_deep_png else 8)
+            stored, frames = deep
+            metadata, orientation, notes = read_tiff(data)
+            if frames > 1:
+                notes.append(f"the first of its {frames} frames")
+            return Picture(_turn(stored, orientation), "TIFF", metadata, notes)
+    is_png = data.startswith(png.SIGNATURE)
+    is_deep_png = is_png and data[24:25] == b"\x10"
+    with _open(BytesIO(png.without_text(data) if is_png else data)) as image:
+        check_size(image.width, image.height, 16 if is_deep_png else 8)
         frames = getattr(image, "n_frames", 1)
         image.load()
-        metadata, orientation, notes = read(image, data)
+        if is_png:
+            metadata, orientation, notes = _png_metadata(image, data)
+        else:
+            metadata, orientation, notes = read_metadata(image, data)
         if frames > 1:
             notes.append(f"the first of its {frames} frames")
+        pixels: np.ndarray | None = None
         if is_deep_png:
             import imagecodecs
 
-            pixels = imagecodecs.png_decode(_png_pixels(data))
+            pixels = imagecodecs.png_decode(png.pixels_only(data))
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        else:
-            pixels = pixels_of(image)
-        if image.mode == "CMYK":
-            notes.append("CMYK, converted to sRGB")
-            metadata.icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-        return Picture(_turn(pixels, orientation), image.format or "", metadata, notes)
+        return _picture_of(image, metadata, orientation, notes, pixels)
 
 
-def _png_pixels(data: bytes) -> bytes:
-    """A PNG file without what is not about its pixels, of which libpng complains on standard
-    error; Pillow has read that."""
-    kept, place = [data[:8]], 8
-    while place + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
-        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(data[place : place + 12 + length])
-        place += 12 + length
-    return b"".join(kept)
+def _png_metadata(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
+    """What Pillow has read, and what has been kept from it."""
+    found, left_out = png.read(data)
+    held = {"icc_profile": found.icc, "xmp": found.xmp, "exif": found.exif}
+    for name, value in held.items():
+        if value:
+            image.info.setdefault(name, value)
+    metadata, orientation, notes = read_metadata(image)
+    metadata.png_colour, metadata.png_text = found.png_colour, found.png_text
+    return metadata, orientation, left_out + notes
 
 
-def _decode_deep_tiff(data: bytes) -> Picture | None:
-    """A TIFF file with more than 8 bits per sample; None if it has fewer."""
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # all it has to say is raised as well
-    with tifffile.TiffFile(BytesIO(data)) as file:
-        page = file.pages.first
-        bits = page.bitspersample
-        # Pillow reads 16-bit CMYK, to 8 bits.
-        if bits <= 8 or page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
-            return None
-        _check_size(page.imagewidth, page.imagelength, bits)
-        if page.dtype is None or page.dtype.name not in ("uint16", "float16", "float32", "float64"):
-            raise PictureError(
-                f"TIFF with {bits}-bit samples of type {page.dtype}: convert it to 16 bits"
-            )
-        if bits not in (16, 32, 64):
-            raise PictureError(f"TIFF with {bits}-bit samples: convert it to 16 bits")
-        kinds = tifffile.PHOTOMETRIC
-        if page.photometric not in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB):
-            raise PictureError(
-                f"{bits}-bit TIFF of the kind {page.photometric.name}: convert it to RGB"
-            )
-        colours = 3 if page.photometric == kinds.RGB else 1
-        if page.samplesperpixel not in (colours, colours + 1):
-            raise PictureError(f"TIFF with {page.samplesperpixel} samples per pixel")
-        if page.imagedepth != 1:
-            raise PictureError("TIFF of a volume: extract one plane")
-        pixels = page.asarray()
-        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
-            pixels = pixels.transpose(1, 2, 0)
-        pixels = pixels.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
-        frames = len(file.pages)
-    if pixels.dtype.kind == "f":
-        pixels = check_unit_range(pixels)
-    if page.photometric == kinds.MINISWHITE:
-        pixels = pixels.copy()
-        white = 1 if pixels.dtype.kind == "f" else 65535
-        pixels[..., 0] = white - pixels[..., 0]
-
-    metadata, orientation, notes = read_tiff(data)
-    if frames > 1:
-        notes.append(f"the first of its {frames} frames")
-    return Picture(_turn(pixels, orientation), "TIFF", metadata, notes)
-
-
-def _check_size(width: int, height: int, bits: int) -> None:
-    """Refuses what would not fit, before anything is allocated."""
-    pixels = width * height
-    if pixels < 1:
-        raise PictureError(f"claims {width} x {height}: it has no pixels")
-    if pixels > MAX_PIXELS:
-        raise PictureError(
-            f"claims {width} x {height} = {pixels / 1e6:,.0f} megapixels, more than the "
-            f"{MAX_PIXELS / 1e6:,.0f} that are taken: cut it into parts"
-        )
-    need = pixels * 4 * -(-bits // 8) * 3  # as decoded, as an array, and restored
-    available = machine.host_bytes() if need > machine.SMALL else None
-    if available is not None and need > available:
-        raise PictureError(
-            f"{width} x {height} need {machine.readable(need)} of memory to be decoded, and "
-            f"{machine.readable(available)} are free: cut it into parts"
-        )
+def _picture_of(
+    image: Image.Image,
+    metadata: Metadata,
+    orientation: int,
+    notes: list[str],
+    pixels: np.ndarray | None = None,
+) -> Picture:
+    """A loaded image with what is known about it; pixels: instead of its own."""
+    pixels = pixels_of(image) if pixels is None else pixels
+    if image.mode == "CMYK":
+        notes.append("CMYK, converted to sRGB")
+        metadata.icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return Picture(_turn(pixels, orientation), image.format or "", metadata, notes)
 
 
 def _turn(pixels: np.ndarray, orientation: object) -> np.ndarray:
@@ -242,7 +287,7 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
 
     Args:
         picture: its ``format`` is that of the file it came from.
-        file: open for writing and seeking, empty.
+        file: open for writing.
         quality: 1 to 100, of formats that lose something (JPEG, WebP, AVIF, HEIC, JPEG XL).
 
     Returns:
@@ -259,94 +304,69 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
     elif pixels.dtype.name not in (*DEEP.get(file_format, ()), "uint8"):
         pixels = to_8_bits(pixels)
         notes.append(f"rounded to 8 bits, which is all that {file_format} is written with")
+    if file_format == "GIF" and pixels.shape[2] >= 3:
+        notes.append("reduced to 256 colours, which is all that GIF holds")
     rewritten = metadata.exif and file_format in ("TIFF", "AVIF")
     if rewritten and not can_be_rewritten(metadata.exif):
         metadata = replace(metadata, exif=b"")
         notes.append("its EXIF data are damaged and were left out")
+    notes += _left_out(metadata, file_format)
+    encoded = BytesIO()  # Pillow takes a disk that is full for one that has written all
     try:
         if file_format == "TIFF":
-            _write_tiff(pixels, metadata, file)
+            tiff.write(pixels, metadata, encoded)
         elif file_format == "PNG":
-            _write_png(pixels, metadata, file)
+            png.write(pixels, metadata, encoded)
         else:
-            notes += _write_with_pillow(pixels, metadata, file, file_format, quality)
+            notes += _write_with_pillow(pixels, metadata, encoded, file_format, quality)
     except Exception as error:
         # Encoders raise anything at all, at metadata that come from damaged files too.
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the format
-            raise
         raise PictureError(
             f"cannot be written as {file_format} ({error}): choose .png or .tiff"
         ) from error
+    file.write(encoded.getbuffer())
     return notes
 
 
-def _write_png(pixels: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
-    import imagecodecs
+def write(picture: Picture, path: Path, quality: int = 95, overwrite: bool = True) -> list[str]:
+    """Write a picture file whole or not at all, in the format of its suffix; its folder is made.
+    It has no rights that the picture's own file does not have, and the date of that.
 
-    encoded = imagecodecs.png_encode(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    header = 8 + 12 + 13  # the signature and the chunk IHDR, which must come first
-    file.write(encoded[:header])
-    for name, data in metadata.png_colour.items():
-        if not (metadata.icc and name == b"sRGB"):  # one of the two is allowed
-            putchunk(file, name, data)
-    if metadata.icc:
-        putchunk(file, b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc))
-    if metadata.dpi:
-        x, y = (round(dpi / 0.0254) for dpi in metadata.dpi)
-        putchunk(file, b"pHYs", struct.pack(">IIB", x, y, 1))
-    if metadata.exif:
-        putchunk(file, b"eXIf", metadata.exif)
-    if metadata.xmp:
-        putchunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
-    file.write(encoded[header:])
+    Returns:
+        What could not be kept.
 
-
-def _write_tiff(pixels: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
-    """Deflate, with horizontal differences for whole numbers; strips of about 1 MB."""
-    height, width, channels = pixels.shape
-    whole = pixels.dtype.kind == "u"
-    rows = max(1, 2**20 // (width * channels * pixels.itemsize))
-    strips = []
-    for top in range(0, height, rows):
-        strip = pixels[top : top + rows].astype(pixels.dtype.newbyteorder("<"))
-        if whole:
-            strip[:, 1:] -= strip[:, :-1].copy()  # wraps around, as it should
-        strips.append(zlib.compress(strip.tobytes()))
-    sizes = [len(strip) for strip in strips]
-    if sum(sizes) > 2**32 - 2**24:
-        raise ValueError("a TIFF file ends at 4 GB")
-
-    tags = ImageFileDirectory_v2(prefix=b"II")
-    if metadata.exif:
-        exif = Image.Exif()
-        exif.load(metadata.exif)
-        for tag in exif:
-            tags[tag] = exif.get_ifd(tag) if tag in (EXIF_TAGS, GPS_TAGS) else exif[tag]
-    if metadata.dpi and X_RESOLUTION not in tags:
-        tags[X_RESOLUTION], tags[Y_RESOLUTION] = metadata.dpi
-        tags[RESOLUTION_UNIT] = 2
-    if metadata.xmp:
-        tags[XMP_TAG] = metadata.xmp
-    if metadata.icc:
-        tags[ICC_TAG] = metadata.icc
-    tags[256], tags[257] = width, height
-    tags[258] = (pixels.itemsize * 8,) * channels
-    tags[259] = 8  # Deflate
-    tags[262] = 2 if channels >= 3 else 1  # RGB, or grey with black as 0
-    tags[273] = tuple(sum(sizes[:i]) for i in range(len(sizes)))  # the directory's end is added
-    tags[274] = 1  # upright
-    tags[277], tags[278], tags[279] = channels, rows, tuple(sizes)
-    tags[284] = 1  # the channels of a pixel together
-    if whole:
-        tags[317] = 2  # differences
-    if channels in (2, 4):
-        tags[338] = 2  # alpha, not multiplied into the colours
-    tags[339] = (1 if whole else 3,) * channels
-    tags.save(file)
-    file.writelines(strips)
+    Raises:
+        PictureError: there is no such format, or it cannot hold such a picture.
+        OSError: the file cannot be written.
+    """
+    try:
+        encoded = BytesIO()
+        notes = encode(picture, encoded, writable(path.suffix), quality)
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, overwrite, picture.source) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
+    return notes
 
 
-_WITH_METADATA = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL")
+def _left_out(metadata: Metadata, file_format: str) -> list[str]:
+    """What only the format that it comes from can hold."""
+    lost = []
+    if metadata.png_text and file_format != "PNG":
+        lost.append(f"texts of PNG ({png.keywords(metadata.png_text)})")
+    if file_format not in _JPEGS:
+        if any(b"8BIM\x04\x04" in segment for segment in metadata.iptc):
+            lost.append("IPTC captions")
+        if metadata.comment:
+            lost.append("JPEG comment")
+    return [f"its {' and '.join(lost)} were left out, which {file_format} has no place for"] * bool(
+        lost
+    )
+
+
+_JPEGS = ("JPEG", "MPO")
+_WITH_METADATA = (*_JPEGS, "WEBP", "AVIF", "HEIF", "JXL")
 _JPEG_SEGMENT = 65533
 
 
@@ -354,11 +374,7 @@ def _write_with_pillow(
     pixels: np.ndarray, metadata: Metadata, file: BinaryIO, file_format: str, quality: int
 ) -> list[str]:
     notes = []
-    if (
-        file_format in ("JPEG", "MPO")
-        and pixels.shape[2] in (2, 4)
-        and (pixels[..., -1] == 255).all()
-    ):
+    if file_format in _JPEGS and pixels.shape[2] in (2, 4) and (pixels[..., -1] == 255).all():
         pixels = pixels[..., :-1]  # nothing is transparent
     options: dict[str, Any] = {"quality": quality}
     if metadata.dpi:
@@ -366,7 +382,7 @@ def _write_with_pillow(
     if file_format in _WITH_METADATA:
         held = {"exif": metadata.exif and b"Exif\0\0" + metadata.exif, "xmp": metadata.xmp}
         for name, data in held.items():
-            if file_format in ("JPEG", "MPO") and len(data) + 29 > _JPEG_SEGMENT:
+            if file_format in _JPEGS and len(data) + 29 > _JPEG_SEGMENT:
                 notes.append(f"its {name.upper()} data are too long for JPEG and were left out")
             elif data:
                 options[name] = data
@@ -378,7 +394,11 @@ def _write_with_pillow(
         notes.append(f"{file_format} holds no EXIF, XMP and ICC data: they were left out")
     if file_format in ("JPEG", "AVIF") and pixels.shape[2] >= 3:
         options["subsampling"] = "4:4:4"
-    if file_format == "JPEG" and metadata.iptc:
-        options["extra"] = b"\xff\xed" + struct.pack(">H", len(metadata.iptc) + 2) + metadata.iptc
+    if file_format in _JPEGS:
+        options["extra"] = b"".join(
+            b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment for segment in metadata.iptc
+        )
+        if metadata.comment:
+            options["comment"] = metadata.comment
     image_of(pixels).save(file, format=file_format, **options)
     return notes

@@ -34,24 +34,29 @@ class Metadata:
     xmp: bytes = b""
     icc: bytes = b""
     dpi: tuple[float, float] | None = None
-    iptc: bytes = b""
-    """JPEG's segment APP13, where press agencies' captions are."""
+    iptc: tuple[bytes, ...] = ()
+    """JPEG's segments APP13 in their order, where press agencies' captions are."""
+    comment: bytes = b""
+    """JPEG's."""
     png_colour: dict[bytes, bytes] = field(default_factory=dict)
-    """PNG's own chunks about colour: gAMA, cHRM, sRGB, cICP."""
+    """PNG's own chunks about colour: gAMA, cHRM, sRGB, cICP, mDCV, cLLI."""
+    png_text: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """PNG's chunks tEXt, zTXt and iTXt (title, author, how a picture was generated), but for XMP:
+    their names and what is in them."""
 
 
 DAMAGED = (struct.error, IndexError, ValueError, TypeError, KeyError, OSError, SyntaxError)
 """What reading damaged EXIF data raises."""
 
 
-def read(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
-    """The metadata of a file, how its pixels are to be turned, and what had to be left out.
+def read(image: Image.Image, data: bytes = b"") -> tuple[Metadata, int, list[str]]:
+    """The metadata of a picture, how its pixels are to be turned, and what had to be left out.
 
     Args:
-        image: as Pillow opened and loaded it.
-        data: its file.
+        image: as Pillow loaded it; it stays as it is.
+        data: its file; empty for a picture that comes from none, or from where nobody knows.
     """
-    if image.format == "TIFF":
+    if image.format == "TIFF" and data:
         metadata, _, notes = read_tiff(data)
         return metadata, 1, notes  # Pillow has turned it already
     metadata, orientation, notes = Metadata(), 1, []
@@ -63,15 +68,13 @@ def read(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     if image.format == "JXL":
         orientation = 1  # the file's own orientation counts, and its decoder has followed it
-        xmp = _jxl_xmp(data)  # which the plug-in leaves out
+        xmp = _jxl_xmp(data) or xmp  # which the plug-in leaves out
     metadata.xmp = _upright_xmp(xmp.encode() if isinstance(xmp, str) else bytes(xmp))
     metadata.icc = image.info.get("icc_profile") or b""
     metadata.dpi = _dpi(*image.info.get("dpi", (0, 0)))
-    if image.format == "PNG":
-        metadata.png_colour = _png_colour(data)
-    for name, segment in getattr(image, "applist", ()):
-        if name == "APP13":
-            metadata.iptc = segment
+    metadata.iptc = tuple(s for name, s in getattr(image, "applist", ()) if name == "APP13")
+    if image.format in ("JPEG", "MPO"):
+        metadata.comment = image.info.get("comment", b"")
     return metadata, orientation, notes
 
 
@@ -79,10 +82,11 @@ def _exif(image: Image.Image) -> bytes:
     raw = image.info.get("exif")
     if isinstance(raw, bytes) and raw:
         return upright(raw.removeprefix(b"Exif\0\0"))
-    tags = image.getexif()
-    if ORIENTATION in tags:
-        del tags[ORIENTATION]
-    return tags.tobytes().removeprefix(b"Exif\0\0") if len(tags) else b""
+    tags, kept = image.getexif(), Image.Exif()
+    for tag in tags:
+        if tag not in _STRUCTURE:
+            kept[tag] = tags.get_ifd(tag) if tag in (EXIF_TAGS, GPS_TAGS) else tags[tag]
+    return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else b""
 
 
 def read_tiff(data: bytes) -> tuple[Metadata, int, list[str]]:
@@ -176,15 +180,3 @@ def _jxl_xmp(data: bytes) -> bytes:
             break
         place += size
     return b""
-
-
-def _png_colour(data: bytes) -> dict[bytes, bytes]:
-    chunks, place = {}, 8
-    while place + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
-        if name == b"IDAT":
-            break
-        if name in (b"gAMA", b"cHRM", b"sRGB", b"cICP"):
-            chunks[name] = data[place + 8 : place + 8 + length]
-        place += 12 + length
-    return chunks

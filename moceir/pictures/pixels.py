@@ -9,10 +9,37 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
+from moceir import machine
 from moceir.errors import PictureError
+
+MAX_PIXELS = 10**9
+"""A picture that claims more is taken for damaged or hostile."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Grey from red, green and blue (ITU-R BT.601), as Pillow has it."""
+
+
+def check_size(width: int, height: int, bits: int) -> None:
+    """Refuse what would not fit, before anything is allocated.
+
+    Raises:
+        PictureError: no pixels, more than MAX_PIXELS, or more than memory has room for.
+    """
+    pixels = width * height
+    if pixels < 1:
+        raise PictureError(f"claims {width} x {height}: it has no pixels")
+    if pixels > MAX_PIXELS:
+        raise PictureError(
+            f"claims {width} x {height} = {pixels / 1e6:,.0f} megapixels, more than the "
+            f"{MAX_PIXELS / 1e6:,.0f} that are taken: cut it into parts"
+        )
+    need = pixels * 4 * -(-bits // 8) * 3  # as decoded, as an array, and restored
+    available = machine.host_bytes() if need > machine.SMALL else None
+    if available is not None and need > available:
+        raise PictureError(
+            f"{width} x {height} need {machine.readable(need)} of memory to be decoded, and "
+            f"{machine.readable(available)} are free: cut it into parts"
+        )
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
@@ -48,8 +75,19 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         image = image if image.mode == target else image.convert(target)
     else:
         raise PictureError(f"a picture of Pillow's mode {mode}: convert it to RGB")
-    pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    return _array(image)
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(H, W, C) uint8 of an image with 8 bits, strip by strip. ``np.asarray`` holds a whole image
+    three times, so much that glibc gives the memory back after each picture: a JPEG file of a
+    megapixel then takes three times as long, for the page faults."""
+    array = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    rows = max(1, 2**15 // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        array[top : top + rows] = np.asarray(strip).reshape(-1, *array.shape[1:])
+    return array
 
 
 def image_of(pixels: np.ndarray) -> Image.Image:
@@ -71,6 +109,13 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
         return pixels
     scaled = pixels.astype(np.float32) * np.float32(255 / levels(pixels.dtype))
     return np.rint(scaled).astype(np.uint8)
+
+
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 of (H, W, C): grey becomes RGB, alpha is left out."""
+    if pixels.shape[2] < 3:
+        return np.repeat(to_8_bits(pixels[..., :1]), 3, axis=2)
+    return np.ascontiguousarray(to_8_bits(pixels[..., :3]))
 
 
 def check_unit_range(values: np.ndarray) -> np.ndarray:
@@ -110,8 +155,8 @@ def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
         raise PictureError(f"its CMYK profile cannot be used ({error})") from error
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """(3, H, W) float32 in [0, 1]."""
+def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
+    """(3, H, W) float32 in [0, 1] of (H, W, 3) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 

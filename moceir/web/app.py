@@ -18,7 +18,6 @@ from string import Template
 from types import FrameType
 from typing import Any, TypeVar
 
-import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -31,12 +30,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from moceir.config import MoCEIRConfig
-from moceir.data.degradations import KINDS, degrade, parse
+from moceir.data.degradations import KINDS, degrade_picture, parse
 from moceir.errors import ConfigError, MoceirError, PictureError
 from moceir.inference.restorer import Restorer, Run
 from moceir.pictures.codec import Picture, decode, encode
-from moceir.pictures.metadata import Metadata
-from moceir.pictures.pixels import image_of, to_8_bits, to_image, to_tensor
 from moceir.web import pages
 
 N = TypeVar("N")
@@ -123,11 +120,9 @@ def build(restorer: Restorer) -> Starlette:
 
         def work(picture: Picture) -> dict[str, Any]:
             if degradation is not None:
-                clean = to_tensor(image_of(to_8_bits(picture.pixels)).convert("RGB"))
-                degraded = degrade(clean[None], degradation, seed=0)[0]
-                if picture.pixels.shape[2] < 3:
-                    picture.metadata = Metadata()  # its profile is one for grey
-                picture.pixels = np.asarray(to_image(degraded))
+                degraded = degrade_picture(picture, degradation, seed=0)
+                picture.pixels, picture.metadata = degraded.pixels, degraded.metadata
+                picture.notes = degraded.notes
             return {}
 
         return await in_turn(work, request)

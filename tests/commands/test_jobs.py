@@ -46,10 +46,8 @@ def test_patterns_for_shells_that_leave_them(tmp_path: Path) -> None:
     literal = picture(tmp_path / "a[12].png")
     assert [j.source for j in plan([tmp_path / "a?.png"], tmp_path / "out")[0]] == [a, b]
     assert [j.source for j in plan([literal], tmp_path / "out")[0]] == [literal]
-    assert plan([tmp_path / "*.xyz"], tmp_path / "out") == (
-        [],
-        [f"{tmp_path}/*.xyz: no file matches this pattern"],
-    )
+    jobs, (failed,) = plan([tmp_path / "*.xyz"], tmp_path / "out")
+    assert jobs == [] and failed.error == f"{tmp_path}/*.xyz: no file matches this pattern"
 
 
 def test_what_is_missing_does_not_stop_the_rest(tmp_path: Path) -> None:
@@ -57,8 +55,9 @@ def test_what_is_missing_does_not_stop_the_rest(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     jobs, missing = plan([tmp_path / "none.png", a, tmp_path / "empty"], tmp_path / "out")
     assert [job.source for job in jobs] == [a]
-    assert missing[0].endswith("none.png: no such file")
-    assert "empty: no pictures in it" in missing[1]
+    assert missing[0].error == f"{tmp_path / 'none.png'}: no such file"
+    assert missing[0].input == str(tmp_path / "none.png") and missing[0].status == "failed"
+    assert "empty: no pictures in it" in (missing[1].error or "")
 
 
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:

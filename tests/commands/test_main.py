@@ -16,6 +16,9 @@ from PIL import Image
 from moceir import __version__
 from moceir.commands.main import main
 from moceir.model import MoCEIR, load_weights, save_weights
+from moceir.pictures import codec
+from moceir.pictures.codec import Picture
+from moceir.pictures.metadata import Metadata
 from tests.published_weights import TINY
 
 
@@ -188,3 +191,35 @@ def test_what_restores_nothing_does_not_load_torch(words: tuple[str, ...], tmp_p
         check=True,
     )
     assert process.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_degrade_keeps_brightness_and_metadata(tmp_path: Path, dtype: type) -> None:
+    """16-bit grey is not white, nor is floating point grey black."""
+    levels = np.random.default_rng(0).integers(50, 150, (40, 60, 1))
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    grey = Picture((levels / 255 * white).astype(dtype), "", Metadata(dpi=(300, 300), icc=b"grey"))
+    codec.write(grey, tmp_path / "a.tif")
+    (tmp_path / "a.tif").chmod(0o600)
+    result = run("degrade", tmp_path / "a.tif", "-o", tmp_path / "b.png", "--kind", "noise:sigma=5")
+    assert result.exit_code == 0, result.output
+    degraded = codec.read(tmp_path / "b.png")
+    assert abs(degraded.pixels.mean() - levels.mean()) < 2
+    assert [round(value) for value in degraded.metadata.dpi or ()] == [300, 300]
+    assert degraded.metadata.icc == b""  # it is one for grey
+    assert (tmp_path / "b.png").stat().st_mode & 0o777 == 0o600
+
+
+def test_degrade_says_what_it_leaves_out(tmp_path: Path) -> None:
+    Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(tmp_path / "a.png")
+    result = run("degrade", tmp_path / "a.png", "-o", tmp_path / "b.jpg", "--kind", "noise")
+    assert result.exit_code == 0
+    assert "seed 0; its transparency was left out" in result.output
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.ckpt")
+    result = run(
+        "convert", tmp_path / "w.ckpt", tmp_path / "out.safetensors", "--preset", "compact"
+    )
+    assert result.exit_code == 1 and "w.ckpt: not a file" in result.output

@@ -309,6 +309,7 @@ def test_a_result_that_appears_while_it_is_encoded_is_kept(
     encode = codec.encode
 
     def slow(*args: object) -> list[str]:
+        target.parent.mkdir(exist_ok=True)
         target.write_text("precious")
         return encode(*args)  # type: ignore[arg-type]
 
@@ -360,7 +361,7 @@ def test_a_folder_named_like_a_picture_and_what_is_no_file(
     assert "x.png: no pictures in it" in restore(tmp_path / "x.png", "-o", tmp_path / "o").output
     os.mkfifo(tmp_path / "pipe.png")
     result = restore(tmp_path / "pipe.png", "-o", tmp_path / "o")
-    assert result.exit_code == 1 and "pipe.png: not a file; pipe it in" in result.output
+    assert result.exit_code == 1 and "pipe.png: not a file; pipe it into" in result.output
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     result = restore(tmp_path / "loop.png", "-o", tmp_path / "o")
     assert result.exit_code == 1 and "loop.png: Too many levels of symbolic" in result.output
@@ -422,7 +423,7 @@ def test_write_protected_and_unreadable_folders_are_named(
     with as_nobody():
         jobs, missing = plan([open_path / "in"], locked)
         outcomes = list(Pipeline(restorer, jobs, Settings()))
-    assert missing == [f"{closed}: Permission denied"]
+    assert [outcome.error for outcome in missing] == [f"{closed}: Permission denied"]
     assert [job.source for job in jobs] == [source]
     assert outcomes[0].error == f"{locked}/a.png: Permission denied"
     assert names(locked) == []
@@ -462,6 +463,7 @@ def test_a_folder_that_may_not_be_searched_does_not_stop_the_rest(
             "a.png": first,
             "b.png": "failed",
             "link.png": "failed",
+            "linked.png": "failed",
         }
         assert f"not restored: {out}/sub/b.png: Permission denied" in result.stderr
         for link in ("link.png", "in/linked.png"):
@@ -582,15 +584,15 @@ def test_ctrl_c_before_the_first_picture(
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from moceir.commands.main import main
-from moceir.pictures import codec
 
-def half(picture, file, file_format, quality):
-    file.write(b"half a picture")
-    file.flush()
+def half(path, data):
+    with open(path, "wb") as file:
+        file.write(b"half a picture")
     os.kill(os.getpid(), signal.SIGKILL)
 
-codec.encode = half
+Path.write_bytes = half
 main(sys.argv[1:])
 """
 
@@ -607,11 +609,13 @@ def test_killed_while_writing_nothing_is_damaged(
     assert target.read_text() == "precious"
     left = [name for name in names(target.parent) if name != "a.png"]
     assert len(left) == 1 and left[0].startswith(".a.png.") and left[0].endswith(".part")
-    # What is left is in nobody's way, nor taken for a picture.
-    assert restore(source, "-o", target, "--overwrite").exit_code == 0
-    assert Image.open(target).size == (24, 16)
+    # What is left is not taken for a picture, and goes when the same result is written.
+    (tmp_path / "a.png").rename(target)
     assert restore(target.parent, "-o", tmp_path / "again").exit_code == 0
     assert names(tmp_path / "again") == ["a.png"]
+    assert restore(target, "-o", target, "--overwrite").exit_code == 0
+    assert names(target.parent) == ["a.png"]
+    assert Image.open(target).size == (24, 16)
 
 
 def test_unexpected_errors_are_one_line_and_a_traceback_with_debug(
@@ -729,3 +733,76 @@ def test_small_pictures_of_one_shape_are_restored_together(
         restored = np.asarray(Image.open(jobs[i].target))
         assert np.abs(restored.astype(int) - alone).max() <= 1
         assert by_name[str(i)].experts == [list(experts) for experts in run.tile_experts]
+
+
+def test_a_private_photo_stays_private_and_keeps_its_date(tmp_path: Path, restore: Restore) -> None:
+    source, target = picture(tmp_path / "a.png"), tmp_path / "b.png"
+    source.chmod(0o600)
+    os.utime(source, (10**9, 10**9))
+    assert restore(source, "-o", target).exit_code == 0
+    assert restore(source, "-o", source, "--overwrite").exit_code == 0
+    for path in (source, target):
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.stat().st_mtime == 10**9
+
+
+def test_pictures_by_other_names_in_a_folder(tmp_path: Path, restore: Restore) -> None:
+    for name in ("a.jfif", "b.jpe"):
+        noise().save(tmp_path / name, "JPEG")
+    (tmp_path / "in").mkdir()
+    noise().save(tmp_path / "c.gif")
+    result = restore(tmp_path, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path / "out") == ["a.jfif", "b.jpe", "c.gif"]
+    assert "c.gif: 24 x 16" in result.output and "reduced to 256 colours" in result.output
+
+
+def test_closed_standard_streams_are_named(tmp_path: Path) -> None:
+    script = "from moceir.commands.main import main; main(prog_name='moceir')"
+    source = picture(tmp_path / "a.png")
+    for words, closed, message in (
+        (("-", "-o", "b.png"), "<&-", "-: standard input is closed"),
+        ((str(source), "-o", "-"), ">&-", "-: standard output is closed"),
+    ):
+        result = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", script, "restore", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert result.returncode == 1 and message in result.stderr
+
+
+def test_json_has_a_line_for_what_is_missing(tmp_path: Path, restore: Restore) -> None:
+    source = picture(tmp_path / "a.png")
+    result = restore(source, tmp_path / "none.png", "-o", tmp_path / "out", "--json")
+    lines = {line["input"]: line for line in map(json.loads, result.stdout.splitlines())}
+    assert result.exit_code == 1
+    assert lines[str(source)]["status"] == "restored"
+    assert lines[str(tmp_path / "none.png")]["status"] == "failed"
+    assert lines[str(tmp_path / "none.png")]["error"].endswith("none.png: no such file")
+
+
+def test_nobody_reads_the_json(tmp_path: Path, weights: Path) -> None:
+    sources = [str(picture(tmp_path / f"{i}.png", 24 + i)) for i in range(8)]
+    script = "from moceir.commands.main import main; main(prog_name='moceir')"
+    words = ["restore", *sources, "-o", str(tmp_path / "out"), "-m", str(weights), "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    os.close(writer)
+    assert result.returncode == 1
+    left = 8 - len(names(tmp_path / "out"))
+    assert 0 < left < 8
+    assert (
+        f"stopped, for nobody reads standard output: {left} of 8 pictures left; the same command "
+        "with --skip-existing goes on"
+    ) in result.stderr
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr

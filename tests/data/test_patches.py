@@ -91,13 +91,13 @@ def test_the_cache_keeps_to_its_bound(tmp_path: Path, monkeypatch: pytest.Monkey
 
     paths = [picture(tmp_path / f"{i}.png", 512, 512) for i in range(2)]  # 0.75 MiB each
     opened: list[Path] = []
-    original = crops.open_rgb
+    original = crops.rgb_pixels
 
-    def counted(path: Path) -> Image.Image:
+    def counted(path: Path) -> np.ndarray:
         opened.append(path)
         return original(path)
 
-    monkeypatch.setattr(crops, "open_rgb", counted)
+    monkeypatch.setattr(crops, "rgb_pixels", counted)
     cache = PixelCache(1)
     for _ in range(3):
         for path in paths:

@@ -13,6 +13,7 @@ from moceir import Restorer
 from moceir.errors import ConfigError, PictureError, WeightsError
 from moceir.model import MoCEIR, save_weights
 from moceir.pictures.pixels import to_tensor
+from tests.pictures.test_codec import ICC, exif
 from tests.published_weights import TINY
 
 
@@ -114,6 +115,30 @@ def test_other_inputs_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         restorer(given)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_a_result_carries_what_belongs_to_it(
+    restorer: Restorer, image: Image.Image, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, exif=exif(6), icc_profile=ICC, dpi=(300, 300))
+    with Image.open(path) as opened:
+        for result in (restorer(path), restorer(opened)):
+            assert result.size == image.size[::-1]  # upright
+            for target in ("b.jpg", "b.png", "b.tif"):
+                result.save(tmp_path / target, **result.info)
+                with Image.open(tmp_path / target) as saved:
+                    assert saved.info["icc_profile"] == ICC
+                    assert [round(value) for value in saved.info["dpi"]] == [300, 300]
+                    assert saved.size == result.size
+                    assert saved.getexif()[0x010F] == "Maker"
+                    assert saved.getexif().get(0x0112, 1) == 1
+        assert opened.getexif().get(0x0112) == (6 if suffix != "tif" else None)  # as it was
+
+
+def test_what_was_converted_is_told(restorer: Restorer, image: Image.Image) -> None:
+    assert restorer.restore(image.convert("CMYK")).run.notes == ("CMYK, converted to sRGB",)
 
 
 def test_missing_files_are_named(restorer: Restorer) -> None:

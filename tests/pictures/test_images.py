@@ -11,8 +11,11 @@ from PIL import Image
 
 from moceir.data.crops import CleanPatches
 from moceir.errors import PictureError
-from moceir.pictures.images import find_pictures, open_image, open_rgb, save_image
+from moceir.pictures import codec
+from moceir.pictures.codec import Picture
+from moceir.pictures.images import find_pictures, open_rgb, rgb_pixels, save_image
 from moceir.pictures.pixels import to_image, to_tensor
+from tests.pictures.test_codec import ICC, exif
 
 
 def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
@@ -41,14 +44,14 @@ def test_files_that_are_no_pictures_are_named(tmp_path: Path, content: bytes) ->
     path = tmp_path / "bad.png"
     path.write_bytes(content)
     with pytest.raises(PictureError, match=r"bad\.png"):
-        open_image(path)
+        rgb_pixels(path)
 
 
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path = picture(tmp_path / "cut.png")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(PictureError, match=r"cut\.png"):
-        open_image(path)
+        rgb_pixels(path)
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
@@ -58,6 +61,50 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # a quarter turn
     image.save(path, exif=exif)
     assert open_rgb(path).size == (30, 40)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_pictures_keep_their_brightness(
+    tmp_path: Path, suffix: str, channels: int, dtype: str
+) -> None:
+    """16-bit grey is not white, nor is floating point grey black."""
+    values = np.random.default_rng(0).integers(0, 256, (9, 7, channels))
+    pixels = (values / 255).astype(dtype) if dtype == "float32" else (values * 257).astype(dtype)
+    path = tmp_path / f"a{suffix}"
+    codec.write(Picture(pixels, ""), path)
+    colours = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, axis=2)
+    assert np.array_equal(rgb_pixels(path), colours)
+    assert np.array_equal(np.asarray(open_rgb(path)), colours)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp", ".jxl", ".heic"])
+def test_the_size_is_that_of_the_header(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    codec.write(Picture(np.zeros((9, 70, 3), np.uint8), ""), path)
+    assert codec.size_of(path) == (70, 9)
+    if suffix in (".png", ".jpg"):  # without the pixels
+        path.write_bytes(path.read_bytes()[:-8])
+        assert codec.size_of(path) == (70, 9)
+    codec.write(Picture(np.zeros((9, 70, 3), np.uint16), ""), tmp_path / "deep.tif")
+    assert codec.size_of(tmp_path / "deep.tif") == (70, 9)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"II*\0", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_without_a_size_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(PictureError, match=r"bad\.png"):
+        codec.size_of(tmp_path / "bad.png")
+
+
+def test_a_saved_image_keeps_what_it_carries(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.info.update(icc_profile=ICC, dpi=(300, 300), exif=exif(1))
+    save_image(image, tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as saved:
+        assert saved.info["icc_profile"] == ICC and saved.info["dpi"] == (300, 300)
+        assert saved.getexif()[0x010F] == "Maker"
 
 
 def test_tensors_and_images_are_the_same_picture() -> None:
@@ -95,7 +142,7 @@ def test_patches_are_a_function_of_seed_and_number(tmp_path: Path) -> None:
 def test_patches_are_cut_turned_and_flipped(tmp_path: Path) -> None:
     """All eight orientations of a picture as small as the crop occur, and nothing else."""
     path = picture(tmp_path / "a.png", 4, 4)
-    pixels = np.asarray(open_rgb(path)).transpose(2, 0, 1)
+    pixels = rgb_pixels(path).transpose(2, 0, 1)
     ways = {
         np.ascontiguousarray(np.rot90(p, turns, axes=(1, 2))).tobytes()
         for p in (pixels, pixels[:, :, ::-1])
