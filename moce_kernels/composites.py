@@ -36,7 +36,6 @@ def made_of(part: str) -> tuple[str, ...]:
     return tuple(operator for operator, parts in PARTS.items() if part in parts)
 
 
-@functools.cache
 def load() -> str | None:
     """Register them in the CUDA library's namespace, once. Returns why that failed, or None."""
     reason = native.load("cuda") or triton_kernels.load()

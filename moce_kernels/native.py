@@ -18,25 +18,30 @@ def library(name: str) -> Path:
     return FOLDER / f"_moce_{name}.so"
 
 
-@functools.cache
 def load(name: str) -> str | None:
     """Open ``_moce_<name>.so`` beside this file, once. Returns why it cannot be used, or None.
 
-    A CPU library for another processor, as a copied environment has, also gives a RuntimeWarning:
-    what then runs by default is several times slower.
+    One that is there and does not open, as where memory or file descriptors ran out, is tried again
+    by the next call. A CPU library for another processor, as a copied environment has, also gives a
+    RuntimeWarning: what then runs by default is several times slower.
     """
+    try:
+        return _load(name)
+    except OSError as error:
+        return f"{library(name).name} does not load: {error.__cause__ or error}"
+
+
+@functools.cache
+def _load(name: str) -> str | None:
     path = library(name)
     if not path.exists():
         return f"this build has no {name.upper()} library: {built(name)}"
     if name == "cuda" and torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA; install one that is built with it"
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        return f"{path.name} does not load: {error.__cause__ or error}"
+    torch.ops.load_library(path)
     if name == "cpu" and not cpu_capability():
         reason = _wrong_processor()
-        warnings.warn(f"moce_kernels runs without its CPU kernels: {reason}", RuntimeWarning, 2)
+        warnings.warn(f"moce_kernels runs without its CPU kernels: {reason}", RuntimeWarning, 3)
         return reason
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,14 @@ DEPTH_SCHEDULES = ("constant", "lin", "double", "exp", "fact")
 ROUTERS = ("complexity", "balance", "supervised")
 COMPLEXITY_SCALES = ("max", "min")
 ROUTING_NOISE = ("train", "always", "never")
+
+# What a configuration may ask for at most, far above the paper's networks: one from a file that
+# somebody sent shall neither hang nor fill the memory.
+MAX_LEVELS = 6
+MAX_BLOCKS = 32
+"""Of a level, and of the refinement."""
+MAX_CHANNELS = 16384
+"""Of the deepest level, of an expert, and of a feed-forward block inside, at full resolution."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,28 @@ class MoCEIRConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}"
+                    f"{name} is {_short(getattr(self, name))}: choose one of {', '.join(choices)}"
                 )
+        self._check_levels()
+        self._check_channels()
+        if not 0 <= self.num_refinement_blocks <= MAX_BLOCKS:
+            raise ConfigError(
+                f"num_refinement_blocks is {_short(self.num_refinement_blocks)}: give 0 to "
+                f"{MAX_BLOCKS}"
+            )
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ConfigError(
+                f"top_k is {_short(self.top_k)}: choose 1 to num_experts={self.num_experts}"
+            )
+
+    def _check_levels(self) -> None:
+        """One entry for each level, and not too large."""
         levels = len(self.num_blocks)
-        if levels < 2:
-            raise ConfigError("num_blocks needs at least two levels: one encoder, one bottleneck")
+        if not 2 <= levels <= MAX_LEVELS:
+            raise ConfigError(
+                f"num_blocks has {levels} entries: give at least two levels (one "
+                f"encoder, one bottleneck), and at most {MAX_LEVELS}"
+            )
         for name, length in (
             ("heads", levels),
             ("num_dec_blocks", levels - 1),
@@ -110,26 +136,48 @@ class MoCEIRConfig:
                 )
         for name in ("num_blocks", "num_dec_blocks", "heads", "stage_depth"):
             if min(getattr(self, name)) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: every entry must be 1 or more")
+                raise ConfigError(
+                    f"{name} is {_short(getattr(self, name))}: every entry must be 1 or more"
+                )
+        for name in ("num_blocks", "num_dec_blocks", "stage_depth"):
+            if max(getattr(self, name)) > MAX_BLOCKS:
+                raise ConfigError(
+                    f"{name} is {_short(getattr(self, name))}: no entry may be more than "
+                    f"{MAX_BLOCKS}"
+                )
+
+    def _check_channels(self) -> None:
         if self.dim < 2 or self.dim % 2:
-            raise ConfigError(f"dim is {self.dim}: give an even number of channels")
+            raise ConfigError(f"dim is {_short(self.dim)}: give an even number of channels")
+        if self.dims[-1] > MAX_CHANNELS:
+            raise ConfigError(
+                f"dim is {_short(self.dim)}: it doubles with each of the {len(self.dims)} levels, "
+                f"to at most {MAX_CHANNELS}"
+            )
         for level, (channels, heads) in enumerate(zip(self.dims, self.heads, strict=True)):
             if channels % heads:
-                raise ConfigError(f"heads of level {level}: {heads} does not divide {channels}")
-        if self.num_refinement_blocks < 0:
-            raise ConfigError("num_refinement_blocks must be 0 or more")
-        if self.ffn_expansion <= 0:
-            raise ConfigError("ffn_expansion must be positive")
+                raise ConfigError(
+                    f"heads of level {level}: {_short(heads)} does not divide {channels}"
+                )
+        # Written so that it refuses NaN.
+        if not 1 <= self.dim * self.ffn_expansion <= MAX_CHANNELS:
+            raise ConfigError(
+                f"ffn_expansion is {_short(self.ffn_expansion)}: times dim {self.dim} it must be "
+                f"1 to {MAX_CHANNELS} hidden channels"
+            )
         if not 2 <= self.num_experts <= len(WINDOWS):
             raise ConfigError(
-                f"num_experts is {self.num_experts}: choose 2 to 4 (windows {WINDOWS})"
+                f"num_experts is {_short(self.num_experts)}: choose 2 to 4 (windows {WINDOWS})"
             )
-        if not 1 <= self.top_k <= self.num_experts:
-            raise ConfigError(f"top_k is {self.top_k}: choose 1 to num_experts={self.num_experts}")
-        if self.rank < 1:
-            raise ConfigError("rank must be 1 or more")
+        if not 1 <= self.rank <= MAX_CHANNELS:
+            raise ConfigError(f"rank is {_short(self.rank)}: give 1 to {MAX_CHANNELS}")
         if min(self.ranks(0)) < 1:
             raise ConfigError(f"dim {self.dim} is too small for {self.num_experts} spread ranks")
+        if max(self.ranks(0)) > MAX_CHANNELS:
+            raise ConfigError(
+                f"rank is {self.rank}: with rank_schedule {self.rank_schedule!r} an expert would "
+                f"have more than {MAX_CHANNELS} channels"
+            )
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -185,10 +233,17 @@ class MoCEIRConfig:
         return MoCEIRConfig(**values)
 
 
+def _short(value: Any) -> str:
+    """As ``repr``, cut where it is long: it goes into messages, and may come from a file."""
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a number of more than 18 digits"
+    return reprlib.repr(value)
+
+
 def _unknown(what: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {what} {name!r}: {hint}known are {', '.join(known)}"
+    return f"unknown {what} {_short(name)}: {hint}known are {', '.join(known)}"
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
@@ -202,7 +257,7 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         good = type(value) is type(default)
         expected = {int: "a whole number", str: "a text", bool: "true or false"}[type(default)]
     if not good:
-        raise ConfigError(f"{name} is {value!r}: give {expected}")
+        raise ConfigError(f"{name} is {_short(value)}: give {expected}")
 
 
 PRESETS: dict[str, MoCEIRConfig] = {

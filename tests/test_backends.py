@@ -24,7 +24,7 @@ from moce_kernels.backends import (
     choose,
     why_not,
 )
-from tests.ops.spec import SPECS
+from tests.ops.spec import SPECS, skip_unless_it_runs
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -214,9 +214,9 @@ def test_the_compiler_still_knows_constants_by_this_mark() -> None:
 
 @pytest.fixture
 def fresh_loads() -> object:
-    native.load.cache_clear()
+    native._load.cache_clear()
     yield
-    native.load.cache_clear()
+    native._load.cache_clear()
 
 
 def test_without_the_library_the_reference_runs(
@@ -239,6 +239,23 @@ def test_a_library_that_does_not_load(
     with pytest.raises(BackendUnavailableError, match=r"_moce_cpu\.so does not load: .*"):
         fft_attention(*inputs(), 4, backend="cpu")
     assert choose("fft_attention", None, CPU) == "reference"
+
+
+def test_a_library_that_did_not_load_once_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, fresh_loads: object
+) -> None:
+    skip_unless_it_runs("cpu", "fft_attention")
+    native._load.cache_clear()
+
+    def fail(path: object) -> None:
+        raise OSError("Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.ops, "load_library", fail)
+        assert native.load("cpu") == "_moce_cpu.so does not load: Too many open files"
+        assert choose("fft_attention", None, CPU) == "reference"
+    assert native.load("cpu") is None
+    assert choose("fft_attention", None, CPU) == "cpu"
 
 
 PROGRAM = """

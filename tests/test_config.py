@@ -70,6 +70,23 @@ def test_depth_schedules(schedule: str, depths: tuple[int, ...]) -> None:
         ({"routing_noise": True}, "routing_noise"),
         ({"freeze_high_pass": 1}, "freeze_high_pass.*true or false"),
         ({"num_expert": 3}, "did you mean 'num_experts'"),
+        # What would hang or fill the memory.
+        ({"dim": 10**9}, "dim is 1000000000: .* at most"),
+        ({"dim": 10**400}, "dim is a number of more than 18 digits"),
+        ({"num_blocks": (4, 10**9, 6, 8)}, "num_blocks is .*no entry may be more than"),
+        ({"num_dec_blocks": (33, 1, 1)}, "num_dec_blocks is .*no entry may be more than 32"),
+        ({"stage_depth": (1, 10**9, 1)}, "stage_depth is .*no entry may be more than"),
+        ({"num_blocks": (1,) * 7}, "num_blocks has 7 entries: .*at most 6"),
+        ({"num_refinement_blocks": 10**9}, "num_refinement_blocks is 1000000000: give 0 to"),
+        ({"ffn_expansion": float("nan")}, "ffn_expansion is nan"),
+        ({"ffn_expansion": float("inf")}, "ffn_expansion is inf"),
+        ({"ffn_expansion": 1e-9}, "ffn_expansion is 1e-09: times dim 32"),
+        ({"ffn_expansion": 1e9}, "ffn_expansion is 1000000000.0"),
+        ({"rank_schedule": "fact", "rank": 10**7}, "rank is 10000000: give 1 to"),
+        ({"rank_schedule": "fact", "rank": 1000}, "with rank_schedule 'fact' an expert would"),
+        ({"rank_schedule": "exp", "rank": 12}, "with rank_schedule 'exp' an expert would"),
+        ({"router": "x" * 10**6}, "^router is 'xxxxxxxxxxxx.{,60}: choose one of"),
+        ({"d" * 10**6: 3}, "^unknown configuration field 'ddd.{,60}: known are"),
     ],
 )
 def test_a_bad_value_is_named(overrides: dict[str, object], message: str) -> None:

@@ -7,6 +7,9 @@
 #include <mutex>
 #include <vector>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -46,19 +49,26 @@ struct Block {
   size_t bytes;
 };
 
+void to_system(std::vector<Block>& gone) {
+  for (const Block& block : gone) to_system(block.data, block.bytes);
+  gone.clear();
+}
+
+// The mutex guards bookkeeping alone: calls to the system may take long, and are made without it.
 struct Blocks {
   std::mutex mutex;
   size_t used = 0, most_used = 0, kept_bytes = 0;
   std::vector<Block> kept;  // the oldest first
 
-  std::vector<Block>::iterator let_go(std::vector<Block>::iterator which) {
+  std::vector<Block>::iterator let_go(std::vector<Block>::iterator which,
+                                      std::vector<Block>& gone) {
     kept_bytes -= which->bytes;
-    to_system(which->data, which->bytes);
+    gone.push_back(*which);
     return kept.erase(which);
   }
 
   // Lets go of kept blocks until `bytes` are free: the smallest that suffices, or else the largest.
-  void make_room(size_t bytes) {
+  void make_room(size_t bytes, std::vector<Block>& gone) {
     for (size_t freed = 0; freed < bytes && !kept.empty();) {
       auto best = kept.begin();
       for (auto i = kept.begin(); i != kept.end(); i++) {
@@ -67,49 +77,75 @@ struct Blocks {
           best = i;
       }
       freed += best->bytes;
-      let_go(best);
+      let_go(best, gone);
     }
   }
 
   void* take(size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex);
-    const auto last = std::find_if(kept.rbegin(), kept.rend(),
-                                   [=](const Block& b) { return b.bytes == bytes; });
-    void* data = nullptr;
-    if (last != kept.rend()) {
-      data = last->data;
-      kept_bytes -= bytes;
-      kept.erase(std::next(last).base());
-    } else {
-      most_used = std::max(most_used, used + bytes);
-      const size_t all = used + kept_bytes + bytes, limit = most_used + kSlack;
-      if (all > limit) make_room(all - limit);
-      data = from_system(bytes);
-      if (!data) {
-        make_room(SIZE_MAX);
-        data = from_system(bytes);
+    std::vector<Block> gone;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      used += bytes;
+      const auto last = std::find_if(kept.rbegin(), kept.rend(),
+                                     [=](const Block& b) { return b.bytes == bytes; });
+      if (last != kept.rend()) {
+        void* data = last->data;
+        kept_bytes -= bytes;
+        kept.erase(std::next(last).base());
+        return data;
       }
-      if (!data) return nullptr;
+      most_used = std::max(most_used, used);
+      const size_t all = used + kept_bytes, limit = most_used + kSlack;
+      if (all > limit) make_room(all - limit, gone);
     }
-    used += bytes;
-    return data;
+    to_system(gone);
+    void* data = from_system(bytes);
+    if (data) return data;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      make_room(SIZE_MAX, gone);
+    }
+    to_system(gone);
+    data = from_system(bytes);
+    if (data) return data;
+    const std::lock_guard<std::mutex> lock(mutex);
+    used -= bytes;
+    return nullptr;
   }
 
   void give(void* data, size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex);
-    kept.push_back({data, bytes});
-    kept_bytes += bytes;
-    used -= bytes;
-    if (used > 0) return;
-    for (auto i = kept.begin(); i != kept.end();)
-      i = i->bytes > kLargestIdle ? let_go(i) : std::next(i);
-    most_used = std::min(most_used, kept_bytes);
+    std::vector<Block> gone;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      kept.push_back({data, bytes});
+      kept_bytes += bytes;
+      used -= bytes;
+      if (used == 0) {
+        for (auto i = kept.begin(); i != kept.end();)
+          i = i->bytes > kLargestIdle ? let_go(i, gone) : std::next(i);
+        most_used = std::min(most_used, kept_bytes);
+      }
+    }
+    to_system(gone);
   }
 };
 
+Blocks& blocks();
+
+// A fork copies the mutex as it is: it must not happen while another thread holds it, for the child
+// has no thread that would unlock it.
+Blocks* make_blocks() {
+  Blocks* all = new Blocks;
+#if defined(__unix__) || defined(__APPLE__)
+  pthread_atfork([] { blocks().mutex.lock(); }, [] { blocks().mutex.unlock(); },
+                 [] { blocks().mutex.unlock(); });
+#endif
+  return all;
+}
+
 // Never destroyed: tensors may outlive what static objects do.
 Blocks& blocks() {
-  static Blocks& all = *new Blocks;
+  static Blocks& all = *make_blocks();
   return all;
 }
 

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from moce_kernels.failures import KernelUnavailableError, no_image
 
@@ -33,10 +37,84 @@ class _Named:
 _NAMED = _Named()
 
 
+class _NoTangents:
+    """The raw operators while forward-mode derivatives are being taken: those of tensors that have
+    one would be left out, without a word."""
+
+    def __init__(self, operators: Any) -> None:
+        self._operators = operators
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return functools.partial(self._checked, name)
+
+    def _checked(self, name: str, *arguments: Any) -> Any:
+        refuse_tangents(name, arguments)
+        return getattr(self._operators, name)(*arguments)
+
+
 def kernels(backend: str) -> Any:
     """The raw operators to call; in graphs of torch.compile, which name nothing, as they are."""
+    if forward_ad._current_level >= 0:
+        return _NoTangents(raw(backend))
     on_gpu = backend == "cuda" and not torch.compiler.is_compiling()
     return _NAMED if on_gpu else raw(backend)
+
+
+def refuse_tangents(name: str, arguments: Any) -> None:
+    """Raises for a tensor that has a forward-mode derivative.
+
+    Inside ``torch.func`` transforms a tensor of another transform counts as one: what it wraps may
+    have a derivative.
+    """
+    for t in tree_leaves(arguments):
+        if isinstance(t, Tensor) and (
+            is_functorch_wrapped_tensor(t) or forward_ad.unpack_dual(t).tangent is not None
+        ):
+            raise NotImplementedError(
+                f"{name}: the kernels have no forward-mode derivative; {_REFERENCE_HAS_IT}"
+            )
+
+
+_REFERENCE_HAS_IT = (
+    'the reference has: call it with backend="reference", or the whole network inside '
+    '`with moce_kernels.use_backends("reference"):`'
+)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients as they are, which cannot be differentiated again.
+
+    What they were made of is an input as well, so that a backward pass to any of it comes by here.
+    """
+
+    @staticmethod
+    def forward(name: str, count: int, *gradients_and_sources: Tensor | None) -> Any:
+        gradients = gradients_and_sources[:count]
+        return tuple(g if g is None else g.view_as(g) for g in gradients)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(
+            f"{ctx.name}: the kernels have no second derivative; {_REFERENCE_HAS_IT}"
+        )
+
+
+def _formula(
+    name: str, again: bool, backward: Callable[..., Any], ops: Any, ctx: Any, *grads: Any
+) -> Any:
+    """The gradients that ``backward`` gives, and no wrong numbers where they are differentiated."""
+    if forward_ad._current_level >= 0:
+        refuse_tangents(name, (grads, ctx.saved_tensors))
+    if again or not torch.is_grad_enabled():  # without create_graph
+        return backward(ops, ctx, *grads)
+    with torch.no_grad():
+        results, structure = tree_flatten(backward(ops, ctx, *grads))
+    results = _Once.apply(name, len(results), *results, *grads, *ctx.saved_tensors)
+    return tree_unflatten(list(results), structure)
 
 
 def _named(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -60,15 +138,20 @@ def declare(
     fake: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
+    again: bool = False,
 ) -> None:
     """Declare an operator in both namespaces.
 
-    ``backward`` is called with the namespace's operators, ctx and the upstream gradients.
+    ``backward`` is called with the namespace's operators, ctx and the upstream gradients. With
+    ``again`` its result can be differentiated as well: it is made of operators that all have a
+    ``backward`` themselves. Without, a second derivative is refused, as forward-mode derivatives
+    are of every operator: PyTorch would give wrong numbers.
     """
     for namespace in (COMPILED, TRITON):
         operator = f"{namespace}::{name}"
         torch.library.define(operator, schema)
         torch.library.register_fake(operator, fake)
         if backward is not None:
-            formula = functools.partial(_named, name, backward, getattr(torch.ops, namespace))
+            ops = getattr(torch.ops, namespace)
+            formula = functools.partial(_named, name, _formula, name, again, backward, ops)
             torch.library.register_autograd(operator, formula, setup_context=setup_context)

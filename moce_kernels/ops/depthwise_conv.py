@@ -85,6 +85,7 @@ _library.declare(
     _fake,
     _setup_context,
     _backward,
+    again=True,
 )
 
 
@@ -121,4 +122,5 @@ _library.declare(
     _fake_weight,
     _setup_context_weight,
     _backward_weight,
+    again=True,
 )

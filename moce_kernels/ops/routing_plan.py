@@ -86,4 +86,5 @@ _library.declare(
     _fake,
     _setup_context,
     _backward,
+    again=True,
 )

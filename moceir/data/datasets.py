@@ -39,7 +39,8 @@ class Layout:
     Args:
         clean: folder of the clean pictures.
         degraded: folder of the degraded pictures; None: the degradation is synthetic. Its
-            subfolders count, so that OTS may be in parts.
+            subfolders count, so that OTS may be in parts. That of the clean pictures: each sequence
+            in it has folders ``blur`` and ``sharp``.
     """
 
     clean: str
@@ -178,6 +179,7 @@ BENCHMARKS: dict[str, SetSpec] = {
         "motion_blur",
         (
             Layout("deblurring/GoPro/test/target", "deblurring/GoPro/test/input"),
+            Layout("deblurring/GoPro/test", "deblurring/GoPro/test"),  # as its authors give it
             *_field("test", "deblur/gopro/target", "deblur/gopro/input"),
         ),
     ),
@@ -206,7 +208,10 @@ def pairs_of(spec: SetSpec, data: Path) -> list[Pair]:
     missing = []
     for layout in spec.layouts:
         folders = [data / f for f in (layout.clean, layout.degraded) if f is not None]
-        absent = [str(folder) for folder in folders if not folder.is_dir()]
+        if layout.clean == layout.degraded:  # one folder of sequences
+            absent = [] if any(folders[0].glob("*/blur")) else [str(folders[0] / "*" / "blur")]
+        else:
+            absent = [str(folder) for folder in folders if not folder.is_dir()]
         if not absent:
             if layout.degraded is None:
                 return [Pair(path) for path in find_pictures(folders[0])]
@@ -226,6 +231,9 @@ def pair_folders(
 ) -> list[Pair]:
     """Degraded pictures with the clean pictures of the same name, whatever their suffixes.
 
+    One folder for both is of sequences, as the authors of GoPro give it: a picture ``a/blur/1.png``
+    belongs to ``a/sharp/1``.
+
     Args:
         degraded: folder of degraded pictures, searched with its subfolders; a picture ``a/b.png``
             of it belongs to ``a/b`` of ``clean``, or else to ``b``.
@@ -235,6 +243,8 @@ def pair_folders(
     Raises:
         PictureError: a folder is missing or empty, or a degraded picture has no clean one.
     """
+    if os.path.realpath(degraded) == os.path.realpath(clean):
+        return _pairs_of_sequences(clean)
     by_name: dict[str, Path] = {}
     for path in find_pictures(clean):
         by_name.setdefault(path.relative_to(clean).with_suffix("").as_posix(), path)
@@ -259,6 +269,24 @@ def pair_folders(
         )
     if not pairs:
         raise PictureError(f"{degraded}: no pictures in it besides the clean ones of {clean}")
+    return pairs
+
+
+def _pairs_of_sequences(folder: Path) -> list[Pair]:
+    pictures = find_pictures(folder)
+    sharp = {path.with_suffix(""): path for path in pictures if path.parent.name == "sharp"}
+    pairs = []
+    for path in pictures:
+        if path.parent.name == "blur":
+            target = path.parents[1] / "sharp" / path.stem
+            if target not in sharp:
+                raise PictureError(f"{path}: no clean picture of it: {target}.* is expected")
+            pairs.append(Pair(sharp[target], path))
+    if not pairs:
+        raise PictureError(
+            f"{folder}: given for the degraded and for the clean pictures: give two folders, or "
+            "one of sequences that have folders blur and sharp inside, as GoPro's"
+        )
     return pairs
 
 

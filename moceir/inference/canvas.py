@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +20,13 @@ class Canvas(Protocol):
     @property
     def size(self) -> tuple[int, int, int]:
         """Images, height, width."""
+
+    def image(self, index: int) -> Canvas:
+        """One of the images alone; what is put there is put here."""
+
+    def check(self) -> None:
+        """Raises ValueError for values out of [0, 1]. Reads from a GPU: called when what it has to
+        do is done."""
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         """(B, 3, h, w) in [0, 1]."""
@@ -36,10 +45,19 @@ class PixelCanvas:
 
     Raises:
         ConfigError: ``strength`` is out of range.
+        ValueError: float32 values out of [0, 1], or another shape or dtype.
     """
 
     def __init__(self, pixels: np.ndarray, strength: float) -> None:
         _check_strength(strength)
+        if pixels.dtype not in ("uint8", "uint16", "float32"):
+            raise ValueError(f"array of dtype {pixels.dtype}: give uint8, uint16 or float32")
+        if pixels.ndim != 4 or 0 in pixels.shape[1:] or pixels.shape[3] > 4:
+            raise ValueError(
+                f"pictures of shape {pixels.shape[1:]}: give (H, W, C), none of them 0, C 1 to 4"
+            )
+        if pixels.dtype == "float32" and len(pixels):
+            _check_range(float(pixels.min()), float(pixels.max()), ".clip(0, 1)")
         self.restored = pixels.copy()
         """Likewise (B, H, W, C), of the same dtype."""
         self._pixels, self._strength = pixels, strength
@@ -50,6 +68,14 @@ class PixelCanvas:
     def size(self) -> tuple[int, int, int]:
         batch, height, width, _ = self._pixels.shape
         return batch, height, width
+
+    def image(self, index: int) -> PixelCanvas:
+        one, only = copy.copy(self), slice(index, index + 1)
+        one._pixels, one.restored = self._pixels[only], self.restored[only]
+        return one
+
+    def check(self) -> None:
+        """Was done as the canvas was made."""
 
     def _original(self, rows: slice, columns: slice) -> Tensor:
         part = self._pixels[:, rows, columns, self._colours].astype(np.float32) / self._white
@@ -78,7 +104,7 @@ class TensorCanvas:
         strength: as in ``PixelCanvas``.
 
     Raises:
-        ValueError: another shape or dtype.
+        ValueError: another shape or dtype; values out of [0, 1], on a GPU only from ``check``.
         ConfigError: ``strength`` is out of range.
     """
 
@@ -91,11 +117,25 @@ class TensorCanvas:
         self.restored = torch.empty_like(images)
         """Likewise (B, 3, H, W)."""
         self._images, self._strength = images, strength
+        self._range = images.detach().aminmax() if len(images) else None
+        if images.device.type == "cpu":
+            self.check()
 
     @property
     def size(self) -> tuple[int, int, int]:
         batch, _, height, width = self._images.shape
         return batch, height, width
+
+    def image(self, index: int) -> TensorCanvas:
+        one, only = copy.copy(self), slice(index, index + 1)
+        one._images, one.restored = self._images[only], self.restored[only]
+        return one
+
+    def check(self) -> None:
+        if self._range is not None:
+            low, high = self._range
+            _check_range(low.item(), high.item(), ".clamp(0, 1)")
+            self._range = None
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         return self._images[..., rows, columns]
@@ -110,3 +150,12 @@ class TensorCanvas:
 def _check_strength(strength: float) -> None:
     if not 0 <= strength <= 1:
         raise ConfigError(f"strength {strength}: give 0 (as it was) to 1 (fully restored)")
+
+
+def _check_range(low: float, high: float, remedy: str) -> None:
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise ValueError(
+            "the picture has values that are NaN: see where they come from"
+            if math.isnan(low) or math.isnan(high)
+            else f"the picture has values from {low:g} to {high:g}: give [0, 1], as by {remedy}"
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -45,6 +48,13 @@ def _device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+@functools.cache
+def _one_thread_after_fork() -> None:
+    """From now on. OpenMP's threads do not exist in a child, which would wait for them for ever."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
 class Run(NamedTuple):
     """How a picture was restored."""
 
@@ -56,13 +66,18 @@ class Run(NamedTuple):
     """For each tile, the expert, 1 the cheapest, that each decoder block took (the best, if
     several)."""
     notes: tuple[str, ...]
-    """What a user should know: that tiles were needed, or smaller ones than asked for."""
+    """What a user should know: that tiles were needed, or smaller ones than asked for, or another
+    precision."""
 
     @property
     def experts(self) -> tuple[int, ...]:
         """The expert of each decoder block, with tiles the one that most of them took."""
         blocks = zip(*self.tile_experts, strict=True)
         return tuple(Counter(block).most_common(1)[0][0] for block in blocks)
+
+
+class _NotFinite(Exception):
+    """The network's output has values that are NaN or infinite."""
 
 
 class Restored(NamedTuple):
@@ -81,6 +96,9 @@ class Restorer:
     >>> restorer = Restorer()
     >>> restorer("photo.jpg").save("restored.png")
 
+    In a process that was forked after one was made, it and all of PyTorch run on the CPU with one
+    thread; a process that is spawned has all of them.
+
     Every call takes these settings:
 
     - ``tile``: side of the tiles in pixels, at least 128 more than their overlap. 0: the whole
@@ -92,7 +110,8 @@ class Restorer:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
             weights file, a published checkpoint. None: the bundled weights.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
-        precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32.
+        precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. A
+            picture that overflows in a lower one is restored in float32, and its ``Run`` says so.
 
     Raises:
         WeightsError: weights that cannot be used.
@@ -111,6 +130,7 @@ class Restorer:
             raise ConfigError(f"unknown precision {precision!r}: choose {', '.join(PRECISIONS)}")
         self.device = _device(device)
         self.precision = precision
+        _one_thread_after_fork()
         try:
             self.backend = choose("grouped_experts", None, self.device, PRECISIONS[precision])
         except (BackendUnavailableError, ValueError) as error:
@@ -160,23 +180,24 @@ class Restorer:
         Args:
             image: a path or a PIL image, restored to a PIL image; a numpy array (H, W, 3)
                 uint8, RGB; or a tensor (B, 3, H, W), floating point in [0, 1], RGB, on any
-                device. Of PIL images grey and alpha are kept, 16-bit grey stays 16-bit, other
+                device, B from 0. Of PIL images grey and alpha are kept, 16-bit grey stays 16-bit, other
                 modes become RGB. The result is upright, as the EXIF orientation says, and its
                 ``info`` has profile, EXIF, XMP and resolution as Pillow's ``save`` takes them:
                 ``result.save(path, **result.info)`` writes them all.
             tile, tile_overlap, strength: see the class.
 
         Raises:
-            TypeError, ValueError: anything else.
+            TypeError, ValueError: anything else, such as values out of [0, 1].
             ConfigError: a setting out of range.
-            PictureError: a file that cannot be read as a picture, or too little memory.
+            PictureError: a file that cannot be read as a picture, too little memory, or a result
+                that is not finite.
         """
         if isinstance(image, (Image.Image, str, Path)):
             return self.restore(
                 image, tile=tile, tile_overlap=tile_overlap, strength=strength
             ).image
         if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            if image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
                 raise ValueError(
                     f"array of shape {image.shape} and dtype {image.dtype}: give (H, W, 3) uint8"
                 )
@@ -230,8 +251,9 @@ class Restorer:
             A new array of the same shape and dtype, and how it was made.
 
         Raises:
+            ValueError: another shape or dtype, or values out of [0, 1].
             ConfigError: a setting out of range.
-            PictureError: too little memory.
+            PictureError: too little memory, or a result that is not finite.
         """
         restored, (run,) = self.restore_batch(
             pixels[None], tile=tile, tile_overlap=tile_overlap, strength=strength
@@ -260,13 +282,36 @@ class Restorer:
         return canvas.restored, runs
 
     def _restore(self, canvas: Canvas, tile: int | None, overlap: int) -> tuple[Run, ...]:
-        """The whole or tile by tile; when memory runs out, again with half the tile."""
+        """In the precision asked for, or else in float32, each image as if it were alone."""
         tiles.check(tile or 0, overlap)
+        batch, height, width = canvas.size
+        if batch == 0:
+            return ()
+        try:
+            return self._fitted(canvas, tile, overlap, self.precision)
+        except _NotFinite:
+            if batch > 1:
+                alone = (self._restore(canvas.image(i), tile, overlap) for i in range(batch))
+                return tuple(run for (run,) in alone)
+        if self.precision != "float32":
+            note = f"overflowed in {self.precision}: restored in float32"
+            with contextlib.suppress(_NotFinite):
+                (run,) = self._fitted(canvas, tile, overlap, "float32")
+                return (run._replace(notes=(*run.notes, note)),)
+        raise PictureError(
+            f"the network's result for this {width} x {height} picture is not finite (NaN or "
+            "infinite values): the weights are broken, use others"
+        )
+
+    def _fitted(
+        self, canvas: Canvas, tile: int | None, overlap: int, precision: str
+    ) -> tuple[Run, ...]:
+        """The whole or tile by tile; when memory runs out, again with half the tile."""
         batch, height, width = canvas.size
         size, notes = self._fitting_tile(batch, height, width, tile, overlap)
         while True:
             plan = tiles.plan(height, width, size, overlap)
-            experts = self._attempt(canvas, plan)
+            experts = self._attempt(canvas, plan, precision)
             if experts is not None:
                 whole = plan.number == 1
                 return tuple(
@@ -290,16 +335,22 @@ class Restorer:
             notes.append(f"{self.device} ran out of memory: went on with tiles of {smaller}")
             size = smaller
 
-    def _attempt(self, canvas: Canvas, plan: tiles.TilePlan) -> list[list[tuple[int, ...]]] | None:
+    def _attempt(
+        self, canvas: Canvas, plan: tiles.TilePlan, precision: str
+    ) -> list[list[tuple[int, ...]]] | None:
         """The experts of each tile's images; None if memory ran out: all that held some is gone
         when this has returned."""
         stitching = tiles.Stitching(plan)
         experts = []
         try:
             for rows, columns in plan.tiles():
-                restored, of_tile = self._network(canvas.part(rows, columns))
+                restored, of_tile = self._network(canvas.part(rows, columns), precision)
                 experts.append(of_tile)
-                finished = stitching.add(restored.cpu())
+                on_host = restored.cpu()
+                canvas.check()
+                if not on_host.isfinite().all():
+                    raise _NotFinite
+                finished = stitching.add(on_host)
                 if finished is not None:
                     canvas.put(*finished)
         except (torch.OutOfMemoryError, MemoryError):
@@ -350,15 +401,17 @@ class Restorer:
         )
 
     @torch.inference_mode()
-    def _network(self, images: Tensor) -> tuple[Tensor, list[tuple[int, ...]]]:
+    def _network(self, images: Tensor, precision: str) -> tuple[Tensor, list[tuple[int, ...]]]:
         """(B, 3, H, W) restored, float32, not clamped; each image's expert of each block."""
         images = images.to(self.device, torch.float32)
-        run = self._graphs if self.device.type == "cuda" else self._forward
-        restored, experts = run(images)
+        if self.device.type == "cuda" and precision == self.precision:
+            restored, experts = self._graphs(images)
+        else:
+            restored, experts = self._forward(images, precision)
         return restored, [tuple(of_image) for of_image in experts.tolist()]
 
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = PRECISIONS[self.precision]
+    def _forward(self, images: Tensor, precision: str | None = None) -> tuple[Tensor, Tensor]:
+        dtype = PRECISIONS[precision or self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             restored, routing = self.model(images, return_routing=True)
         return restored.float(), routing.expert[:, :, 0].T + 1

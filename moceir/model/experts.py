@@ -53,9 +53,9 @@ class ExpertBank(nn.Module):
         return ExpertWeights(*(getattr(self, role) for role in ExpertWeights._fields))
 
     def complexity(self) -> Tensor:
-        """(n,) number of parameters p_i of each expert (eq. 6)."""
+        """(n,) number of parameters p_i of each expert (eq. 6), on the CPU."""
         counts = [sum(t.numel() for t in w) for w in self.weights().split(self.ranks)]
-        return torch.tensor(counts, dtype=torch.float32)
+        return torch.tensor(counts, dtype=torch.float32, device="cpu")
 
     def forward(self, x: Tensor, shared: Tensor, routing: BlockRouting) -> Tensor:
         plan, sizes = routing.plan, (self.ranks, self.windows)

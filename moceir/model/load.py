@@ -15,8 +15,8 @@ from moceir.model.network import MoCEIR
 from moceir.model.routing import Router
 from moceir.weights import published
 from moceir.weights.bundled import BUNDLED, bundled_path
-from moceir.weights.files import read_weights, write_weights
-from moceir.weights.state import load_state
+from moceir.weights.checkpoints import OURS, PUBLISHED, of_network, read_checkpoint
+from moceir.weights.files import has_configuration, read_weights, write_weights
 
 
 def load_model(source: str | Path) -> MoCEIR:
@@ -24,7 +24,8 @@ def load_model(source: str | Path) -> MoCEIR:
 
     Args:
         source: a bundled name; a folder of ``save_pretrained``; a ``.safetensors`` file with its
-            configuration inside; or a checkpoint of the published code.
+            configuration inside; a checkpoint of ``moceir train``, of which the averaged weights
+            are read; or what ``load_published`` reads.
 
     Raises:
         WeightsError: nothing of that name, or weights that cannot be used.
@@ -34,13 +35,14 @@ def load_model(source: str | Path) -> MoCEIR:
     path = Path(source)
     if path.is_dir():
         path = path / "model.safetensors"
-    if not path.is_file():
+    if not path.exists():
         raise WeightsError(
             f"{source}: no such weights; name a file, a folder with model.safetensors, or bundled "
             f"weights ({', '.join(BUNDLED)})"
         )
     try:
-        return load_weights(path) if path.suffix == ".safetensors" else load_published(path)
+        ours = path.suffix == ".safetensors" and has_configuration(path)
+        return load_weights(path) if ours else load_published(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -57,20 +59,18 @@ def save_weights(model: MoCEIR, path: Path, dtype: torch.dtype | None = None) ->
     write_weights(model.config, model.state_dict(), path, dtype)
 
 
-def load_weights(path: Path) -> MoCEIR:
+def load_weights(path: str | Path) -> MoCEIR:
     """Read a file of ``save_weights`` into a new float32 network in evaluation mode.
 
     Raises:
         WeightsError: not such a file, truncated, or its tensors do not fit its configuration.
         OSError: the file cannot be opened.
     """
-    config, tensors = read_weights(path)
-    model = MoCEIR(config)
+    config, tensors = read_weights(Path(path))
     try:
-        load_state(model, tensors)
+        return MoCEIR.with_weights(config, tensors)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    return model.eval()
 
 
 def load_published(
@@ -79,25 +79,49 @@ def load_published(
     """A network, in evaluation mode, with published weights, strictly.
 
     Args:
-        source: a Lightning checkpoint or a file with a bare state_dict, read without running any
-            pickled code; or the state_dict itself, with or without ``net.`` before each name.
-        config: the network; if None it is read off the tensors, with top_k 1.
+        source: a file, read without running any pickled code: a Lightning checkpoint, a dictionary
+            with ``params_ema``, ``state_dict``, ``model`` or ``params``, a bare state_dict, or
+            safetensors; or the state_dict itself. What wrappers put before the names (``net.``,
+            ``module.``, ``_orig_mod.`` and the like) is taken off, and tensors beside such a prefix
+            are left out.
+        config: the network; if None it is read off the tensors, with top_k 1. Tensors with the
+            names of this package need it, but for a checkpoint of ``moceir train``, which has it.
 
     Raises:
-        WeightsError: not such a file, truncated, or a missing, surplus or misshapen tensor.
+        WeightsError: not such a file, truncated, or a missing, surplus or misshapen tensor, or one
+            that is not finite.
         OSError: the file cannot be opened.
     """
     where = ""
     if isinstance(source, (str, Path)):
         where = f"{source}: "
-        source = published.read_published(Path(source))
+        source, stored = read_checkpoint(Path(source))
+        config = config or stored
     try:
-        model = MoCEIR(config or published.infer_config(source))
-        own = published.from_published(source, model.config, model.state_dict())
+        theirs = of_network(source, PUBLISHED)
+        if theirs is None:
+            return _of_our_names(source, config)
+        config = config or published.infer_config(theirs)
+        with torch.device("meta"):
+            own = MoCEIR(config).state_dict()
+        return MoCEIR.with_weights(config, published.from_published(theirs, config, own))
     except WeightsError as error:
         raise WeightsError(f"{where}{error}") from None
-    load_state(model, own)
-    return model.eval()
+
+
+def _of_our_names(state: Mapping[str, Tensor], config: MoCEIRConfig | None) -> MoCEIR:
+    ours = of_network(state, OURS)
+    if ours is None:
+        raise WeightsError(
+            f"not the weights of a published MoCE-IR: no tensor is named {PUBLISHED}, with or "
+            f"without a prefix; there are {', '.join(key[:60] for key in list(state)[:5])}"
+        )
+    if config is None:
+        raise WeightsError(
+            "tensors of this package's network, without its configuration: write the network with "
+            "moceir.model.save_weights, or give load_published the configuration"
+        )
+    return MoCEIR.with_weights(config, ours)
 
 
 def to_published(model: MoCEIR) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from moceir.model.layers import (
 )
 from moceir.model.routing import BlockRouting, Router
 from moceir.weights.files import read_weights, write_weights
-from moceir.weights.state import load_state
+from moceir.weights.state import check_state
 
 
 class Routing(NamedTuple):
@@ -204,6 +205,23 @@ class MoCEIR(
                 image = F.pad(image, pad, mode="reflect" if missing < size else "replicate")
         return image
 
+    @classmethod
+    def with_weights(cls, config: MoCEIRConfig, state: Mapping[str, Tensor]) -> MoCEIR:
+        """A float32 network, in evaluation mode, with the tensors of a state_dict.
+
+        Nothing of its size is made before it is known that they fit.
+
+        Raises:
+            WeightsError: a missing, surplus, misshapen or integer tensor, or one with values that
+                are not finite.
+        """
+        with torch.device("meta"):
+            own = cls(config).state_dict()
+        check_state(own, state)
+        model = cls(config)
+        model.load_state_dict(dict(state))
+        return model.eval()
+
     # The two hooks of PyTorchModelHubMixin.
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -224,7 +242,4 @@ class MoCEIR(
         path = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
         if not Path(model_id).is_dir():
             path = Path(hf_hub_download(model_id, constants.SAFETENSORS_SINGLE_FILE, **download))
-        config, tensors = read_weights(path)
-        model = cls(config)
-        load_state(model, tensors)
-        return model.eval().to(map_location)
+        return cls.with_weights(*read_weights(path)).to(map_location)

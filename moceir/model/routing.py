@@ -29,7 +29,7 @@ class Router(nn.Module):
 
     Args:
         dim, frequency_dim: channels of the features and of the embedding.
-        complexity: (n,) parameters of each expert.
+        complexity: (n,) parameters of each expert, on the CPU.
         scale: ``max`` or ``min``, what the complexity bias b_i is relative to (eq. 6).
         use_complexity: weight the importance with b_i (eq. 5); False is the ``balance`` baseline.
         noise: ``train``, ``always`` or ``never``.
@@ -52,8 +52,10 @@ class Router(nn.Module):
         self.from_features = nn.Linear(dim, n, bias=False)
         self.from_frequency = nn.Linear(frequency_dim, n, bias=False)
         reference = complexity.max() if scale == "max" else complexity.min()
-        # Follows from the ranks: not stored with the weights.
-        self.register_buffer("complexity_bias", complexity / reference, persistent=False)
+        # Follows from the ranks: not stored with the weights. Divided on the CPU, wherever the
+        # network is made: on the device "meta" that would load torch.compile, which takes seconds.
+        bias = torch.tensor((complexity / reference).tolist(), dtype=complexity.dtype)
+        self.register_buffer("complexity_bias", bias, persistent=False)
         self.top_k = top_k
         self.use_complexity = use_complexity
         self.noise = noise

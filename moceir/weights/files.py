@@ -15,6 +15,9 @@ from moceir.config import MoCEIRConfig
 from moceir.errors import WeightsError
 from moceir.files import whole_file
 
+CONFIGURATION = "moceir.config"
+"""The key of the configuration in a file's metadata."""
+
 
 def write_weights(
     config: MoCEIRConfig,
@@ -31,12 +34,45 @@ def write_weights(
         OSError: the file cannot be written.
     """
     stored = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
-    metadata = {"format": "pt", "moceir.config": json.dumps(config.to_dict())}
+    metadata = {"format": "pt", CONFIGURATION: json.dumps(config.to_dict())}
     with whole_file(path) as temporary:
         try:
             save_file(stored, temporary, metadata)
         except SafetensorError as error:
             raise OSError(f"{path}: cannot be written ({error})") from error
+
+
+def check_file(path: Path) -> None:
+    """Raises WeightsError for what is there and is no file: reading from a pipe may never end."""
+    if path.exists() and not path.is_file():
+        raise WeightsError(
+            f"{path}: a folder, pipe or device; copy the weights to a file and name that"
+        )
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of any safetensors file. Values are read when they are used.
+
+    Raises:
+        WeightsError: not such a file, or truncated.
+        OSError: the file cannot be opened.
+    """
+    check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def has_configuration(path: Path) -> bool:
+    """Whether a safetensors file is one of ``write_weights``.
+
+    Raises:
+        WeightsError, OSError: as ``read_safetensors``.
+    """
+    return CONFIGURATION in read_safetensors(path)[0]
 
 
 def read_weights(path: Path) -> tuple[MoCEIRConfig, dict[str, Tensor]]:
@@ -46,19 +82,14 @@ def read_weights(path: Path) -> tuple[MoCEIRConfig, dict[str, Tensor]]:
         WeightsError: not such a file, or truncated.
         OSError: the file cannot be opened.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from None
-    if "moceir.config" not in metadata:
+    metadata, tensors = read_safetensors(path)
+    if CONFIGURATION not in metadata:
         raise WeightsError(
             f"{path}: has no MoCE-IR configuration inside; published weights are read by "
             "load_published, or turned into such a file by `moceir convert`"
         )
     try:
-        config = MoCEIRConfig.from_dict(json.loads(metadata["moceir.config"]))
-    except (ValueError, TypeError) as error:
+        config = MoCEIRConfig.from_dict(json.loads(metadata[CONFIGURATION]))
+    except (ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path}: its configuration cannot be used ({error})") from None
     return config, tensors

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from moce_kernels import ExpertWeights
-from moceir.config import MoCEIRConfig
+from moceir.config import MAX_LEVELS, MoCEIRConfig
 from moceir.errors import WeightsError
+from moceir.weights.state import check_finite, misfit
 
 # Our names on the left, theirs on the right; the first pattern that fits is applied, in each group.
 _RENAMES: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -80,52 +79,23 @@ class _Slice(NamedTuple):
     """Position in the bank, or None: the whole tensor."""
 
 
-def read_published(path: Path) -> Mapping[str, Tensor]:
-    """The state_dict in a Lightning checkpoint or a bare file, without running pickled code.
-
-    Raises:
-        WeightsError: not such a file, or truncated.
-        OSError: the file cannot be opened.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: not a checkpoint, or one with more than tensors and plain values in it, "
-            "which could run code when read; save its state_dict alone and load that "
-            f"({str(error).splitlines()[0]})"
-        ) from None
-    except Exception as error:  # a truncated archive raises whatever its reader trips over
-        raise WeightsError(f"{path}: not a whole checkpoint ({error})") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise WeightsError(f"{path}: holds no state_dict, a mapping of names to tensors")
-    return content
-
-
 def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
     """The configuration that published tensors have; what shapes cannot tell is the default.
-
-    Args:
-        state: names with or without ``net.`` before each.
 
     Raises:
         WeightsError: tensors of something else.
     """
 
-    state = {key.removeprefix("net."): tensor for key, tensor in state.items()}
-
     def count(pattern: str) -> int:
         found = {int(m[1]) for key in state if (m := re.match(pattern, key))}
-        return max(found) + 1 if found else 0
+        if len(found) != max(found, default=-1) + 1:
+            raise ValueError(f"of {len(found)} layers named {pattern} some are missing")
+        return len(found)
 
     try:
         levels = count(r"enc\.(\d+)\.") + 1
+        if levels > MAX_LEVELS:
+            raise ValueError(f"{levels} levels, at most {MAX_LEVELS}")
         encoder = [*(rf"enc\.{i}\.0" for i in range(levels - 1)), "latent"]
         decoder = [rf"dec\.{i}\.2" for i in reversed(range(levels - 1))]
         dim = state["patch_embed.proj.weight"].shape[0]
@@ -143,7 +113,7 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
             num_experts=count(r"dec\.0\.2\.layers\.0\.adapter\.experts\.(\d+)\."),
             stage_depth=(1,) * (levels - 1),
         )
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise WeightsError(f"not the weights of a published MoCE-IR ({error})") from None
 
 
@@ -182,14 +152,12 @@ def from_published(
     """Our tensors of published ones; the routers' constant ``complexity`` is not read.
 
     Args:
-        published: names with or without ``net.`` before each.
-        state: of a network of this configuration, for its names and shapes.
+        published: by the published names.
+        state: of a network of this configuration, for its names and shapes; ``meta`` suffices.
 
     Raises:
-        WeightsError: a missing, surplus or misshapen tensor.
+        WeightsError: a missing, surplus, misshapen or integer tensor, or one that is not finite.
     """
-    if published and all(key.startswith("net.") for key in published):
-        published = {key.removeprefix("net."): tensor for key, tensor in published.items()}
     parts: dict[str, list[Tensor]] = {}
     expected = set()
     problems = []
@@ -205,19 +173,20 @@ def from_published(
             problems.append(f"missing {entry.published}")
             continue
         tensor = published[entry.published]
-        if tensor.shape != shape:
-            problems.append(
-                f"{entry.published} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"
-            )
+        if problem := misfit(entry.published, tensor, shape):
+            problems.append(problem)
             continue
         if entry.expert is not None and entry.ours.endswith(".out_proj"):
             tensor = tensor.flatten(1).t()
         parts.setdefault(entry.ours, []).append(tensor.reshape(target.shape))
-    problems += [
-        f"surplus {key}" for key in published if key not in expected and not _COMPLEXITY.match(key)
-    ]
+    surplus = [key for key in published if key not in expected and not _COMPLEXITY.match(key)]
+    remedy = "weights of another network or configuration"
+    if surplus and not problems:
+        remedy = "save the state_dict without these tensors and load that"
+    problems += [f"surplus {key}" for key in surplus]
     if problems:
-        raise WeightsError.of_tensors(problems, "another configuration? Name the preset it has")
+        raise WeightsError.of_tensors(problems, remedy)
+    check_finite({key: published[key] for key in expected})
     return {ours: torch.cat(tensors) for ours, tensors in parts.items()}
 
 

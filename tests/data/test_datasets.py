@@ -91,6 +91,27 @@ def test_empty_sets(tmp_path: Path) -> None:
     picture(tmp_path / "good" / "1.png")
     with pytest.raises(PictureError, match="bad: no pictures in it"):
         pair_folders(tmp_path / "bad", tmp_path / "good")
-    with pytest.raises(PictureError, match="besides the clean ones"):
+    with pytest.raises(PictureError, match=r"good: given for .* give two folders, or one of seq"):
         pair_folders(tmp_path / "good", tmp_path / "good")
+    picture(tmp_path / "good" / "clear" / "1.png")
+    with pytest.raises(PictureError, match="bad: no pictures in it besides the clean ones"):
+        picture(tmp_path / "bad" / "clear" / "1.png")
+        pair_folders(tmp_path / "bad", tmp_path / "bad" / "clear")
     assert Pair(tmp_path).degraded is None
+
+
+def test_gopro_as_its_authors_give_it(tmp_path: Path) -> None:
+    root = tmp_path / "deblurring" / "GoPro" / "test"
+    for sequence in ("GOPR0384_11_00", "GOPR0410_11_00"):
+        for frame in ("000001", "000002"):
+            for part in ("blur", "blur_gamma", "sharp"):
+                picture(root / sequence / part / f"{frame}.png")
+    pairs = pair_folders(root, root)
+    assert pairs == pairs_of(BENCHMARKS["gopro"], tmp_path)
+    assert len(pairs) == 4
+    for pair in pairs:
+        assert pair.degraded is not None and pair.degraded.parent.name == "blur"
+        assert pair.clean == pair.degraded.parents[1] / "sharp" / pair.degraded.name
+    (root / "GOPR0410_11_00" / "sharp" / "000002.png").unlink()
+    with pytest.raises(PictureError, match=r"blur/000002\.png: no clean.*sharp/000002\.\* is exp"):
+        pair_folders(root, root)

@@ -69,7 +69,7 @@ def test_restored_values_are_clamped_and_not_rounded(
     restorer = Restorer(identity(), device="cpu")
     (benchmark,) = benchmarks(["rain100l"], root)
     for shift in (0.3 / 255, 2.0):
-        monkeypatch.setattr(restorer, "_network", lambda x, by=shift: (x + by, [(1,)]))
+        monkeypatch.setattr(restorer, "_network", lambda x, _, by=shift: (x + by, [(1,)]))
         for _, degraded, restored, _ in measure(
             network(restorer), benchmark, PROTOCOLS["published"]
         ):

@@ -159,11 +159,13 @@ def test_running_out_halves_the_tile(
     network = restorer._network
     seen = []
 
-    def small_only(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+    def small_only(
+        images: torch.Tensor, precision: str
+    ) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         seen.append(max(images.shape))
         if max(images.shape) > 256:
             raise error
-        return network(images)
+        return network(images, precision)
 
     pixels = np.random.default_rng(0).integers(0, 256, (200, 600, 3), dtype=np.uint8)
     expected, _ = restorer.restore_pixels(pixels, tile=256)
@@ -184,10 +186,12 @@ def test_memory_of_graphs_is_given_back_first(
     network = restorer._network
     held = [True]
 
-    def first_fails(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+    def first_fails(
+        images: torch.Tensor, precision: str
+    ) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         if held:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return network(images)
+        return network(images, precision)
 
     monkeypatch.setattr(restorer._graphs, "release", lambda: bool(held and held.pop()))
     monkeypatch.setattr(restorer, "_network", first_fails)
@@ -198,7 +202,7 @@ def test_memory_of_graphs_is_given_back_first(
 def test_running_out_with_the_smallest_tile_is_an_error(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+    def none(images: torch.Tensor, precision: str) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(restorer, "_network", none)
@@ -209,7 +213,7 @@ def test_running_out_with_the_smallest_tile_is_an_error(
 def test_other_errors_of_the_network_are_not_taken_for_it(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+    def broken(images: torch.Tensor, precision: str) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         raise RuntimeError("device-side assert")
 
     monkeypatch.setattr(restorer, "_network", broken)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +19,8 @@ from moceir.model import MoCEIR, save_weights
 from moceir.pictures.pixels import to_tensor
 from tests.pictures.test_codec import ICC, exif
 from tests.published_weights import TINY
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +111,7 @@ def test_experts_of_each_block_are_told(restorer: Restorer, image: Image.Image) 
         (np.zeros((4, 4), np.uint8), ValueError, r"\(H, W, 3\) uint8"),
         (np.zeros((4, 4, 3), np.float32), ValueError, r"\(H, W, 3\) uint8"),
         (np.zeros((4, 4, 4), np.uint8), ValueError, r"\(H, W, 3\) uint8"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, r"\(H, W, 3\) uint8"),
         (torch.zeros(3, 4, 4), ValueError, r"\(B, 3, H, W\)"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ValueError, "floating point"),
         ([1, 2], TypeError, "list"),
@@ -172,3 +179,116 @@ def test_lower_precision_is_near(restorer: Restorer, image: Image.Image, precisi
     lower = Restorer(restorer.model, device="cpu", precision=precision)
     x = to_tensor(image)[None]
     assert (lower(x) - restorer(x)).abs().mean() < 0.02
+
+
+class Overflowing(MoCEIR):
+    """Its output is not finite in the dtypes that are named, for pictures that begin in white."""
+
+    def __init__(self, *dtypes: torch.dtype) -> None:
+        super().__init__(TINY)
+        self.dtypes = dtypes
+
+    def forward(self, image: torch.Tensor, return_routing: bool = False) -> Any:
+        restored, routing = super().forward(image, return_routing=True)
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else torch.float32
+        if dtype in self.dtypes:
+            white = image[:, :1, :1, :1] == 1
+            restored = restored.where(~white, torch.inf)
+        return restored, routing
+
+
+@pytest.mark.parametrize("tile", [None, 256])
+def test_an_overflow_is_restored_in_float32_and_said(tile: int | None) -> None:
+    torch.manual_seed(0)
+    model = Overflowing(torch.float16)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 300, 40, 3), dtype=np.uint8)
+    pixels[:, 0, 0] = 0
+    pixels[1, 0, 0] = 255
+    restorer = Restorer(model, device="cpu", precision="float16")
+    restored, runs = restorer.restore_batch(pixels, tile=tile)
+    note = "overflowed in float16: restored in float32"
+    assert [note in run.notes for run in runs] == [False, True, False]
+    exact, _ = Restorer(model, device="cpu").restore_pixels(pixels[1], tile=tile)
+    assert np.array_equal(restored[1], exact)
+    for i in (0, 2):  # the others stay as they are alone
+        assert np.array_equal(restored[i], restorer.restore_pixels(pixels[i], tile=tile)[0])
+
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    assert restorer(images, tile=tile).isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_result_that_is_not_finite_is_an_error(precision: str) -> None:
+    torch.manual_seed(0)
+    restorer = Restorer(Overflowing(torch.float32, torch.bfloat16), "cpu", precision)
+    for white in (np.full((8, 9, 3), 255, np.uint8), torch.ones(2, 3, 8, 9)):
+        with pytest.raises(PictureError, match=r"result for this 9 x 8 picture is not finite"):
+            restorer(white)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1.0001, r"values from 0 to 1\.0001: give \[0, 1\], as by \.cl\w+\(0, 1\)"),
+        (-0.25, r"values from -0\.25 to 0: .*\.cl"),
+        (255.0, r"values from 0 to 255: .*\.cl"),
+        (float("inf"), "values from 0 to inf"),
+        (float("nan"), "NaN"),
+    ],
+)
+def test_values_out_of_range_are_refused(restorer: Restorer, value: float, message: str) -> None:
+    images = torch.zeros(2, 3, 8, 9)
+    images[1, 2, 3, 4] = value
+    for dtype in (torch.float32, torch.float64):
+        with pytest.raises(ValueError, match=message):
+            restorer(images.to(dtype))
+    with pytest.raises(ValueError, match=message):
+        restorer.restore_batch(images.permute(0, 2, 3, 1).contiguous().numpy())
+    clamped = restorer(images.nan_to_num().clamp(0, 1))
+    assert clamped.isfinite().all()
+
+
+def test_a_batch_of_none_is_one_of_none(restorer: Restorer) -> None:
+    restored = restorer(torch.zeros(0, 3, 8, 9, dtype=torch.float16))
+    assert restored.shape == (0, 3, 8, 9) and restored.dtype == torch.float16
+    pixels, runs = restorer.restore_batch(np.zeros((0, 8, 9, 3), np.uint8))
+    assert pixels.shape == (0, 8, 9, 3) and runs == ()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((8, 9, 3), np.int32), "dtype int32: give uint8, uint16 or float32"),
+        (np.zeros((8, 9, 3), np.float64), "dtype float64: give"),
+        (np.zeros((8, 9, 5), np.uint8), r"shape \(8, 9, 5\): give"),
+        (np.zeros((0, 9, 3), np.uint8), r"shape \(0, 9, 3\): give"),
+        (np.zeros((8, 9), np.uint8), r"shape \(8, 9\): give"),
+    ],
+)
+def test_other_pixels_are_refused(restorer: Restorer, pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        restorer.restore_pixels(pixels)
+
+
+FORKED = """
+import os, signal
+import numpy as np, torch
+from moceir import Restorer
+torch.set_num_threads(2)
+restorer = Restorer(device="cpu")
+pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+expected = restorer(pixels)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # ends a child that hangs
+    same = np.abs(restorer(pixels).astype(int) - expected).max() <= 1
+    os._exit(0 if same and torch.get_num_threads() == 1 else 1)
+print(os.waitpid(child, 0)[1], torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_restores_too() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "0 2\n", done.stderr

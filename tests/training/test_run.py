@@ -19,7 +19,7 @@ from moceir.errors import (
     PictureError,
     WeightsError,
 )
-from moceir.model import MoCEIR, load_weights
+from moceir.model import MoCEIR, load_model, load_weights
 from moceir.training.config import DistillConfig, OptimizerConfig, TrainingConfig
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
@@ -99,6 +99,15 @@ def test_the_weights_are_the_average(finished: Path) -> None:
     averaged = load_weights(finished / "model.safetensors").stem.weight
     assert torch.equal(averaged, checkpoint["state_dict"][key])
     assert not torch.equal(averaged, checkpoint["current_model_state"][key])
+
+
+def test_a_checkpoint_is_weights_too(finished: Path) -> None:
+    """The averaged ones, with the run's configuration."""
+    average = load_weights(finished / "model.safetensors")
+    loaded = load_model(finished / "last.ckpt")
+    assert loaded.config == average.config
+    for a, b in zip(loaded.parameters(), average.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 KILLED = """
