@@ -180,8 +180,8 @@ class Restorer:
         Args:
             image: a path or a PIL image, restored to a PIL image; a numpy array (H, W, 3)
                 uint8, RGB; or a tensor (B, 3, H, W), floating point in [0, 1], RGB, on any
-                device, B from 0. Of PIL images grey and alpha are kept, 16-bit grey stays 16-bit, other
-                modes become RGB. The result is upright, as the EXIF orientation says, and its
+                device, B from 0. Of PIL images grey and alpha are kept, 16-bit grey stays 16-bit,
+                other modes become RGB. The result is upright, as the EXIF orientation says, and its
                 ``info`` has profile, EXIF, XMP and resolution as Pillow's ``save`` takes them:
                 ``result.save(path, **result.info)`` writes them all.
             tile, tile_overlap, strength: see the class.
