@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from moce_kernels import pointwise_conv
 from moceir.config import MoCEIRConfig
+from moceir.errors import WeightsError
 from moceir.model.blocks import DecoderBlock, TransformerBlock
 from moceir.model.experts import ExpertBank, ExpertLayer
 from moceir.model.layers import (
@@ -215,6 +216,9 @@ class MoCEIR(
             WeightsError: a missing, surplus, misshapen or integer tensor, or one with values that
                 are not finite.
         """
+        blocks = sum((*config.num_blocks, *config.num_dec_blocks, config.num_refinement_blocks))
+        if blocks > len(state):  # each has several: it need not even be counted which
+            raise WeightsError(f"{len(state)} tensors for a configuration of {blocks} blocks")
         with torch.device("meta"):
             own = cls(config).state_dict()
         check_state(own, state)

@@ -70,6 +70,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: holds no state_dict, a mapping of names to tensors, neither alone nor as "
             f"{', '.join(CONTAINERS)}{_entries(content)}"
         )
+    if sum(t.numel() * t.element_size() for t in state.values()) > path.stat().st_size:
+        raise WeightsError(
+            f"{path}: its tensors are larger than the file, as they share memory; save them each "
+            "with its own: torch.save({k: t.clone() for k, t in state_dict.items()}, path)"
+        )
     try:
         return Checkpoint(state, _config(content))
     except (KeyError, TypeError, ValueError) as error:
