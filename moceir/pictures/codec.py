@@ -360,9 +360,9 @@ def _left_out(metadata: Metadata, file_format: str) -> list[str]:
             lost.append("IPTC captions")
         if metadata.comment:
             lost.append("JPEG comment")
-    return [f"its {' and '.join(lost)} were left out, which {file_format} has no place for"] * bool(
-        lost
-    )
+    if not lost:
+        return []
+    return [f"its {' and '.join(lost)} were left out, which {file_format} has no place for"]
 
 
 _JPEGS = ("JPEG", "MPO")
