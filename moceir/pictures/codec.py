@@ -61,6 +61,8 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
     """What a user should know about how it was read."""
+    frames: int = 1
+    """How many the file has, of which this is the first."""
     source: os.stat_result | None = None
     """Of the file that it was read from."""
 
@@ -225,7 +227,7 @@ def _decode(data: bytes) -> Picture:
             metadata, orientation, notes = read_tiff(data)
             if frames > 1:
                 notes.append(f"the first of its {frames} frames")
-            return Picture(_turn(stored, orientation), "TIFF", metadata, notes)
+            return Picture(_turn(stored, orientation), "TIFF", metadata, notes, frames)
     is_png = data.startswith(png.SIGNATURE)
     is_deep_png = is_png and data[24:25] == b"\x10"
     with _open(BytesIO(png.without_text(data) if is_png else data)) as image:
@@ -244,7 +246,8 @@ def _decode(data: bytes) -> Picture:
 
             pixels = imagecodecs.png_decode(png.pixels_only(data))
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        return _picture_of(image, metadata, orientation, notes, pixels)
+        picture = _picture_of(image, metadata, orientation, notes, pixels)
+        return replace(picture, frames=frames)
 
 
 def _png_metadata(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
