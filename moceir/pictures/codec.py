@@ -107,6 +107,8 @@ def _named(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: not a picture in a format that Pillow reads here") from None
     except MemoryError as error:
         raise PictureError(f"{name}: too little memory to decode it") from error
+    except ModuleNotFoundError as error:
+        raise PictureError(f"{name}: to read it, pip install {error.name}") from error
     except Exception as error:
         # Decoders of damaged files raise anything at all.
         if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
@@ -322,6 +324,10 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
             png.write(pixels, metadata, encoded)
         else:
             notes += _write_with_pillow(pixels, metadata, encoded, file_format, quality)
+    except ModuleNotFoundError as error:
+        raise PictureError(
+            f"{file_format} is written by {error.name}: pip install {error.name}"
+        ) from error
     except Exception as error:
         # Encoders raise anything at all, at metadata that come from damaged files too.
         raise PictureError(
