@@ -42,7 +42,6 @@ def whole_file(
         OSError: the disk is full, the folder is not writable, ...; ``path`` is as it was before.
             It names ``path``, never the temporary file.
     """
-    temporary = None
     try:
         replaced = _regular(path) if overwrite else None
         temporary, lock = _create(path, _allowed(source) & _allowed(replaced))
@@ -58,7 +57,8 @@ def whole_file(
             temporary.unlink(missing_ok=True)
             raise
         finally:
-            os.close(lock)  # not before the name is gone: it would look like a leftover
+            if lock is not None:
+                os.close(lock)  # not before the name is gone: it would look like a leftover
     except OSError as error:
         # A full disk names no file; the temporary one means nothing to anybody.
         if error.errno is not None and (
@@ -90,14 +90,14 @@ def _is_temporary(name: object, path: Path) -> bool:
     return base.startswith(_start(path)) and base.endswith(".part")
 
 
-def _create(path: Path, mode: int) -> tuple[Path, int]:
-    """A new locked file, and the descriptor that holds its lock. The kernel applies the umask: to
-    ask for it would mean to change it, for all threads.
+def _create(path: Path, mode: int) -> tuple[Path, int | None]:
+    """A new locked file, and the descriptor that holds its lock, if there are locks. The kernel
+    applies the umask: to ask for it would mean to change it, for all threads.
 
     Leftovers are looked for under the names that are tried anyway: listing a folder of many
     thousand results for each of them would take long.
     """
-    created = None
+    created: tuple[Path, int | None] | None = None
     for number in itertools.count():
         temporary = path.with_name(f"{_start(path)}{number}.part")
         there = os.path.lexists(temporary)
@@ -111,7 +111,10 @@ def _create(path: Path, mode: int) -> tuple[Path, int]:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode | 0o600)
         except FileExistsError:
             continue
-        if _lock(descriptor) is not False and _names(temporary, descriptor):
+        if fcntl is None:  # nor could Windows rename a file that is open
+            os.close(descriptor)
+            created = temporary, None
+        elif _lock(descriptor) is not False and _names(temporary, descriptor):
             created = temporary, descriptor
         else:
             os.close(descriptor)  # taken for a leftover before it was locked

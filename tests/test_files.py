@@ -271,3 +271,23 @@ def test_without_locks_nothing_is_taken_for_a_leftover(
     (tmp_path / ".a.0.part").write_text("perhaps another process's")
     write(tmp_path / "a")
     assert sorted(names(tmp_path)) == [".a.0.part", "a"]
+
+
+def test_what_appears_after_the_last_look_is_kept_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file system has no hard links, and a rename would replace it."""
+    path = tmp_path / "a"
+    lexists = os.path.lexists
+    monkeypatch.setattr(os, "link", no_links)
+
+    def appears_then(name: Path) -> bool:
+        found = lexists(name)
+        if name == path:
+            path.write_text("precious")
+        return found
+
+    monkeypatch.setattr(os.path, "lexists", appears_then)
+    with pytest.raises(FileExistsError, match="has appeared meanwhile"):
+        write(path, overwrite=False)
+    assert path.read_text() == "precious" and names(tmp_path) == ["a"]

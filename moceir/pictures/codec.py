@@ -61,6 +61,8 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
     """What a user should know about how it was read."""
+    frames: int = 1
+    """How many the file has, of which this is the first."""
     source: os.stat_result | None = None
     """Of the file that it was read from."""
 
@@ -105,6 +107,8 @@ def _named(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: not a picture in a format that Pillow reads here") from None
     except MemoryError as error:
         raise PictureError(f"{name}: too little memory to decode it") from error
+    except ModuleNotFoundError as error:
+        raise PictureError(f"{name}: to read it, pip install {error.name}") from error
     except Exception as error:
         # Decoders of damaged files raise anything at all.
         if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
@@ -225,7 +229,7 @@ def _decode(data: bytes) -> Picture:
             metadata, orientation, notes = read_tiff(data)
             if frames > 1:
                 notes.append(f"the first of its {frames} frames")
-            return Picture(_turn(stored, orientation), "TIFF", metadata, notes)
+            return Picture(_turn(stored, orientation), "TIFF", metadata, notes, frames)
     is_png = data.startswith(png.SIGNATURE)
     is_deep_png = is_png and data[24:25] == b"\x10"
     with _open(BytesIO(png.without_text(data) if is_png else data)) as image:
@@ -244,7 +248,8 @@ def _decode(data: bytes) -> Picture:
 
             pixels = imagecodecs.png_decode(png.pixels_only(data))
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        return _picture_of(image, metadata, orientation, notes, pixels)
+        picture = _picture_of(image, metadata, orientation, notes, pixels)
+        return replace(picture, frames=frames)
 
 
 def _png_metadata(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
@@ -319,6 +324,10 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
             png.write(pixels, metadata, encoded)
         else:
             notes += _write_with_pillow(pixels, metadata, encoded, file_format, quality)
+    except ModuleNotFoundError as error:
+        raise PictureError(
+            f"{file_format} is written by {error.name}: pip install {error.name}"
+        ) from error
     except Exception as error:
         # Encoders raise anything at all, at metadata that come from damaged files too.
         raise PictureError(
@@ -360,9 +369,9 @@ def _left_out(metadata: Metadata, file_format: str) -> list[str]:
             lost.append("IPTC captions")
         if metadata.comment:
             lost.append("JPEG comment")
-    return [f"its {' and '.join(lost)} were left out, which {file_format} has no place for"] * bool(
-        lost
-    )
+    if not lost:
+        return []
+    return [f"its {' and '.join(lost)} were left out, which {file_format} has no place for"]
 
 
 _JPEGS = ("JPEG", "MPO")

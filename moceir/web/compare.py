@@ -8,8 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from string import Template
 
-from PIL import Image
-
 from moceir import __version__
 from moceir.errors import PictureError
 from moceir.files import whole_file
@@ -74,16 +72,12 @@ def write_comparison(before: Path, after: Path, target: Path) -> None:
 def _data_uri(data: bytes, picture: Picture) -> str:
     """The file ``data``, which was decoded to ``picture``, as a data URI."""
     media_type = WEB_FORMATS.get(picture.format)
-    if media_type is None or _moves(data, picture.format):
+    moves = picture.frames > 1 and picture.format != "MPO"
+    if media_type is None or moves:
         file = BytesIO()
         encode(picture, file, "PNG")
         media_type, data = "image/png", file.getvalue()
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-
-def _moves(data: bytes, file_format: str) -> bool:
-    with Image.open(BytesIO(data)) as image:
-        return file_format != "MPO" and getattr(image, "is_animated", False)
 
 
 def _text(name: str) -> str:

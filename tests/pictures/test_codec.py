@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -260,6 +261,20 @@ def test_an_image_whose_file_is_damaged() -> None:
 def test_gif_has_256_colours_and_that_is_said() -> None:
     picture = Picture(np.asarray(noise()), "GIF")
     assert written(picture, "GIF")[1] == ["reduced to 256 colours, which is all that GIF holds"]
+
+
+@pytest.mark.parametrize(("file_format", "module"), [("PNG", "imagecodecs"), ("TIFF", "tifffile")])
+def test_a_package_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, file_format: str, module: str
+) -> None:
+    picture = Picture(np.zeros((2, 2, 3), np.uint16), "")
+    data = written(picture, file_format)[0]
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PictureError, match=f"a: to read it, pip install {module}"):
+        codec.decode(data, "a")
+    if module == "imagecodecs":
+        with pytest.raises(PictureError, match=f"PNG is written by {module}: pip install"):
+            written(picture, file_format)
 
 
 class Full(BytesIO):

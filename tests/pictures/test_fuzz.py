@@ -16,7 +16,9 @@ from tests.pictures.test_codec import noise, with_metadata, written
 
 DEEP = np.random.default_rng(0).integers(0, 65536, (9, 7, 3), dtype=np.uint16)
 SEEDS = {
-    **{name: with_metadata(name) for name in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF")},
+    **{
+        name: with_metadata(name) for name in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JXL")
+    },
     "16-bit PNG": written(Picture(DEEP, ""), "PNG")[0],
     "16-bit TIFF": written(Picture(DEEP, ""), "TIFF")[0],
     "float TIFF": written(Picture((DEEP / 65535).astype(np.float32), ""), "TIFF")[0],
