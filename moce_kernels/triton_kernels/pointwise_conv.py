@@ -254,8 +254,9 @@ def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int,
     """Pixels, channels that come out, channels that go in at a time, and warps of a program."""
     if dtype == torch.float32:
         # No sum of a program's products is of more than 64: see product().
-        warps = 4 if compute_capability() // 10 == 9 else 8  # but on Hopper 4 spill
-        if go_in > 64:
+        generation = compute_capability() // 10
+        warps = 4 if generation == 9 else 8  # but on Hopper 4 spill
+        if go_in > (32 if generation == 8 else 64):  # on Ampere 64 at once spill
             return 64, up_to(64, come_out), 32, warps
         return 64, up_to(128, come_out), up_to(64, go_in), warps
     if go_in > WHOLE:
