@@ -37,8 +37,9 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
 
     def sort(values: Any, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
         # Of equal values TopK, too, has the one with the lower index first.
-        count = opset18.Gather(opset18.Shape(values), [dim])
-        return opset18.TopK(values, count, axis=dim, largest=int(descending))
+        operators: Any = opset18  # whose types know no list for a constant
+        count = operators.Gather(operators.Shape(values), [dim])
+        return operators.TopK(values, count, axis=dim, largest=int(descending))
 
     model = copy.deepcopy(model).cpu().float().eval()
     for module in model.modules():
