@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
@@ -35,11 +35,10 @@ def write_weights(
     """
     stored = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
     metadata = {"format": "pt", CONFIGURATION: json.dumps(config.to_dict())}
+    # Into the file that is there: save_file would put another in its place, with rights of its own.
+    content = save(stored, metadata)
     with whole_file(path) as temporary:
-        try:
-            save_file(stored, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path}: cannot be written ({error})") from error
+        temporary.write_bytes(content)
 
 
 def check_file(path: Path) -> None:

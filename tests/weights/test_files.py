@@ -142,3 +142,13 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     assert name in run.stdout
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_weights_have_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    path = tmp_path / "w.safetensors"
+    save_weights(MoCEIR(TINY), path)
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+    path.chmod(0o640)
+    save_weights(MoCEIR(TINY), path)
+    assert path.stat().st_mode & 0o777 == 0o640
