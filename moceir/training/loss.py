@@ -44,9 +44,10 @@ def image_losses(
             parts apart.
         kind: ``l1``, as above. ``l2``: 5 times the mean squared difference in place of the first
             term, which has the slope of L1 at an error of 0.1: heavy degradations (haze, low light)
-            count most. ``log_l1``: ``0.1 log(l + 0.002)`` of each image's two L1 terms ``l``, so
-            that halving an error counts the same for a slight and for a heavy degradation. The
-            slope is that of ``l`` at 0.1; below 0.002, half a level of 8 bits, it levels off.
+            count most. ``log_l1``: ``0.1 log(l + 0.005)`` of each image's two L1 terms ``l``, so
+            that halving an error counts the same for a slight and for a heavy degradation, as it
+            does in dB. The slope is that of ``l`` at 0.1; below 0.005, about one level of 8 bits,
+            it levels off, so that clean patches do not outweigh the others.
             ``relative``: as ``l1``; ``KindMeans`` then weighs the images.
         taught: (B,) weights of images whose ``clean`` is in truth a teacher's restoration, or 0.
             Theirs is the weighted Huber loss in place of the above, with the slope of L1 from a
@@ -58,7 +59,7 @@ def image_losses(
     pixels = 5 * difference.square() if kind == "l2" else difference.abs()
     losses = pixels.flatten(1).mean(1) + spectrum_weight * spectrum.abs().flatten(1).mean(1)
     if kind == "log_l1":
-        losses = 0.1 * (losses + 0.002).log()
+        losses = 0.1 * (losses + 0.005).log()
     if taught is not None:
         huber = smooth_l1_loss(restored.float(), clean.float(), reduction="none", beta=0.02)
         losses = torch.where(taught > 0, taught * huber.flatten(1).mean(1), losses)
