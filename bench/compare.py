@@ -140,8 +140,8 @@ def published_network(folder: Path, name: str) -> torch.nn.Module:
         num_experts=config.num_experts,
         rank=config.rank,
         with_complexity=True,
-        depth_type=config.depth_schedule,
-        stage_depth=list(config.stage_depth),
+        depth_type="constant",
+        stage_depth=[1] * len(config.num_dec_blocks),
         rank_type=config.rank_schedule,
         complexity_scale=config.complexity_scale,
     )

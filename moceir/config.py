@@ -16,10 +16,12 @@ WINDOWS = (4, 8, 16, 32)
 """Windows of the FFT attention of expert 1, 2, 3, 4."""
 
 RANK_SCHEDULES = ("spread", "constant", "lin", "double", "exp", "fact")
-DEPTH_SCHEDULES = ("constant", "lin", "double", "exp", "fact")
 ROUTERS = ("complexity", "balance", "supervised")
 COMPLEXITY_SCALES = ("max", "min")
 ROUTING_NOISE = ("train", "always", "never")
+
+FORMER_FIELDS = ("depth_schedule", "stage_depth")
+"""Fields of earlier versions that never changed a result. Files may have them: they are ignored."""
 
 # What a configuration may ask for at most, far above the paper's networks: one from a file that
 # somebody sent shall neither hang nor fill the memory.
@@ -47,10 +49,6 @@ class MoCEIRConfig:
             published code also offers, for i = 0, 1, ...: ``constant`` (rank), ``lin`` (rank + i),
             ``double`` (rank + 2 i), ``exp`` (rank^(i+1)), ``fact`` ((rank + i)!).
         rank: the start of the schedules other than ``spread``.
-        depth_schedule, stage_depth: how often an expert repeats its body (``constant``: the
-            level's stage_depth s; ``lin``: s + i; ``double``: s + 2 i; ``exp``: 2^i; ``fact``:
-            (i + 1)!). The published code feeds every repetition the same input, so that depths
-            above 1 change nothing: they are kept for its checkpoints and computed once.
         router: ``complexity`` weights the importance loss with the experts' parameter counts
             (eq. 5 and 6); ``balance`` does not (Riquelme et al. 2021); ``supervised`` is taught an
             expert for each degradation (see ``expert_of`` of a training run).
@@ -78,8 +76,6 @@ class MoCEIRConfig:
     top_k: int = 1
     rank_schedule: str = "spread"
     rank: int = 2
-    depth_schedule: str = "constant"
-    stage_depth: tuple[int, ...] = (1, 1, 1)
     router: str = "complexity"
     complexity_scale: str = "max"
     routing_noise: str = "train"
@@ -95,7 +91,6 @@ class MoCEIRConfig:
             _check_type(field.name, value, field.default)
         for name, choices in (
             ("rank_schedule", RANK_SCHEDULES),
-            ("depth_schedule", DEPTH_SCHEDULES),
             ("router", ROUTERS),
             ("complexity_scale", COMPLEXITY_SCALES),
             ("routing_noise", ROUTING_NOISE),
@@ -124,22 +119,18 @@ class MoCEIRConfig:
                 f"num_blocks has {levels} entries: give at least two levels (one "
                 f"encoder, one bottleneck), and at most {MAX_LEVELS}"
             )
-        for name, length in (
-            ("heads", levels),
-            ("num_dec_blocks", levels - 1),
-            ("stage_depth", levels - 1),
-        ):
+        for name, length in (("heads", levels), ("num_dec_blocks", levels - 1)):
             if len(getattr(self, name)) != length:
                 raise ConfigError(
                     f"{name} has {len(getattr(self, name))} entries: num_blocks has {levels} "
                     f"levels, so give {length}"
                 )
-        for name in ("num_blocks", "num_dec_blocks", "heads", "stage_depth"):
+        for name in ("num_blocks", "num_dec_blocks", "heads"):
             if min(getattr(self, name)) < 1:
                 raise ConfigError(
                     f"{name} is {_short(getattr(self, name))}: every entry must be 1 or more"
                 )
-        for name in ("num_blocks", "num_dec_blocks", "stage_depth"):
+        for name in ("num_blocks", "num_dec_blocks"):
             if max(getattr(self, name)) > MAX_BLOCKS:
                 raise ConfigError(
                     f"{name} is {_short(getattr(self, name))}: no entry may be more than "
@@ -202,19 +193,6 @@ class MoCEIRConfig:
         }[self.rank_schedule]
         return tuple(schedule(i) for i in range(n))
 
-    def depths(self, level: int) -> tuple[int, ...]:
-        """Nominal depth of each expert at a level; see ``depth_schedule``."""
-        # The published code lists stage_depth from the deepest decoder level up.
-        s = self.stage_depth[len(self.stage_depth) - 1 - level]
-        schedule = {
-            "constant": lambda i: s,
-            "lin": lambda i: s + i,
-            "double": lambda i: s + 2 * i,
-            "exp": lambda i: 2**i,
-            "fact": lambda i: math.factorial(i + 1),
-        }[self.depth_schedule]
-        return tuple(schedule(i) for i in range(self.num_experts))
-
     def replace(self, **overrides: Any) -> MoCEIRConfig:
         """A copy with some fields changed; an unknown name raises and names the nearest one."""
         return MoCEIRConfig.from_dict({**self.to_dict(), **overrides})
@@ -225,7 +203,14 @@ class MoCEIRConfig:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> MoCEIRConfig:
-        """The opposite of ``to_dict``; raises ConfigError for a name it does not know."""
+        """The opposite of ``to_dict``, also of earlier versions' values.
+
+        Raises:
+            ConfigError: a name that it does not know, or a value out of range.
+        """
+        values = {**values}
+        for former in FORMER_FIELDS:
+            values.pop(former, None)
         known = [f.name for f in dataclasses.fields(MoCEIRConfig)]
         for name in values:
             if name not in known:

@@ -22,7 +22,6 @@ SMALLEST = MoCEIRConfig(
     num_dec_blocks=(1,),
     num_refinement_blocks=1,
     heads=(1, 1),
-    stage_depth=(1,),
 )
 
 

@@ -31,21 +31,6 @@ def test_rank_schedules(schedule: str, ranks: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "depths"),
-    [
-        ("constant", (2, 2, 2, 2)),
-        ("lin", (2, 3, 4, 5)),
-        ("double", (2, 4, 6, 8)),
-        ("exp", (1, 2, 4, 8)),
-        ("fact", (1, 2, 6, 24)),
-    ],
-)
-def test_depth_schedules(schedule: str, depths: tuple[int, ...]) -> None:
-    config = MoCEIRConfig(depth_schedule=schedule, stage_depth=(3, 1, 2))
-    assert config.depths(0) == depths  # the published code lists the deepest level first
-
-
-@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"dim": 31}, "dim"),
@@ -57,7 +42,7 @@ def test_depth_schedules(schedule: str, depths: tuple[int, ...]) -> None:
         ({"num_blocks": (4,)}, "two levels"),
         ({"num_blocks": (4, 0, 6, 8)}, "num_blocks.*1 or more"),
         ({"num_dec_blocks": (1, 1)}, "num_dec_blocks has 2 entries"),
-        ({"stage_depth": (1, 1.5, 1)}, "stage_depth.*whole numbers"),
+        ({"num_dec_blocks": (1, 1.5, 1)}, "num_dec_blocks.*whole numbers"),
         ({"num_refinement_blocks": -1}, "num_refinement_blocks"),
         ({"ffn_expansion": 0}, "ffn_expansion"),
         ({"num_experts": 1}, "num_experts"),
@@ -75,7 +60,6 @@ def test_depth_schedules(schedule: str, depths: tuple[int, ...]) -> None:
         ({"dim": 10**400}, "dim is a number of more than 18 digits"),
         ({"num_blocks": (4, 10**9, 6, 8)}, "num_blocks is .*no entry may be more than"),
         ({"num_dec_blocks": (33, 1, 1)}, "num_dec_blocks is .*no entry may be more than 32"),
-        ({"stage_depth": (1, 10**9, 1)}, "stage_depth is .*no entry may be more than"),
         ({"num_blocks": (1,) * 7}, "num_blocks has 7 entries: .*at most 6"),
         ({"num_refinement_blocks": 10**9}, "num_refinement_blocks is 1000000000: give 0 to"),
         ({"ffn_expansion": float("nan")}, "ffn_expansion is nan"),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from moceir.model.attention import CrossAttention, TransposedAttention
-from moceir.model.experts import ExpertLayer
+from moceir.model.attention import CrossAttention, PreNormAttention, SharedExpert
+from moceir.model.experts import ExpertLayer, change_by_experts
 from moceir.model.feedforward import GatedFeedForward
 from moceir.model.layers import ChannelNorm, PointwiseConv
 from moceir.model.routing import BlockRouting
@@ -17,21 +16,19 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, ffn_expansion: float) -> None:
         super().__init__()
-        self.norm_attention = ChannelNorm(dim)
-        self.attention = TransposedAttention(dim, heads, bias=True)
-        self.norm_feedforward = ChannelNorm(dim)
+        self.attention = PreNormAttention(dim, heads, bias=True)
         self.feedforward = GatedFeedForward(dim, ffn_expansion, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attention(x, self.norm_attention, residual=x)
-        return self.feedforward(x, self.norm_feedforward)
+        x = self.attention(x, residual=x)
+        return self.feedforward(x, residual=x)
 
 
 class DecoderBlock(nn.Module):
-    """A block with a mixture of complexity experts.
+    """A block with a mixture of complexity experts (Sec. 3.2).
 
-    The shared expert S (MDTA) sees every image. The routed experts, modulated by S (eq. 1), give
-    the query of a cross attention whose keys and values come from S.
+    The shared expert S sees every image. The routed experts, modulated by S (eq. 1), give the query
+    of a cross attention whose keys and values come from S.
 
     With ``expert_path``, which the paper does not have, what the experts changed is also projected
     and added to the features. The cross attention scales its query to unit length, so that without
@@ -47,32 +44,30 @@ class DecoderBlock(nn.Module):
         expert_path: bool = False,
     ) -> None:
         super().__init__()
-        self.norm_attention = ChannelNorm(dim)
-        self.to_shared = PointwiseConv(dim, dim, bias=True)
+        self.norm = ChannelNorm(dim)
+        self.shared_expert = SharedExpert(dim, heads)
         self.to_routed = PointwiseConv(dim, dim, bias=True)
-        self.shared_expert = TransposedAttention(dim, heads, bias=False)
         self.experts = experts
-        self.cross_attention = CrossAttention(dim, heads)
         self.expert_path = PointwiseConv(dim, dim, bias=False) if expert_path else None
-        self.norm_feedforward = ChannelNorm(dim)
+        self.cross_attention = CrossAttention(dim, heads)
         self.feedforward = GatedFeedForward(dim, ffn_expansion, bias=False)
 
     def forward(self, x: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
         """x: (B, C, H, W); frequency: (B, F), the embedding of the bottleneck."""
-        shared = self.shared_expert(x, self.norm_attention, first=self.to_shared)
-        before = self.to_routed(x, self.norm_attention)
+        # Both normalise x as they read it, by the one norm of the block.
+        shared = self.shared_expert(x, self.norm)
+        before = self.to_routed(x, self.norm)
         routed, routing = self.experts(before, shared, frequency)
         if self.expert_path is not None:
-            gate = routing.plan.gate.sum(dim=1)[:, None, None, None]
-            x = self.expert_path(
-                torch.addcmul(routed, gate.to(before.dtype), before, value=-1), residual=x
-            )
-        del before
+            change = change_by_experts(routed, before, routing.plan.gate)
+            x = self.expert_path(change, residual=x)
+            del change
         # Activations are let go of as soon as they were used: they are what memory goes to.
-        query = self.cross_attention.project_query(routed, first=self.experts.project_out)
+        del before
+        query = self.cross_attention.query(routed)
         del routed
-        key_value = self.cross_attention.project_key_value(shared)
+        key_value = self.cross_attention.key_value(shared)
         del shared
         x = self.cross_attention(query, key_value, residual=x)
         del query, key_value
-        return self.feedforward(x, self.norm_feedforward), routing
+        return self.feedforward(x, residual=x), routing

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from moce_kernels import ExpertWeights, expert_weight_shapes, grouped_experts
 from moce_kernels.reference.grouped_experts import every_expert
-from moceir.model.layers import PointwiseConv
 from moceir.model.routing import BlockRouting, Router
 
 
@@ -65,16 +64,23 @@ class ExpertBank(nn.Module):
 
 
 class ExpertLayer(nn.Module):
-    """Router and experts: ``sum_j g_j e_j(x, S)``, which ``project_out`` takes further."""
+    """Router and experts: ``sum_j g_j e_j(x, S)`` (eq. 1, 2 and 4)."""
 
     def __init__(self, bank: ExpertBank, router: Router) -> None:
         super().__init__()
         self.router = router
         self.bank = bank
-        self.project_out = PointwiseConv(bank.dim, bank.dim, bias=False)
 
     def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
-        """x, shared: (B, C, H, W); frequency: (B, F). The projection is left to the query of the
-        cross attention, which takes both matrices at once."""
+        """x, shared: (B, C, H, W); frequency: (B, F). Returns (B, C, H, W) and the routes."""
         routing = self.router(x, frequency)
         return self.bank(x, shared, routing), routing
+
+
+def change_by_experts(routed: Tensor, x: Tensor, gate: Tensor) -> Tensor:
+    """``sum_j g_j (e_j(x, S) - x)``, what the experts of an image changed.
+
+    routed: (B, C, H, W), ``sum_j g_j e_j(x, S)``; x: likewise; gate: (B, k).
+    """
+    total = gate.sum(dim=1).to(x.dtype)[:, None, None, None]
+    return torch.addcmul(routed, total, x, value=-1)

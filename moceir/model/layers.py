@@ -43,20 +43,23 @@ def pooled(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1, dtype=dtype)
 
 
-class ChannelNorm(nn.Module):
+class ChannelNorm(nn.LayerNorm):
     """LayerNorm over C of (B, C, H, W), eps 1e-5, with weight and bias.
 
-    Every one stands before 1x1 convolutions, which normalise as they read: see ``PointwiseConv``.
+    In the network every norm stands before a 1x1 convolution. The fused operators take its
+    parameters and normalise as they read, so ``norm(x)`` itself is never in memory there.
     """
 
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        super().__init__(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape, channels-last in memory."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PointwiseConv(nn.Conv2d):
-    """1x1 convolution, with what comes before and after it in the same pass."""
+    """1x1 convolution, with the norm before it and the residual after it in the same pass."""
 
     def __init__(self, dim_in: int, dim_out: int, bias: bool) -> None:
         super().__init__(dim_in, dim_out, 1, bias=bias)
@@ -64,12 +67,12 @@ class PointwiseConv(nn.Conv2d):
     def forward(
         self, x: Tensor, norm: ChannelNorm | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """``self(norm(x)) + residual``."""
+        """``W norm(x) + b + residual``: (B, dim_in, H, W) to (B, dim_out, H, W)."""
         scale_shift = None if norm is None else (norm.weight, norm.bias)
         return pointwise_conv(x, self.weight.flatten(1), self.bias, scale_shift, residual)
 
     def after(self, first: PointwiseConv | None) -> tuple[Tensor, Tensor | None]:
-        """Weight (N, C) and bias of ``x -> self(first(x))``: one product of the two matrices."""
+        """Weight (N, C) and bias of ``x -> self(first(x))``, as one 1x1 convolution."""
         weight, bias = self.weight.flatten(1), self.bias
         if first is not None:
             # Parameters, not activations: in full precision.
@@ -87,9 +90,23 @@ class DepthwiseConv(nn.Conv2d):
     def __init__(self, dim: int, kernel_size: int, bias: bool) -> None:
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
 
-    def of_projection(
-        self, x: Tensor, projection: PointwiseConv, first: PointwiseConv | None = None
-    ) -> Tensor:
-        """``self(projection(first(x)))`` in one pass."""
-        weight, bias = projection.after(first)
-        return projected_depthwise_conv(x, weight, self.weight, bias, self.bias)
+
+class ProjectedDepthwiseConv(nn.Module):
+    """1x1 convolution, then a K x K depthwise one, without biases, in one pass.
+
+    With ``project_in`` there is another 1x1 convolution first. It is joined with the projection
+    into one matrix.
+    """
+
+    def __init__(
+        self, dim_in: int, dim_out: int, kernel_size: int, project_in: bool = False
+    ) -> None:
+        super().__init__()
+        self.project_in = PointwiseConv(dim_in, dim_in, bias=False) if project_in else None
+        self.projection = PointwiseConv(dim_in, dim_out, bias=False)
+        self.depthwise = DepthwiseConv(dim_out, kernel_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim_in, H, W) to (B, dim_out, H, W)."""
+        weight, _ = self.projection.after(self.project_in)
+        return projected_depthwise_conv(x, weight, self.depthwise.weight)

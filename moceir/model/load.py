@@ -17,6 +17,7 @@ from moceir.weights import published
 from moceir.weights.bundled import BUNDLED, bundled_path
 from moceir.weights.checkpoints import OURS, PUBLISHED, of_network, read_checkpoint
 from moceir.weights.files import has_configuration, read_weights, write_weights
+from moceir.weights.names import current_names
 
 
 def load_model(source: str | Path) -> MoCEIR:
@@ -121,7 +122,7 @@ def _of_our_names(state: Mapping[str, Tensor], config: MoCEIRConfig | None) -> M
             "tensors of this package's network, without its configuration: write the network with "
             "moceir.model.save_weights, or give load_published the configuration"
         )
-    return MoCEIR.with_weights(config, ours)
+    return MoCEIR.with_weights(config, current_names(ours))
 
 
 def to_published(model: MoCEIR) -> dict[str, Tensor]:

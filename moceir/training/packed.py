@@ -28,6 +28,7 @@ from torch import Tensor
 
 from moceir.errors import CheckpointError
 from moceir.files import whole_file
+from moceir.weights.names import current_names
 
 PART = 16_700_000
 """Bytes that a file may have: a little less than 16 MiB."""
@@ -97,7 +98,7 @@ def unpack(packed: bytes) -> dict[str, Any]:
     planes = tensors["average"].numpy()
     average = torch.from_numpy(planes.T.copy().reshape(-1).view(np.float16)).float()
     trained = average + _from_8_bits(tensors["difference"], tensors["scales"])
-    shapes = about["shapes"]
+    shapes = current_names(about["shapes"])
     second, state = tensors["second"], {}
     for kind in about["moments"]:
         moments: dict[str, Tensor] = {"step": torch.tensor(kind["step"])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from moceir.errors import CheckpointError, ConfigError
 from moceir.model.routing import supervised
 from moceir.training.loss import KindMeans, image_losses
 from moceir.training.module import RestorationModule, psnr
-from moceir.training.optimizer import learning_rate, make_optimizer
+from moceir.training.optimizer import is_matrix, learning_rate, make_optimizer
+from moceir.weights.names import current_names
 
 WARM_UP = 3
 """Steps that run as they are before one is captured: they load libraries, compile kernels, and make
@@ -236,11 +237,15 @@ class TrainingStep:
                 (self.average, state["state_dict"]),
                 (self.model, state["current_model_state"]),
             ):
-                model.load_state_dict({k.removeprefix("model."): t for k, t in part.items()})
+                model.load_state_dict(_of_model(part))
             means = state.get("loss_means", {})  # older checkpoints have none
             known = [means.get(label, 0.0) for label in self.module.labels]
             self.means.values.copy_(torch.tensor(known))
+            # In the order that the tensors have in the file, which may be of an earlier version.
             moments = state["optimizer_states"][0]["state"]
+            theirs = self._numbers(_of_model(state["current_model_state"]))
+            ours = self._numbers(self.model.state_dict())
+            moments = {ours[name]: moments[n] for name, n in theirs.items() if n in moments}
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
             for group in self.optimizer.param_groups:
@@ -252,6 +257,14 @@ class TrainingStep:
                 f"the checkpoint does not fit this network and optimiser ({error})"
             ) from error
 
+    def _numbers(self, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """The number by which the optimiser's state has each trained tensor of a state_dict."""
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        names = [name for name in state if name in trained]
+        if self.config.optimizer.muon:  # matrices first
+            names.sort(key=lambda name: not is_matrix(state[name]))
+        return {name: number for number, name in enumerate(names)}
+
     def _lay_out(self, p: nn.Parameter, muon: bool) -> None:
         """State as kernels for all parameters at once ask for: laid out as the parameter is."""
         state = self.optimizer.state[p]
@@ -260,3 +273,8 @@ class TrainingStep:
             raise KeyError(f"{', '.join(state)} of a parameter in place of {', '.join(names)}")
         for name in set(state) - {"step"}:
             state[name] = torch.empty_like(p).copy_(state[name])
+
+
+def _of_model(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's tensors in a checkpoint of any version, by today's names."""
+    return current_names({name.removeprefix("model."): t for name, t in part.items()})

@@ -14,6 +14,7 @@ from torch import Tensor
 from moceir.config import MoCEIRConfig
 from moceir.errors import WeightsError
 from moceir.files import whole_file
+from moceir.weights.names import current_names
 
 CONFIGURATION = "moceir.config"
 """The key of the configuration in a file's metadata."""
@@ -75,7 +76,7 @@ def has_configuration(path: Path) -> bool:
 
 
 def read_weights(path: Path) -> tuple[MoCEIRConfig, dict[str, Tensor]]:
-    """The configuration and the tensors in a file of ``write_weights``.
+    """The configuration and the tensors in a file of ``write_weights``, of any version.
 
     Raises:
         WeightsError: not such a file, or truncated.
@@ -91,4 +92,4 @@ def read_weights(path: Path) -> tuple[MoCEIRConfig, dict[str, Tensor]]:
         config = MoCEIRConfig.from_dict(json.loads(metadata[CONFIGURATION]))
     except (ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path}: its configuration cannot be used ({error})") from None
-    return config, tensors
+    return config, current_names(tensors)

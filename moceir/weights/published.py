@@ -29,23 +29,24 @@ _RENAMES: tuple[tuple[tuple[str, str], ...], ...] = (
         (r"^refinement\.", "refinement.layers."),
     ),
     (
-        (r"\.norm_attention\.", ".norms.0.body."),
-        (r"\.norm_feedforward\.", ".norms.1.body."),
-        (r"\.to_shared\.", ".proj.0."),
+        (r"\.attention\.norm\.", ".norms.0.body."),
+        (r"(\.\d+)\.norm\.", r"\1.norms.0.body."),
+        (r"\.feedforward\.norm\.", ".norms.1.body."),
+        (r"\.shared_expert\.project_in\.", ".proj.0."),
         (r"\.to_routed\.", ".proj.1."),
+        (r"\.cross_attention\.query\.project_in\.", ".adapter.proj_out."),
         (r"\.shared_expert\.", ".shared."),
         (r"\.(cross_)?attention\.", ".mixer."),
         (r"\.feedforward\.", ".ffn."),
-        (r"\.experts\.project_out\.", ".adapter.proj_out."),
         (r"\.experts\.router\.from_features\.", ".adapter.routing.gate.2."),
         (r"\.experts\.router\.from_frequency\.", ".adapter.routing.freq_gate."),
     ),
     (
         (r"\.qkv_depthwise\.", ".qkv_dwconv."),
-        (r"\.query_depthwise\.", ".q_dwconv."),
-        (r"\.key_value_depthwise\.", ".kv_dwconv."),
-        (r"\.query\.", ".q."),
-        (r"\.key_value\.", ".kv."),
+        (r"\.query\.projection\.", ".q."),
+        (r"\.query\.depthwise\.", ".q_dwconv."),
+        (r"\.key_value\.projection\.", ".kv."),
+        (r"\.key_value\.depthwise\.", ".kv_dwconv."),
         (r"\.depthwise\.", ".dwconv."),
     ),
 )
@@ -111,7 +112,6 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
             ffn_expansion=state["latent.layers.0.ffn.project_out.weight"].shape[1]
             / state["latent.layers.0.ffn.project_out.weight"].shape[0],
             num_experts=count(r"dec\.0\.2\.layers\.0\.adapter\.experts\.(\d+)\."),
-            stage_depth=(1,) * (levels - 1),
         )
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise WeightsError(f"not the weights of a published MoCE-IR ({error})") from None
@@ -142,8 +142,7 @@ def to_published(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> dict[str,
 
 def complexity_key(router: str) -> str:
     """The published name of the constant ``complexity_bias`` of one of our routers."""
-    key = _rename(f"{router.removesuffix('router')}project_out.")
-    return key.replace("proj_out.", "routing.complexity")
+    return _rename(f"{router}.from_frequency.").replace("freq_gate.", "complexity")
 
 
 def from_published(

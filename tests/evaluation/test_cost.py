@@ -19,7 +19,7 @@ from tests.evaluation.trees import picture
 
 SMALL = MoCEIRConfig(
     dim=16, num_blocks=(1, 2, 1), num_dec_blocks=(2, 1), num_refinement_blocks=1, heads=(1, 2, 4),
-    stage_depth=(1, 1), routing_noise="never",
+    routing_noise="never",
 )  # fmt: skip
 
 

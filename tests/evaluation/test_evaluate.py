@@ -25,7 +25,6 @@ from tests.evaluation.trees import picture, published
 
 TINY = MoCEIRConfig(
     dim=8, num_blocks=(1, 1), num_dec_blocks=(1,), num_refinement_blocks=0, heads=(1, 1),
-    stage_depth=(1,),
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def network() -> MoCEIR:
     torch.manual_seed(0)
     config = preset("compact").replace(
         dim=8, num_blocks=(1, 1), num_dec_blocks=(1,), heads=(1, 1), num_refinement_blocks=0,
-        stage_depth=(1,), expert_path=True,
+        expert_path=True,
     )  # fmt: skip
     return MoCEIR(config).eval()
 

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from moce_kernels import channel_attention
 from moceir.config import MoCEIRConfig
 from moceir.model import MoCEIR, layers
+from moceir.model.attention import PreNormAttention, SharedExpert
+from moceir.model.feedforward import GatedFeedForward
+from moceir.model.layers import ChannelNorm, PointwiseConv, ProjectedDepthwiseConv
 from tests.published_weights import TINY
 
 
@@ -181,3 +185,52 @@ def test_shuffles_of_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(dx, torch.autograd.grad(plain, x, grad)[0])
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert dx.is_contiguous(memory_format=torch.channels_last)
+
+
+def norm_of_chance(dim: int) -> ChannelNorm:
+    norm = ChannelNorm(dim)
+    norm.weight.data, norm.bias.data = torch.randn(2, dim)
+    return norm
+
+
+@torch.no_grad()
+def test_a_norm_by_itself_is_the_one_that_is_fused() -> None:
+    torch.manual_seed(0)
+    x, norm, project = torch.randn(2, 8, 5, 7), norm_of_chance(8), PointwiseConv(8, 12, bias=True)
+    normed = norm(x)
+    mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
+    plain = (x - mean) / (variance + 1e-5).sqrt()
+    plain = plain * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(normed, plain)
+    assert normed.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(project(x, norm), project(normed))
+
+
+@torch.no_grad()
+def test_modules_apply_all_that_they_own() -> None:
+    """Norm, projections and residual of a module, one after the other, give what it gives."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 5, 7)
+
+    attention = PreNormAttention(8, 2, bias=True)
+    alone = attention(x, residual=torch.zeros_like(x))
+    torch.testing.assert_close(attention(x, residual=x), alone + x)
+
+    shared, norm = SharedExpert(8, 2), norm_of_chance(8)
+    qkv = shared.qkv_depthwise(shared.qkv(shared.project_in(norm(x))))
+    out = shared.project_out.weight.flatten(1)
+    attended = channel_attention(qkv[:, :8], qkv[:, 8:], shared.temperature.flatten(), out)
+    torch.testing.assert_close(shared(x, norm), attended)
+
+    query = ProjectedDepthwiseConv(8, 12, 3, project_in=True)
+    assert query.project_in is not None
+    torch.testing.assert_close(query(x), query.depthwise(query.projection(query.project_in(x))))
+
+    feedforward = GatedFeedForward(8, 2.0, bias=True)
+    feedforward.norm = norm
+    a, b = feedforward.depthwise(feedforward.project_in(norm(x))).chunk(2, dim=1)
+    torch.testing.assert_close(
+        feedforward(x, residual=x), feedforward.project_out(F.gelu(a) * b, residual=x)
+    )
+    with pytest.raises(ValueError, match="give residual=x"):
+        feedforward(x, residual=x.clone())

@@ -40,7 +40,7 @@ def arguments(run: Path, root: Path, *more: str) -> list[str]:
         "data.root": root,
         "run": run,
         "model": '{"dim": 8, "num_blocks": [1, 1], "num_dec_blocks": [1], "heads": [1, 1], '
-        '"num_refinement_blocks": 0, "stage_depth": [1]}',
+        '"num_refinement_blocks": 0}',
         "data.crop": 16,
         "data.batch_size": 4,
         "data.workers": 0,

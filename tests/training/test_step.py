@@ -35,7 +35,6 @@ NETWORK = {
     "num_dec_blocks": [2],
     "heads": [1, 1],
     "num_refinement_blocks": 0,
-    "stage_depth": [1],
 }
 
 
@@ -261,7 +260,7 @@ def test_values_are_read_every_twentieth_step(
     for name in ("tolist", "numpy", "cpu"):  # which are no operations, or none on a CPU
         monkeypatch.setattr(Tensor, name, reads.counted(getattr(Tensor, name)))
     model = '{"dim": 8, "num_blocks": [1, 1], "num_dec_blocks": [1], "heads": [1, 1], '
-    model += '"num_refinement_blocks": 0, "stage_depth": [1]}'
+    model += '"num_refinement_blocks": 0}'
     words = ["--model", model, "--data.crop", "16", "--steps", "50", "--checkpoint_every", "40"]
     config = parse([w for w in arguments(tmp_path / "run", pictures, *words) if w])
     with reads:
