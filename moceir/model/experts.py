@@ -16,8 +16,9 @@ from moceir.model.routing import BlockRouting, Router
 class ExpertBank(nn.Module):
     """The weights of n experts e_i on C channels, side by side (see ``ExpertWeights``).
 
-    Expert i projects to rank r_i, mixes with an FFT attention of window w_i, is modulated by the
-    shared expert and projects back: ``P2(FFT-WSA(P0 x) * SiLU(P1 S)) + x``.
+    Expert i projects to rank r_i and mixes with an FFT attention of window w_i (eq. 2), is
+    modulated by the shared expert (eq. 1) and projects back:
+    ``P2(FFT-WSA(P0 x) * SiLU(P1 S)) + x``.
     """
 
     def __init__(self, dim: int, ranks: Sequence[int], windows: Sequence[int]) -> None:
@@ -57,6 +58,7 @@ class ExpertBank(nn.Module):
         return torch.tensor(counts, dtype=torch.float32, device="cpu")
 
     def forward(self, x: Tensor, shared: Tensor, routing: BlockRouting) -> Tensor:
+        """``sum_j g_j e_j(x, S)``: (B, C, H, W), from x and S of that shape."""
         plan, sizes = routing.plan, (self.ranks, self.windows)
         if self.every:
             return every_expert(x, shared, plan.expert, plan.gate, self.weights(), *sizes)
@@ -64,7 +66,7 @@ class ExpertBank(nn.Module):
 
 
 class ExpertLayer(nn.Module):
-    """Router and experts: ``sum_j g_j e_j(x, S)`` (eq. 1, 2 and 4)."""
+    """The router (eq. 4), and the experts that it chooses for each image (eq. 1 and 2)."""
 
     def __init__(self, bank: ExpertBank, router: Router) -> None:
         super().__init__()
@@ -72,7 +74,10 @@ class ExpertLayer(nn.Module):
         self.bank = bank
 
     def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
-        """x, shared: (B, C, H, W); frequency: (B, F). Returns (B, C, H, W) and the routes."""
+        """``sum_j g_j e_j(x, S)``, and the routes.
+
+        x, shared: (B, C, H, W); frequency: (B, F), the embedding of the bottleneck.
+        """
         routing = self.router(x, frequency)
         return self.bank(x, shared, routing), routing
 

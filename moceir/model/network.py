@@ -41,7 +41,8 @@ class Routing(NamedTuple):
 
 
 class FrequencyEmbedding(nn.Module):
-    """High-pass embedding of the bottleneck for the routers: (B, F, H, W) to (B, F)."""
+    """High-pass embedding of the bottleneck, which all routers see besides their features (eq. 4):
+    (B, F, H, W) to (B, F)."""
 
     def __init__(self, dim: int, freeze_high_pass: bool) -> None:
         super().__init__()
