@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from moceir.model.attention import CrossAttention, PreNormAttention, SharedExpert
 from moceir.model.experts import ExpertLayer, change_by_experts
 from moceir.model.feedforward import GatedFeedForward
-from moceir.model.layers import ChannelNorm, PointwiseConv
+from moceir.model.layers import ChannelNorm, PointwiseConv, normalised
 from moceir.model.routing import BlockRouting
 
 
@@ -32,7 +32,9 @@ class DecoderBlock(nn.Module):
 
     With ``expert_path``, which the paper does not have, what the experts changed is also projected
     and added to the features. The cross attention scales its query to unit length, so that without
-    this path the loss of the restored image says next to nothing about experts and gates.
+    this path the loss of the restored image says next to nothing about experts and gates. There S
+    is normalised before it modulates the experts: S is small, and what the experts add to their
+    input is a product with it, which would be too small to matter.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class DecoderBlock(nn.Module):
         # Both normalise x as they read it, by the one norm of the block.
         shared = self.shared_expert(x, self.norm)
         before = self.to_routed(x, self.norm)
-        routed, routing = self.experts(before, shared, frequency)
+        modulator = shared if self.expert_path is None else normalised(shared)
+        routed, routing = self.experts(before, modulator, frequency)
+        del modulator
         if self.expert_path is not None:
             change = change_by_experts(routed, before, routing.plan.gate)
             x = self.expert_path(change, residual=x)

@@ -19,19 +19,27 @@ class ExpertBank(nn.Module):
     Expert i projects to rank r_i and mixes with an FFT attention of window w_i (eq. 2), is
     modulated by the shared expert (eq. 1) and projects back:
     ``P2(FFT-WSA(P0 x) * SiLU(P1 S)) + x``.
+
+    Args:
+        dim: C.
+        ranks, windows: r_i and w_i, the cheapest expert first.
+        gain: of the initial weights. 1 are the defaults of ``nn.Conv2d``, which make every
+            convolution's output smaller than its input; sqrt(3) keeps the size.
     """
 
-    def __init__(self, dim: int, ranks: Sequence[int], windows: Sequence[int]) -> None:
+    def __init__(
+        self, dim: int, ranks: Sequence[int], windows: Sequence[int], gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.dim, self.ranks, self.windows = dim, tuple(ranks), tuple(windows)
         self.every = False
         """Whether all experts run, whatever the route: for what has no sparse dispatch."""
         for role, shape in expert_weight_shapes(dim, ranks).items():
             self.register_parameter(role, nn.Parameter(torch.empty(shape)))
-        self.reset_parameters()
+        self.reset_parameters(gain)
 
-    def reset_parameters(self) -> None:
-        """The defaults of ``nn.Conv2d`` and ``nn.LayerNorm``, expert by expert."""
+    def reset_parameters(self, gain: float = 1.0) -> None:
+        """The defaults of ``nn.Conv2d``, times ``gain``, and ``nn.LayerNorm``, expert by expert."""
         with torch.no_grad():
             for w, rank in zip(self.weights().split(self.ranks), self.ranks, strict=True):
                 fan_in = {
@@ -43,7 +51,7 @@ class ExpertBank(nn.Module):
                     "key_value_dw_bias": 49,
                 }
                 for role, tensor in zip(w._fields, w, strict=True):
-                    bound = 1 / math.sqrt(fan_in.get(role, rank))
+                    bound = gain / math.sqrt(fan_in.get(role, rank))
                     tensor.uniform_(-bound, bound)
                 w.norm.fill_(1)
                 w.norm_bias.zero_()

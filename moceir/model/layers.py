@@ -58,6 +58,12 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def normalised(x: Tensor) -> Tensor:
+    """(B, C, H, W) with mean 0 and variance 1 over C: a LayerNorm without parameters, eps 1e-5."""
+    pixels = x.permute(0, 2, 3, 1)
+    return F.layer_norm(pixels, pixels.shape[3:]).permute(0, 3, 1, 2).to(x.dtype)
+
+
 class PointwiseConv(nn.Conv2d):
     """1x1 convolution, with the norm before it and the residual after it in the same pass."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,9 @@ class DecoderLevel(nn.Module):
         self.fuse = PointwiseConv(2 * dim, dim, bias=False)
         self.blocks = nn.ModuleList()
         for _ in range(config.num_dec_blocks[level]):
-            bank = ExpertBank(dim, config.ranks(level), config.windows)
+            # On the expert path what experts add has to be of the size of what they are given.
+            gain = math.sqrt(3) if config.expert_path else 1.0
+            bank = ExpertBank(dim, config.ranks(level), config.windows, gain)
             router = Router(
                 dim,
                 config.dims[-1],

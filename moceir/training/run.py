@@ -123,7 +123,8 @@ def _module(config: TrainingConfig, data: RestorationData, start: bool) -> Resto
     )
     if config.weights is not None and start:
         state = load_model(config.weights).state_dict()
-        # Weights without this path go on as the network they are: with zeros it adds nothing.
+        # Weights without this path go on nearly as the network they are: with zeros it adds
+        # nothing, but the experts, which make the query, are modulated more strongly.
         state |= {
             name: torch.zeros_like(tensor)
             for name, tensor in module.model.state_dict().items()

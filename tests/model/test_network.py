@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from moce_kernels import channel_attention
 from moceir.config import MoCEIRConfig
 from moceir.model import MoCEIR, layers
 from moceir.model.attention import PreNormAttention, SharedExpert
+from moceir.model.experts import ExpertLayer, change_by_experts
 from moceir.model.feedforward import GatedFeedForward
 from moceir.model.layers import ChannelNorm, PointwiseConv, ProjectedDepthwiseConv
 from tests.published_weights import TINY
@@ -125,6 +128,30 @@ def test_the_expert_path_trains_the_router() -> None:
     """The query of the cross attention is normalised, and a gate's scale with it."""
     published, with_path = (_router_gradient(TINY.replace(expert_path=p)) for p in (False, True))
     assert with_path > 1e4 * published
+
+
+def test_experts_of_the_expert_path_change_their_input_from_the_start() -> None:
+    """By a part that training can see. With the published modulation it is under a hundredth."""
+
+    def changes(expert_path: bool) -> list[float]:
+        torch.manual_seed(0)
+        model = MoCEIR(TINY.replace(expert_path=expert_path)).eval()
+        found = []
+
+        def record(layer: ExpertLayer, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+            (x, _, _), (routed, routing) = inputs, outputs
+            change = change_by_experts(routed, x, routing.plan.gate)
+            found.append(float(change.norm() / x.norm()))
+
+        for module in model.modules():
+            if isinstance(module, ExpertLayer):
+                module.register_forward_hook(record)
+        with torch.no_grad():
+            model(images(2, 3, 64, 64))
+        return found
+
+    assert max(changes(False)) < 0.01
+    assert min(changes(True)) > 0.05
 
 
 def test_unfrozen_high_pass_learns() -> None:
