@@ -129,7 +129,7 @@ def absent_gpu(
     if reason := triton_kernels.load():
         raise RuntimeError(reason)
     if triton_kernels.interpreted():
-        raise RuntimeError("Triton interprets its kernels; unset TRITON_INTERPRET")
+        raise RuntimeError("Triton is in interpreter mode: unset TRITON_INTERPRET")
     composites.register()
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction

@@ -62,7 +62,7 @@ def why_not(
     else:
         device_type = "cpu" if backend == "cpu" else "cuda"
     if device.type != device_type:
-        return f"it runs on {device_type} tensors, these are on {device}"
+        return f"it runs on {device_type} tensors, and these are on {device}"
     if dtype not in KERNEL_DTYPES:
         return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
     if backend == "triton":

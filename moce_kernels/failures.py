@@ -25,7 +25,7 @@ class KernelUnavailableError(BackendUnavailableError):
 
     def __str__(self) -> str:
         remedy = (
-            f'To go on without it, set {VARIABLE}="{self.operator}=reference", or in Python '
+            f'To continue without it, set {VARIABLE}="{self.operator}=reference", or in Python '
             f'moce_kernels.use_backends({self.operator}="reference").'
         )
         if self.part_of:

@@ -37,7 +37,7 @@ def _load(name: str) -> str | None:
     if not path.exists():
         return f"this build has no {name.upper()} library: {built(name)}"
     if name == "cuda" and torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA; install one that is built with it"
+        return f"torch {torch.__version__} was built without CUDA; install one with CUDA support"
     torch.ops.load_library(path)
     if name == "cpu" and not cpu_capability():
         reason = _wrong_processor()
@@ -51,7 +51,8 @@ def _wrong_processor() -> str:
     lacking = "does not have" if limit is None else f"or ATEN_CPU_CAPABILITY={limit} does not allow"
     return (
         f"the CPU library is compiled for {', '.join(cpu_instruction_sets())}, which this "
-        f"processor {lacking}; install the package on this machine, or with MOCE_CPU_ISA=all"
+        f"processor {lacking}; install the package on this machine, or build it with "
+        "MOCE_CPU_ISA=all"
     )
 
 

@@ -122,7 +122,9 @@ def capability(arch: str | None) -> int:
         import torch
 
         if not torch.cuda.is_available():
-            raise ValueError("no GPU here: name the architecture to compile for, such as 9.0")
+            raise ValueError(
+                "this machine has no GPU: name the architecture to compile for, such as 9.0"
+            )
         major, minor = torch.cuda.get_device_capability()
         return 10 * major + minor
     if not re.fullmatch(r"\d+\.\d", arch):
@@ -134,8 +136,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m moce_kernels.precompile", description=__doc__)
     parser.add_argument("work", metavar="MODULE:FUNCTION", help="whose result is called")
     parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="of the function, as text")
-    parser.add_argument("--arch", help="compute capability, such as 9.0; default: of the GPU here")
-    parser.add_argument("--jobs", type=int, help="processes; default: one for each CPU")
+    parser.add_argument(
+        "--arch", help="compute capability, such as 9.0; default: that of this machine's GPU"
+    )
+    parser.add_argument("--jobs", type=int, help="processes; default: one per CPU")
     arguments = parser.parse_args()
     module, _, function = arguments.work.partition(":")
     try:
@@ -189,7 +193,9 @@ def _stand_in_for_libcuda(folder: str) -> None:
     source.touch()
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise RuntimeError("no C compiler: install gcc or name one in CC; Triton launches with it")
+        raise RuntimeError(
+            "no C compiler: install gcc or name one in CC; Triton needs it to launch kernels"
+        )
     flags = "-shared", "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so.1"
     subprocess.run([*shlex.split(compiler), *flags, source], cwd=folder, check=True)
 

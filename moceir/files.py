@@ -199,7 +199,7 @@ def _take_over(
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
     """Unlike a rename, a hard link never replaces what is there."""
-    message = "has appeared meanwhile, and is kept"
+    message = "appeared in the meantime and was kept"
     try:
         os.link(temporary, path)
     except OSError as error:

@@ -106,7 +106,7 @@ def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-m", "--model", default="compact", show_default=True, help="As for moceir restore.")
-@click.option("--side", default=256, show_default=True, help="Pixels of the middle of a picture.")
+@click.option("--side", default=256, show_default=True, help="Side of the centre crop.")
 @click.option("--strength", default="medium", show_default=True, help="slight, medium or strong.")
 @click.option("--kinds", default=",".join(KINDS), show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file.")
@@ -114,7 +114,7 @@ def main(folder: Path, model: str, side: int, strength: str, kinds: str, output:
     """Measure what the experts are worth, on the clean pictures in FOLDER."""
     unknown = [kind for kind in kinds.split(",") if kind not in KINDS]
     if unknown:
-        raise ConfigError(f"--kinds: {unknown[0]!r} is none of {', '.join(KINDS)}")
+        raise ConfigError(f"--kinds: {unknown[0]!r} is not one of {', '.join(KINDS)}")
     network = load_model(model).eval()
     pictures = [centre(path, side) for path in find_pictures(folder)]
     rows = [(kind, gains(network, pictures, kind, strength)) for kind in kinds.split(",")]

@@ -73,14 +73,14 @@ def find_method(
     if name is None or not name.startswith(PREFIX):
         return network(Restorer(name, device, precision), name or BUNDLED[0])
     if device not in (None, "cpu") or precision is not None:
-        raise ConfigError(f"{name} runs on the CPU: leave --device and --precision out")
+        raise ConfigError(f"{name} runs on the CPU: omit --device and --precision")
     peer = find_peer(name.removeprefix(PREFIX))
 
     def restore(image: Tensor, sigma: float | None, tile: int | None) -> Result:
         if tile:
-            raise ConfigError(f"{name} takes whole pictures: leave --tile out")
+            raise ConfigError(f"{name} needs whole pictures: omit --tile")
         if peer.knows_sigma and sigma is None:
-            raise ConfigError(f"{name} is for pictures whose sigma is known: choose another method")
+            raise ConfigError(f"{name} needs to know sigma: choose another method")
         return Result(peer.restore(image, sigma), 0, ())
 
     about = {**_versions(), **versions(peer), "device": "cpu", "precision": "float64"}

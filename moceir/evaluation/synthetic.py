@@ -158,15 +158,17 @@ def _signed(gain: float) -> str:
     multiple=True,
     help="As for moceir evaluate; may be repeated. Default: the bundled weights.",
 )
-@click.option("-d", "--degradation", "degradations", multiple=True, help="A row; may be repeated.")
+@click.option(
+    "-d", "--degradation", "degradations", multiple=True, help="A single row; may be repeated."
+)
 @click.option(
     "--rows",
     "sets",
     type=click.Choice(list(ROWS)),
     multiple=True,
-    help="A set of rows; may be repeated. Default: card, unless there is a -d.",
+    help="A set of rows; may be repeated. Default: card, unless -d is given.",
 )
-@click.option("--side", type=click.IntRange(16), help="Measure the middle SIDE x SIDE pixels.")
+@click.option("--side", type=click.IntRange(16), help="Measure the centre SIDE x SIDE pixels.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file.")
 def main(
     folder: Path,

@@ -32,7 +32,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         if path.suffix.lower() not in FORMATS:
-            raise ConfigError(f"{path}: name it {', '.join(FORMATS)}")
+            raise ConfigError(f"{path}: the name must end in {', '.join(FORMATS)}")
 
 
 def save(figure: Figure, paths: Sequence[Path]) -> None:

@@ -62,8 +62,8 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
     if not columns:
         needed = ", ".join(setting.columns)
         raise ConfigError(
-            f"the results have none of the benchmarks of {setting.title} in common ({needed}): "
-            "evaluate them, or choose another --setting"
+            f"the results share no benchmark of {setting.title} ({needed}): "
+            "evaluate one, or choose another --setting"
         )
     return columns
 

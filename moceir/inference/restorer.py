@@ -299,8 +299,8 @@ class Restorer:
                 (run,) = self._fitted(canvas, tile, overlap, "float32")
                 return (run._replace(notes=(*run.notes, note)),)
         raise PictureError(
-            f"the network's result for this {width} x {height} picture is not finite (NaN or "
-            "infinite values): the weights are broken, use others"
+            f"the network's result for this {width} x {height} picture contains NaN or "
+            "infinite values: the weights are broken, use others"
         )
 
     def _fitted(
@@ -329,10 +329,10 @@ class Restorer:
                     f"{self.device} ran out of memory with "
                     + (f"tiles of {size}" if size else f"the whole {width} x {height}")
                     + ": "
-                    + ("leave --tile 0 out, or " if tile == 0 else "")
+                    + ("omit --tile 0, or " if tile == 0 else "")
                     + "free some memory or choose another device"
                 )
-            notes.append(f"{self.device} ran out of memory: went on with tiles of {smaller}")
+            notes.append(f"{self.device} ran out of memory: continued with tiles of {smaller}")
             size = smaller
 
     def _attempt(
@@ -375,18 +375,18 @@ class Restorer:
         available = machine.available_bytes(self.device)
         if available is None:
             return (AUTOMATIC_TILES[-1] if tile is None else tile), (
-                ["how much memory is free is not known here"] if tile is None else []
+                ["the amount of free memory is unknown on this system"] if tile is None else []
             )
         room = int(memory.SHARE * available)
         numbers = (
-            f"{width} x {height} whole needs about {machine.readable(need(0))}; "
+            f"{width} x {height} as a whole needs about {machine.readable(need(0))}; "
             f"{machine.readable(available)} are free on {self.device}, of which one picture may "
-            f"take {machine.readable(room)}"
+            f"use {machine.readable(room)}"
         )
         if need(tile or 0) <= room:
             return tile or 0, []
         if tile == 0:
-            raise PictureError(f"{numbers}: leave --tile 0 out, so that tiles are used")
+            raise PictureError(f"{numbers}: omit --tile 0 to use tiles")
         candidates = [
             n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)
         ]

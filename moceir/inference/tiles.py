@@ -41,8 +41,8 @@ def check(tile: int, overlap: int) -> None:
         raise ConfigError(f"tile overlap {overlap}: give 0 or more pixels")
     if tile != 0 and tile < STEP + overlap:
         raise ConfigError(
-            f"tile {tile} is too small: give 0 for the whole picture, or {STEP} more than the "
-            f"overlap of {overlap}, so at least {STEP + overlap}"
+            f"tile {tile} is too small: give 0 for the whole picture, or at least "
+            f"{STEP + overlap}, which is {STEP} more than the overlap of {overlap}"
         )
 
 

@@ -75,8 +75,8 @@ def report(rows: Sequence[Measurement], about: dict[str, Any], examples: Example
         "about": html.escape(
             f"Protocol {about['protocol']}, noise seed {about['seed']}; {about['device']}, "
             f"{about['precision']}; moceir {about['moceir']}, torch {about['torch']}. For each "
-            "benchmark the pictures that gained most and least; shown as JPEG of quality 95, "
-            "measured without."
+            "benchmark, the pictures with the largest and the smallest gain, shown as JPEG of "
+            "quality 95 but measured without it."
         ),
         "tables": "\n".join(tables),
         "examples": "\n".join(_figure(*example) for example in examples),

@@ -62,7 +62,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, tensors
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from None
+        raise WeightsError(f"{path}: not a complete safetensors file ({error})") from None
 
 
 def has_configuration(path: Path) -> bool:
@@ -84,8 +84,8 @@ def read_weights(path: Path) -> tuple[MoCEIRConfig, dict[str, Tensor]]:
     metadata, tensors = read_safetensors(path)
     if CONFIGURATION not in metadata:
         raise WeightsError(
-            f"{path}: has no MoCE-IR configuration inside; published weights are read by "
-            "load_published, or turned into such a file by `moceir convert`"
+            f"{path}: contains no MoCE-IR configuration; read published weights with "
+            "load_published, or convert them with `moceir convert`"
         )
     try:
         config = MoCEIRConfig.from_dict(json.loads(metadata[CONFIGURATION]))

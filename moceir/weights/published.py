@@ -89,13 +89,13 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
     def count(pattern: str) -> int:
         found = {int(m[1]) for key in state if (m := re.match(pattern, key))}
         if len(found) != max(found, default=-1) + 1:
-            raise ValueError(f"of {len(found)} layers named {pattern} some are missing")
+            raise ValueError(f"some of the {len(found)} layers named {pattern} are missing")
         return len(found)
 
     try:
         levels = count(r"enc\.(\d+)\.") + 1
         if levels > MAX_LEVELS:
-            raise ValueError(f"{levels} levels, at most {MAX_LEVELS}")
+            raise ValueError(f"{levels} levels; at most {MAX_LEVELS} are allowed")
         encoder = [*(rf"enc\.{i}\.0" for i in range(levels - 1)), "latent"]
         decoder = [rf"dec\.{i}\.2" for i in reversed(range(levels - 1))]
         dim = state["patch_embed.proj.weight"].shape[0]
@@ -128,7 +128,7 @@ def to_published(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> dict[str,
     """
     if config.expert_path:
         raise WeightsError(
-            "a network with expert_path has weights that the published code has no place for"
+            "a network with expert_path has weights that do not exist in the published code"
         )
     out = {}
     for entry in _slices(config, state):

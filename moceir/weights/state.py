@@ -42,7 +42,7 @@ def misfit(key: str, tensor: Tensor, shape: torch.Size) -> str | None:
     if tensor.shape != shape:
         return f"{key} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"
     if tensor.layout is not torch.strided or tensor.is_meta:
-        return f"{key} is sparse or has no values, expected an ordinary tensor"
+        return f"{key} is sparse or has no data, expected an ordinary tensor"
     if not tensor.is_floating_point():
         return f"{key} has dtype {tensor.dtype}, expected floating point"
     return None
@@ -55,5 +55,5 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
         raise WeightsError(
             f"{broken[0]} has values that are not finite"
             + (f", and so have {len(broken) - 1} more tensors" if len(broken) > 1 else "")
-            + ": the run that made these weights diverged; take a checkpoint from before"
+            + ": the run that made these weights diverged; use an earlier checkpoint"
         )

@@ -208,5 +208,5 @@ def test_what_a_peer_cannot_do_is_said() -> None:
 def test_the_true_sigma_has_to_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bm3d", ModuleType("bm3d"))
     monkeypatch.setattr(peers, "version", lambda package: "0")
-    with pytest.raises(ConfigError, match="whose sigma is known"):
+    with pytest.raises(ConfigError, match="needs to know sigma"):
         find_method("peer:bm3d_true_sigma").restore(scene(), None, None)

@@ -114,7 +114,7 @@ def test_names_of_benchmarks(root: Path) -> None:
     assert names[:4] == ["sots", "cbsd68-15", "cbsd68-25", "kodak24-75"]
     assert len(names) == 4 + 11 and names[4] == "cdd11-low"
     assert [b.task for b in found[:4]] == ["haze", "noise", "noise", "noise"]
-    with pytest.raises(ConfigError, match=r"unknown benchmark 'bsd86'.*known are cbsd68"):
+    with pytest.raises(ConfigError, match=r"unknown benchmark 'bsd86'.*known: cbsd68"):
         benchmarks(["bsd86"], root)
     with pytest.raises(ConfigError, match="--data"):
         benchmarks(["sots"], None)

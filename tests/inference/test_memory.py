@@ -173,7 +173,7 @@ def test_running_out_halves_the_tile(
     restored, run = restorer.restore_pixels(pixels)
     assert seen[:2] == [600, 256]
     assert run.tile == 256
-    assert run.notes == ("cpu ran out of memory: went on with tiles of 256",)
+    assert run.notes == ("cpu ran out of memory: continued with tiles of 256",)
     assert np.array_equal(restored, expected)
 
     with pytest.raises(PictureError, match="ran out of memory with the whole 600 x 200"):
