@@ -138,7 +138,7 @@ def cuda_to_build(wanted: str) -> Cuda:
 
     Raises:
         CannotBuildCudaError: it is not wanted, there is no nvcc, or nothing here could use it: it
-            takes minutes, for which nobody should wait in vain.
+            takes minutes, which would be a waste without a GPU.
     """
     if wanted == "0":
         raise CannotBuildCudaError("MOCE_CUDA=0 at installation")

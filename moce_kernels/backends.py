@@ -1,4 +1,4 @@
-"""Which backends can run an operator here, why the others cannot, and which one is chosen."""
+"""Which backends can run an operator on this machine, why others cannot, and which is chosen."""
 
 from __future__ import annotations
 

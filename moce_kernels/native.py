@@ -19,7 +19,7 @@ def library(name: str) -> Path:
 
 
 def load(name: str) -> str | None:
-    """Open ``_moce_<name>.so`` beside this file, once. Returns why it cannot be used, or None.
+    """Open ``_moce_<name>.so`` in this folder, once. Returns why it cannot be used, or None.
 
     One that is there and does not open, as where memory or file descriptors ran out, is tried again
     by the next call. A CPU library for another processor, as a copied environment has, also gives a

@@ -80,7 +80,7 @@ def precompile(
     _jobs[:] = found.values()
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(_jobs)))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # Python 3.12 warns of forks beside threads. PyTorch's hold no lock that compiling needs.
+        # Python 3.12 warns about forking with threads. PyTorch's hold no lock that compiling needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         if _builds_launchers():
             _stand_in_for_libcuda(folder)

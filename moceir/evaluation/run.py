@@ -208,7 +208,7 @@ def _score(score: Score | None) -> str:
 
 
 def write_results(rows: Sequence[Measurement], about: dict[str, Any], folder: Path) -> None:
-    """``pictures.csv``, ``results.json`` and ``results.md``, each whole or not at all.
+    """Write ``pictures.csv``, ``results.json`` and ``results.md``, each atomically.
 
     Raises:
         OSError: a file cannot be written.

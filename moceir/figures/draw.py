@@ -36,7 +36,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
 
 
 def save(figure: Figure, paths: Sequence[Path]) -> None:
-    """Write a figure to each path, in the format of its suffix, whole or not at all.
+    """Write a figure to each path, in the format of its suffix, atomically.
 
     The same figure gives the same file.
 

@@ -1,4 +1,4 @@
-"""Pictures beside the maps of their errors (Fig. 3)."""
+"""Images with maps of their errors (Fig. 3 of the paper)."""
 
 from __future__ import annotations
 

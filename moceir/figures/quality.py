@@ -71,7 +71,7 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
 def quality_figure(results: list[Result], setting_name: str) -> Figure:
     """Mean PSNR of the benchmarks in common, of the papers' methods and of ours.
 
-    The bar beside a point reaches from the cheapest to the most expensive route.
+    The bar at a point extends from the cheapest to the most expensive route.
 
     Raises:
         ConfigError: nothing in common with the setting.

@@ -23,7 +23,7 @@ def capture(function: Function, images: Tensor, pool: Any) -> Function:
     """
     static = images.clone()
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on using the GPU.
+    # Other threads may keep using the GPU.
     with (
         torch.cuda.device(images.device),
         torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
@@ -44,7 +44,7 @@ class Replayed:
     Where an input of its shape, strides and dtype comes for the first time, the function runs as it
     is, which loads and compiles what it needs; the second is captured, and all later ones are
     replayed. The graphs of the last ``LIMIT`` shapes are kept, in memory that they share, as one
-    runs at a time. What the function reads beside its input must stay where it is.
+    runs at a time. What the function reads besides its input must not move.
     """
 
     def __init__(self, function: Function) -> None:

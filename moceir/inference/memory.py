@@ -7,7 +7,7 @@ import torch
 from moceir.config import MoCEIRConfig
 
 SHARE = 0.75
-"""Part of the available memory that one picture may take: the rest is for what else goes on."""
+"""Share of the available memory that one picture may use; the rest is for everything else."""
 
 _CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ STEP = 128
 quarter of the resolution, then lie where they lie in the whole picture."""
 
 OVERLAP = 64
-"""Pixels that neighbouring tiles share at least, unless told otherwise."""
+"""Default minimum number of pixels that neighbouring tiles share."""
 
 
 class TilePlan(NamedTuple):

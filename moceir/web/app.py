@@ -44,7 +44,7 @@ MAX_BYTES = 100_000_000
 MAX_PIXELS = 50_000_000
 
 MIXTURES = ("haze,rain", "low_light,noise")
-"""Mixtures that the page offers besides the single kinds."""
+"""Mixtures that the page offers in addition to the single kinds."""
 
 _ASSETS = {"page.css": "text/css", "slider.js": "text/javascript", "app.js": "text/javascript"}
 _HEADERS = {

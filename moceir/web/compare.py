@@ -57,7 +57,7 @@ def comparison(before: Path, after: Path) -> str:
 
 
 def write_comparison(before: Path, after: Path, target: Path) -> None:
-    """Write the page of ``comparison`` whole or not at all.
+    """Write the page of ``comparison`` atomically.
 
     Raises:
         PictureError: as ``comparison``.

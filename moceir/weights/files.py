@@ -25,7 +25,7 @@ def write_weights(
     path: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a configuration and its tensors to one file, whole or not at all.
+    """Write a configuration and its tensors to one file, atomically.
 
     Args:
         dtype: of the stored tensors; their own if None.
@@ -35,7 +35,7 @@ def write_weights(
     """
     stored = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
     metadata = {"format": "pt", CONFIGURATION: json.dumps(config.to_dict())}
-    # Into the file that is there: save_file would put another in its place, with rights of its own.
+    # Into the existing file: save_file would replace it with one that has other permissions.
     content = save(stored, metadata)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)

@@ -1,4 +1,4 @@
-"""A state_dict into a network, whole or not at all."""
+"""Loading a state_dict into a network, completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layouts of the field, and what is said of a set that is not as it should be."""
+"""The layouts of published data sets, and the errors for incomplete ones."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def test_empty_sets(tmp_path: Path) -> None:
     picture(tmp_path / "good" / "1.png")
     with pytest.raises(PictureError, match="bad: no pictures in it"):
         pair_folders(tmp_path / "bad", tmp_path / "good")
-    with pytest.raises(PictureError, match=r"good: given for .* give two folders, or one of seq"):
+    with pytest.raises(
+        PictureError, match=r"good: given as both .* give two folders, or one folder of seq"
+    ):
         pair_folders(tmp_path / "good", tmp_path / "good")
     picture(tmp_path / "good" / "clear" / "1.png")
     with pytest.raises(PictureError, match="bad: no pictures other than the clean ones"):
