@@ -1,4 +1,4 @@
-"""What is measured: networks and classical methods, by one interface."""
+"""Networks and classical methods behind one interface."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Method:
     peer: Peer | None = None
 
     def is_for(self, kinds: Collection[str], sigma: float | None) -> bool:
-        """Whether it is meant for pictures with all of these kinds; none: for good ones."""
+        """Whether it is meant for images with all of these kinds; with none: for clean images."""
         if self.peer is None:
             return True
         return set(kinds) <= set(self.peer.kinds) and not (self.peer.knows_sigma and sigma is None)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the field's tables have them: the numbers of scikit-image, on any device.
+"""PSNR and SSIM as in published tables: the numbers of scikit-image, on any device.
 
 Images are (3, H, W), floating point, RGB in [0, 1]. The arithmetic is done in float64.
 """

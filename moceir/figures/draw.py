@@ -25,10 +25,10 @@ def new(width: float, height: float) -> Figure:
 
 
 def check_outputs(paths: Sequence[Path]) -> None:
-    """Refuse names that no figure can have.
+    """Reject names with an unsupported suffix.
 
     Raises:
-        ConfigError: a suffix that is none of ``FORMATS``.
+        ConfigError: a suffix that is not in ``FORMATS``.
     """
     for path in paths:
         if path.suffix.lower() not in FORMATS:
@@ -49,7 +49,7 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(
             kind, {}
         )
-        drawn = BytesIO()  # Pillow takes a disk that is full for one that has written all
+        drawn = BytesIO()  # Pillow does not notice that the disk is full
         with matplotlib.rc_context({"svg.hashsalt": "moceir"}):
             figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
         with whole_file(path) as temporary:

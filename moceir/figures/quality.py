@@ -1,4 +1,4 @@
-"""Quality against parameters and against compute (Fig. 4)."""
+"""Quality against parameters and against compute (Fig. 4 of the paper)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_result(path: Path, name: str | None = None) -> Result:
 
     Raises:
         OSError: it cannot be read.
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
 
 
 def quality_figure(results: list[Result], setting_name: str) -> Figure:
-    """Mean PSNR of the benchmarks in common, of the papers' methods and of ours.
+    """Mean PSNR over the common benchmarks, for the papers' methods and for ours.
 
     The bar at a point extends from the cheapest to the most expensive route.
 

@@ -1,4 +1,4 @@
-"""What is restored: parts of it as the network takes them, and finished rows of the result."""
+"""The image being restored: parts of it as network input, and finished rows of the result."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Canvas(Protocol):
         """Images, height, width."""
 
     def image(self, index: int) -> Canvas:
-        """One of the images alone; what is put there is put here."""
+        """A view of one of the images; what is put there is put here."""
 
     def check(self) -> None:
-        """Raises ValueError for values out of [0, 1]. Reads from a GPU: called when what it has to
-        do is done."""
+        """Raises ValueError for values outside [0, 1]. Reads from a GPU, so it is called after its
+        work is done."""
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         """(B, 3, h, w) in [0, 1]."""
@@ -76,7 +76,7 @@ class PixelCanvas:
         return one
 
     def check(self) -> None:
-        """Was done as the canvas was made."""
+        """Already done when the canvas was created."""
 
     def _original(self, rows: slice, columns: slice) -> Tensor:
         part = self._pixels[:, rows, columns, self._colours].astype(np.float32) / self._white
@@ -87,7 +87,7 @@ class PixelCanvas:
 
     def put(self, rows: slice, result: Tensor) -> None:
         result = result.clamp(0, 1)
-        if self._colours.stop == 1:  # all three were given the same grey
+        if self._colours.stop == 1:  # all three channels hold the same grey
             result = torch.einsum("bchw,c->bhw", result, torch.tensor(LUMA))[:, None]
         if self._strength != 1:
             result = self._original(rows, slice(None)).lerp(result, self._strength)
@@ -105,7 +105,7 @@ class TensorCanvas:
         strength: as in ``PixelCanvas``.
 
     Raises:
-        ValueError: another shape or dtype; values out of [0, 1], on a GPU only from ``check``.
+        ValueError: another shape or dtype; values outside [0, 1], on a GPU only from ``check``.
         ConfigError: ``strength`` is out of range.
     """
 

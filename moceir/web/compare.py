@@ -1,4 +1,4 @@
-"""A page that shows two pictures under a slider, in one file that needs no network."""
+"""A page that compares two images with a slider, in one self-contained file."""
 
 from __future__ import annotations
 

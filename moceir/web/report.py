@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page: tables, and pictures under a before/after slider."""
+"""An evaluation as one HTML page: tables, and images with a before/after slider."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moceir.web import pages
 
 @dataclass
 class Examples:
-    """The pictures of each benchmark that gained most and least, kept as they are measured."""
+    """For each benchmark, the images with the largest and smallest gain, collected as measured."""
 
     _kept: dict[str, list[tuple[Measurement, str, str]]] = field(default_factory=dict)
 

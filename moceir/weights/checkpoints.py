@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: the tensors of the network in a file of torch.save."""
+"""Checkpoints from torch.save, in the forms found in practice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ of the network's tensors."""
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds of a network."""
+    """A network's tensors and, if known, its configuration, as read from a file."""
 
     state: Mapping[str, Tensor]
     """By the names that the file has for them."""

@@ -42,7 +42,7 @@ def write_weights(
 
 
 def check_file(path: Path) -> None:
-    """Raises WeightsError for what is there and is no file: reading from a pipe may never end."""
+    """Raises WeightsError for a folder, pipe or device: reading from a pipe may never end."""
     if path.exists() and not path.is_file():
         raise WeightsError(
             f"{path}: a folder, pipe or device; copy the weights to a file and name that"

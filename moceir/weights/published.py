@@ -1,4 +1,4 @@
-"""The published code's checkpoints, both ways."""
+"""Conversion from and to the published code's checkpoints."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class _Slice(NamedTuple):
 
 
 def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
-    """The configuration that published tensors have; what shapes cannot tell is the default.
+    """The configuration inferred from published tensors; what shapes do not reveal is the default.
 
     Raises:
         WeightsError: tensors of something else.
@@ -118,13 +118,13 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
 
 
 def to_published(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published code's tensors of a network's, but for the constant of its routers.
+    """A network's tensors as the published code names them, without its routers' constant.
 
     Args:
         state: of a network of this configuration.
 
     Raises:
-        WeightsError: the published code has no place for ``expert_path``.
+        WeightsError: ``expert_path``, which the published code does not have.
     """
     if config.expert_path:
         raise WeightsError(
@@ -149,7 +149,7 @@ def complexity_key(router: str) -> str:
 def from_published(
     published: Mapping[str, Tensor], config: MoCEIRConfig, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Our tensors of published ones; the routers' constant ``complexity`` is not read.
+    """Published tensors as ours; the routers' constant ``complexity`` is not read.
 
     Args:
         published: by the published names.

@@ -21,7 +21,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Whether ``state`` can be loaded where ``own`` is; that may be on the device ``meta``.
+    """Check that ``state`` can replace ``own``, which may be on the device ``meta``.
 
     Raises:
         WeightsError: a missing, surplus, misshapen or integer tensor, or one that is not finite.
@@ -38,7 +38,7 @@ def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 
 
 def misfit(key: str, tensor: Tensor, shape: torch.Size) -> str | None:
-    """Why a tensor cannot be taken for one of this shape, or None."""
+    """Why a tensor cannot be loaded into one of this shape, or None."""
     if tensor.shape != shape:
         return f"{key} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"
     if tensor.layout is not torch.strided or tensor.is_meta:
