@@ -60,13 +60,13 @@ def precompile(
     """Compile what ``work()`` launches for a GPU of this compute capability (90 for 9.0).
 
     ``work`` runs on fake tensors: nothing is computed, see ``absent_gpu``. Results go to Triton's
-    cache, ``TRITON_CACHE_DIR`` or ``~/.triton/cache``. Another machine takes them from there if it
-    has the same versions of Triton, Python and these packages, and the cache at the same path.
+    cache, ``TRITON_CACHE_DIR`` or ``~/.triton/cache``. Another machine can use them if it has the
+    same versions of Triton, Python and these packages, and the cache at the same path.
 
     Args:
         work: makes tensors and calls operators on them.
         capability: 10 times the compute capability.
-        jobs: processes that compile; None: one for each CPU.
+        jobs: number of processes; None: one per CPU.
         library: compile for machines with the CUDA library, or for those without; None: for both.
 
     Raises:
@@ -93,7 +93,7 @@ def precompile(
 
 @contextlib.contextmanager
 def collected(capability: int, found: dict[Any, Job], library: bool) -> Iterator[None]:
-    """Adds every variant that is launched inside to ``found``, by kernel and Triton's key."""
+    """Adds every variant launched inside to ``found``, by kernel and Triton's key."""
     from triton.runtime.jit import JITFunction
 
     launch, compile_ = JITFunction.run, JITFunction._do_compile
@@ -116,7 +116,7 @@ def capability(arch: str | None) -> int:
     """10 times the compute capability of "9.0"; None: of this machine's GPU.
 
     Raises:
-        ValueError: there is none, or this is not one.
+        ValueError: there is no GPU, or ``arch`` is not a compute capability.
     """
     if arch is None:
         import torch
@@ -174,7 +174,7 @@ def _start_worker(capability: int, folder: str) -> None:
 
 
 class _Unloaded:
-    """In place of a module that was built to be loaded elsewhere."""
+    """Stands in for a module that was built to be loaded elsewhere."""
 
     def __getattr__(self, name: str) -> None:
         return None

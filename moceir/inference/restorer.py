@@ -181,9 +181,10 @@ class Restorer:
             image: a path or a PIL image, restored to a PIL image; a numpy array (H, W, 3)
                 uint8, RGB; or a tensor (B, 3, H, W), floating point in [0, 1], RGB, on any
                 device, B 0 or more. In PIL images greyscale and alpha are preserved, 16-bit
-                greyscale stays 16-bit, and other modes become RGB. The result is upright, following the EXIF
-                orientation, and its ``info`` has profile, EXIF, XMP and resolution as Pillow's
-                ``save`` expects them: ``result.save(path, **result.info)`` writes them all.
+                greyscale stays 16-bit, and other modes become RGB. The result is upright,
+                following the EXIF orientation, and its ``info`` has profile, EXIF, XMP and
+                resolution as Pillow's ``save`` expects them: ``result.save(path, **result.info)``
+                writes them all.
             tile, tile_overlap, strength: see the class.
 
         Raises:
@@ -364,7 +365,7 @@ class Restorer:
     def _fitting_tile(
         self, batch: int, height: int, width: int, tile: int | None, overlap: int
     ) -> tuple[int, list[str]]:
-        """The first tile size to try (0: the whole image), and notes if it differs from ``tile``."""
+        """The first tile size to try (0: the whole image), and notes if it is not ``tile``."""
 
         def need(size: int) -> int:
             sides = (height, width) if size == 0 else (min(size, height), min(size, width))
