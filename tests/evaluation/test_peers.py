@@ -201,7 +201,7 @@ def test_what_a_peer_cannot_do_is_said() -> None:
     for setting in ({"device": "cuda"}, {"precision": "float16"}):
         with pytest.raises(ConfigError, match="peer:gamma runs on the CPU"):
             find_method("peer:gamma", **setting)
-    with pytest.raises(ConfigError, match="takes whole pictures"):
+    with pytest.raises(ConfigError, match="needs whole pictures"):
         find_method("peer:gamma").restore(scene(), None, 128)
 
 

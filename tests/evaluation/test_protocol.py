@@ -129,7 +129,7 @@ def test_bad_pairs_are_named(tmp_path: Path) -> None:
     picture(bad / "1.png", 40, 36)
     picture(good / "1.png", 36, 40)
     (benchmark,) = benchmarks([], None, folders=[(bad, good)])
-    with pytest.raises(PictureError, match=r"bad/1\.png is 40 x 36 .*36 x 40 .*one size"):
+    with pytest.raises(PictureError, match=r"bad/1\.png is 40 x 36 .*36 x 40 .*same size"):
         benchmark.load(benchmark.pairs[0], PUBLISHED)
     (bad / "1.png").write_bytes(b"text")
     with pytest.raises(PictureError, match=r"bad/1\.png: not a picture"):

@@ -148,7 +148,7 @@ def test_quality_against_cost(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["routes", "-o", "a.png"], "give clean PICTURES"),
-        (["routes", "none", "-o", "a.gif"], "a.gif: name it .png, .svg, .pdf"),
+        (["routes", "none", "-o", "a.gif"], "a.gif: the name must end in .png, .svg, .pdf"),
         (["routes", "none", "--kinds", "rian", "-o", "a.png"], "unknown degradation 'rian'"),
         (["routes", "none.png", "-o", "a.png"], "none.png"),
         (["routes", "--benchmarks", "sots", "-o", "a.png"], "--data"),

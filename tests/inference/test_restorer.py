@@ -230,7 +230,7 @@ def test_a_result_that_is_not_finite_is_an_error(precision: str) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (1.0001, r"values from 0 to 1\.0001: give \[0, 1\], as by \.cl\w+\(0, 1\)"),
+        (1.0001, r"values from 0 to 1\.0001: scale them to \[0, 1\], as with \.cl\w+\(0, 1\)"),
         (-0.25, r"values from -0\.25 to 0: .*\.cl"),
         (255.0, r"values from 0 to 255: .*\.cl"),
         (float("inf"), "values from 0 to inf"),
