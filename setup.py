@@ -6,11 +6,11 @@ the CUDA library is built with CPU-only torch just as well. Without a C++ compil
 the package installs without them, and ``python -m moce_kernels.info`` says so.
 
 Environment:
-    MOCE_CPU_ISA: what the CPU library is compiled for: "all", or some of baseline, avx2 and avx512;
-        by default what this machine runs best, which is quick and does for this machine alone. What
-        is meant for others, such as a wheel, needs "all".
-    MOCE_CUDA: 0 leaves the CUDA library out, 1 insists on it; by default it is built where there
-        are nvcc and an NVIDIA GPU, or where MOCE_CUDA_ARCHS says what for.
+    MOCE_CPU_ISA: instruction sets of the CPU library: "all", or some of baseline, avx2 and avx512;
+        by default the best one of this machine, which is quick to build but works only on machines
+        like it. Builds for other machines, such as wheels, need "all".
+    MOCE_CUDA: 0 skips the CUDA library, 1 requires it; by default it is built where there are nvcc
+        and an NVIDIA GPU, or where MOCE_CUDA_ARCHS is set.
     MOCE_CUDA_ARCHS: what it is compiled for, such as "8.0 9.0+PTX"; by default the compute
         capability of the GPUs of this machine, or else DEFAULT_ARCHS.
     CUDA_HOME: the CUDA toolkit; by default that of the nvcc on the path.
@@ -138,7 +138,7 @@ def cuda_to_build(wanted: str) -> Cuda:
 
     Raises:
         CannotBuildCudaError: it is not wanted, there is no nvcc, or nothing here could use it: it
-            takes minutes, for which nobody should wait in vain.
+            takes minutes, which would be a waste without a GPU.
     """
     if wanted == "0":
         raise CannotBuildCudaError("MOCE_CUDA=0 at installation")

@@ -1,4 +1,4 @@
-"""This project beside the published code, ONNX Runtime and OpenVINO, in one run.
+"""This project compared with the published code, ONNX Runtime and OpenVINO, in one run.
 
     python bench/compare.py --published ../MoCE-IR --output bench/results/compare
 
@@ -340,7 +340,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"commit {report['commit']}, {report['date']}. "
         f"Load average at the start {report['load']:.1f}.",
         "",
-        "| task | contender | median s | beside ours | peak MB | beside ours | difference |",
+        "| task | contender | median s | ratio to ours | peak MB | ratio to ours | difference |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for key, rows in report["results"].items():

@@ -1,13 +1,13 @@
-"""Do experts help, and what makes them? Five ways to train the same network, from random weights.
+"""Do experts help, and under which conditions? Five ways to train one network from random weights.
 
     python bench/experts.py TRAIN VALIDATION OUT [--steps 1200] [--seeds 2]
 
 ``A`` balance; ``B`` complexity, as in the paper; ``C`` as B, and the experts' output reaches the
-features (``expert_path``); ``D`` as C, and in the first part of a run the routers are taught an
-expert for each degradation; ``E`` as C, but every picture takes the third expert: no mixture.
+features (``expert_path``); ``D`` as C, and in the first part of a run the routers are trained
+towards one expert per degradation; ``E`` as C, but every image goes to the third expert.
 
-Each run is a process of its own with one thread, and its result is written to OUT at once; runs
-that are there already are not made again. At the end: a table and a figure.
+Each run is a single-threaded process, and its result is written to OUT at once; runs that are
+already there are not repeated. At the end: a table and a figure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fused blocks of the network beside their references in plain PyTorch, in one run.
+"""The fused blocks of the network compared with their references in plain PyTorch, in one run.
 
 As in a level of 48 channels. For each pixel GDFN with h = 2 C takes 6 C h + 36 h operations, MDTA
 8 C^2 + 54 C + 2 C^2 / heads, the cross attention's keys and values 4 C^2 + 196 C; backward twice as

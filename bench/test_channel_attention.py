@@ -1,4 +1,4 @@
-"""channel_attention beside PyTorch's products, softmax and linear layer, in one run.
+"""channel_attention compared with PyTorch's products, softmax and linear layer, in one run.
 
 C / heads products and sums for each of C channels to compare them, N C to project; backward twice
 as many more. Forward moves q, k, v and a residual in and N channels out; backward reads q, k, v and

@@ -1,4 +1,4 @@
-"""depthwise_conv beside PyTorch's convolution, in one run.
+"""depthwise_conv compared with PyTorch's convolution, in one run.
 
 K^2 products and sums for each output; backward twice as many more. Forward moves the input and the
 output; backward reads the gradient twice, the input, and writes a gradient.

@@ -1,4 +1,4 @@
-"""fft_attention beside the torch.fft composition, in one run.
+"""fft_attention compared with the torch.fft composition, in one run.
 
     python -m pytest bench/test_fft_attention.py --benchmark-group-by=group
 

@@ -1,4 +1,4 @@
-"""gated_depthwise_conv beside PyTorch's convolution, GELU and product, in one run.
+"""gated_depthwise_conv compared with PyTorch's convolution, GELU and product, in one run.
 
 18 products and sums for each output, 9 for each half; backward three times as many more, for it
 convolves again. Forward moves 2 C channels in and C out; backward reads both and writes a gradient.

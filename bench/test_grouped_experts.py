@@ -1,4 +1,4 @@
-"""One layer of complexity experts, mixed routes, beside the reference and the published dispatch.
+"""One layer of complexity experts, mixed routes, against the reference and the published dispatch.
 
     python -m pytest bench/test_grouped_experts.py --published FOLDER
 

@@ -1,4 +1,4 @@
-"""pointwise_conv beside PyTorch's LayerNorm, linear layer and sum, in one run.
+"""pointwise_conv compared with PyTorch's LayerNorm, linear layer and sum, in one run.
 
 C products and sums for each of N outputs; backward twice as many more. Forward moves C channels in
 and N out, and N more with a residual; backward reads both and writes a gradient.

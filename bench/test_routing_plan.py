@@ -1,4 +1,4 @@
-"""routing_plan beside its composition of PyTorch's sorts and sums: a few kilobytes, so that
+"""routing_plan compared with its composition of PyTorch's sorts and sums: a few kilobytes, so that
 launches are all that it costs."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""window_fft_conv beside the torch.fft composition, in one run.
+"""window_fft_conv compared with the torch.fft composition, in one run.
 
 A real transform of a P x P window of one channel takes 2.5 P^2 log2(P^2) = 5 P^2 log2 P additions
 and multiplications; there are 3 forward and 5 more backward, and 3 P^2 for each product of spectra.

@@ -1,12 +1,11 @@
-"""Many small pictures through ``moceir restore``: is memory flat, and does the tool keep the
-network busy?
+"""Restore many small images: does memory stay flat, and does the tool keep the network busy?
 
     python bench/tool_throughput.py --pictures 1000 --side 64
 
 Prints the process's memory after the first 100 pictures and at the end, and pictures per second
-of the whole tool (reading, restoring and writing files) beside those of the bare network on the
-same pictures in memory, one at a time. The two take turns in blocks of 100, so that both see the
-same machine.
+of the whole tool (reading, restoring and writing files) compared with those of the bare
+network on the same images in memory, one at a time. The two take turns in blocks of 100, so that
+both see the same machine conditions.
 """
 
 from __future__ import annotations

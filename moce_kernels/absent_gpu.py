@@ -1,8 +1,8 @@
-"""Run the operators for a GPU that is not there: every launch is seen, nothing is computed.
+"""Run the operators without a GPU: every launch is recorded, nothing is computed.
 
-Inside ``absent_gpu`` tensors are fake: they have a shape, strides and a dtype, and no memory. The
+Inside ``absent_gpu`` tensors are fake: they have a shape, strides and a dtype, but no memory. The
 operators run the host code of their kernels on them, and each Triton launch goes to a function
-instead of a GPU. Two tools stand on this: ``moce_kernels.precompile`` compiles what is launched,
+instead of a GPU. Two tools build on this: ``moce_kernels.precompile`` compiles what is launched,
 and ``bench.gpu_model`` counts it.
 """
 
@@ -24,7 +24,7 @@ Launch = Callable[..., Any]
 
 
 class Target:
-    """What Triton asks a driver for until a kernel is launched."""
+    """What Triton asks a driver for before it launches a kernel."""
 
     def __init__(self, capability: int) -> None:
         from triton.backends.compiler import GPUTarget
@@ -43,7 +43,7 @@ class Target:
 
 
 class Operators(TorchDispatchMode):
-    """Runs Triton's host code where a raw operator of ours is called."""
+    """Runs Triton's host code when one of our raw operators is called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Operators(TorchDispatchMode):
             with self:
                 return self.implementations[name](*args, **(kwargs or {}))
         if func.namespace == "aten":
-            with self:  # without autograd, operators that are made of others arrive whole
+            with self:  # without autograd, composed operators arrive whole
                 result = func.decompose(*args, **(kwargs or {}))
             if result is not NotImplemented:
                 return result
@@ -116,20 +116,20 @@ def absent_gpu(
     Args:
         capability: 10 times the compute capability.
         launch: called in place of each launch of a Triton kernel.
-        library: whether the CUDA library is there, as ``backends.choose`` would find it.
-        operators: what sees all operators that are called, if more is to be done with them.
+        library: whether ``backends.choose`` should find the CUDA library.
+        operators: handles all operators that are called, if more is to be done with them.
 
     Tensors made inside are fake. To PyTorch they are on the CPU, so that autograd and autocast
     (``torch.autocast("cpu", dtype)``) work. Tensors from outside may be used, such as the
     parameters of a network.
 
     Raises:
-        RuntimeError: Triton is not there, or interprets.
+        RuntimeError: Triton is not installed, or in interpreter mode.
     """
     if reason := triton_kernels.load():
         raise RuntimeError(reason)
     if triton_kernels.interpreted():
-        raise RuntimeError("Triton interprets its kernels; unset TRITON_INTERPRET")
+        raise RuntimeError("Triton is in interpreter mode: unset TRITON_INTERPRET")
     composites.register()
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction

@@ -1,4 +1,4 @@
-"""Which backends can run an operator here, why the others cannot, and which one is chosen."""
+"""Which backends can run an operator on this machine, why others cannot, and which is chosen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPERATORS = (
     "window_fft_conv",
 )
 
-# The operators that each backend has kernels for; on CUDA also those that are composed of them.
+# The operators that each backend has kernels for. ``cuda`` can also run composites.OPERATORS.
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda": (
         "depthwise_conv",
@@ -62,7 +62,7 @@ def why_not(
     else:
         device_type = "cpu" if backend == "cpu" else "cuda"
     if device.type != device_type:
-        return f"it runs on {device_type} tensors, these are on {device}"
+        return f"it runs on {device_type} tensors, and these are on {device}"
     if dtype not in KERNEL_DTYPES:
         return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
     if backend == "triton":
@@ -74,8 +74,8 @@ def why_not(
 
 
 def _assume_constant_result(function: F) -> F:
-    """``torch.compiler.assume_constant_result``, which imports torch._dynamo: seconds, for all who
-    compile nothing."""
+    """``torch.compiler.assume_constant_result``, which imports torch._dynamo and costs seconds even
+    when nothing is compiled."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
@@ -87,19 +87,19 @@ _in_python = ""
 
 @contextlib.contextmanager
 def use_backends(others: str | None = None, /, **operators: str) -> Iterator[None]:
-    """Choose the backends of the operators that are called inside a ``with`` block.
+    """Choose the backends of operators called inside a ``with`` block.
 
     >>> with moce_kernels.use_backends("triton", grouped_experts="reference"):
     ...     y = model(x)
 
-    It goes before the environment's MOCE_KERNELS_BACKEND, and the ``backend`` argument of a call
-    before both. Blocks nest: operators that the inner one leaves open are as the outer one says,
-    then as the environment does. A block counts for the whole process, threads included, as the
-    environment does. Code under torch.compile is compiled again if another choice is in force.
+    It takes precedence over the environment's MOCE_KERNELS_BACKEND, and the ``backend`` argument of
+    a call over both. Blocks nest: operators that the inner block does not name follow the outer
+    block, then the environment. A block applies to the whole process, including its threads, like
+    the environment. Code under torch.compile is compiled again under another setting.
 
     Args:
-        others: the backend of all operators that are not named.
-        operators: a backend for each operator that is named.
+        others: the backend of all operators that are not named in ``operators``.
+        operators: a backend for individual operators.
 
     Raises:
         ValueError: an unknown operator or backend.
@@ -124,7 +124,7 @@ def parse(text: str, source: str) -> dict[str, str]:
     A backend alone stands for ``*=backend``.
 
     Raises:
-        ValueError: a part that is none of these, naming it and ``source``.
+        ValueError: a part in none of these forms; the message names it and ``source``.
     """
     found: dict[str, str] = {}
     for part in text.split(",") if text else ():
@@ -147,7 +147,7 @@ def parse(text: str, source: str) -> dict[str, str]:
 
 
 def settings(in_python: str | None = None) -> list[tuple[str, str]]:
-    """Who asks for backends, and the text: the first that names an operator decides."""
+    """The settings in force, as (source, text); the first that names an operator decides."""
     texts = {
         "use_backends": _in_python if in_python is None else in_python,
         VARIABLE: os.environ.get(VARIABLE, "").strip(),
@@ -156,7 +156,7 @@ def settings(in_python: str | None = None) -> list[tuple[str, str]]:
 
 
 def asked_for(operator: str, in_python: str | None = None) -> tuple[str, str] | None:
-    """The backend that ``use_backends`` or else the environment asks for, and which of them."""
+    """The backend requested by ``use_backends`` or else by the environment, and by which."""
     for source, text in settings(in_python):
         backends = _parse_once(text, source)
         for name in (operator, "*"):
@@ -173,12 +173,12 @@ def choose(
 ) -> str:
     """The backend to run ``operator`` with on tensors of this device and dtype.
 
-    ``backend`` if given, else what ``use_backends`` says, else the environment's
-    MOCE_KERNELS_BACKEND: that one or ``BackendUnavailableError``, never another. With none of them,
-    the fastest that can run.
+    ``backend`` if given, otherwise what ``use_backends`` names, otherwise the environment's
+    MOCE_KERNELS_BACKEND. A requested backend runs or raises; there is no fallback. Without a
+    request, the fastest backend that can run.
 
-    Under torch.compile the choice is made once, when the code is compiled, and again when
-    ``use_backends`` says otherwise. A change of the environment is not seen by then.
+    Under torch.compile the choice is made when the code is compiled, and again under another
+    ``use_backends``. Later changes of the environment have no effect.
 
     Raises:
         ValueError: an unknown backend, or a setting that cannot be read.
@@ -197,7 +197,7 @@ def _choose(
 ) -> str:
     found = (backend, "backend") if backend else asked_for(operator, in_python)
     if found is None:
-        # Triton's interpreter is for tests: it runs where it is asked for by name.
+        # Triton's interpreter is for tests: it runs only when requested by name.
         fast = [b for b in BACKENDS if not (b == "triton" and triton_kernels.interpreted())]
         return next(b for b in fast if why_not(b, operator, device, dtype) is None)
     asked, source = found

@@ -1,9 +1,9 @@
-"""Operators made of others, on CUDA tensors, of the best parts that are there.
+"""The ``cuda`` backend of composed operators.
 
-The CUDA library has kernels for some operators only. Where an operator consists of others, as a
-GDFN of 1x1 and depthwise convolutions, the backend ``cuda`` takes the library's kernels for the
-parts that it has and Triton's for the rest, forward and backward. Which backend an operator runs
-with is decided as it is called: a setting for one of its parts does not reach into it.
+The CUDA library has kernels for some operators only. For an operator that consists of others, as a
+GDFN consists of 1x1 and depthwise convolutions, the backend ``cuda`` uses the library's kernels for
+the parts it has and Triton's for the rest, forward and backward. An operator's backend is decided
+when it is called: a setting for one of its parts has no effect on it.
 """
 
 from __future__ import annotations

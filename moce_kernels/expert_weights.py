@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class ExpertWeights(NamedTuple):
-    """One tensor for each role, the experts' ranks r_i one after the other (R = sum of r_i).
+    """One tensor per role, with the experts' ranks r_i one after another (R = sum of r_i).
 
-    Matrices between rank and rank differ in shape from expert to expert and are stored flat.
+    Matrices between ranks differ in shape from expert to expert and are stored flat.
     """
 
     in_proj: Tensor  # (R, C): P0, C -> r

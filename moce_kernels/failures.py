@@ -6,12 +6,12 @@ VARIABLE = "MOCE_KERNELS_BACKEND"
 
 
 class BackendUnavailableError(RuntimeError):
-    """The backend that was asked for cannot run; the message says why, and what can."""
+    """The requested backend cannot run; the message says why, and which backends can."""
 
 
 class KernelUnavailableError(BackendUnavailableError):
-    """A kernel that does not compile or load on this GPU; the message names it, the error, which is
-    also the cause, and the setting that does without it."""
+    """A kernel that does not compile or load on this GPU. The message names it, the error, which is
+    also the cause, and the setting that avoids it."""
 
     def __init__(self, operator: str, what: str, part_of: tuple[str, ...] = ()) -> None:
         super().__init__(operator, what)
@@ -25,7 +25,7 @@ class KernelUnavailableError(BackendUnavailableError):
 
     def __str__(self) -> str:
         remedy = (
-            f'To go on without it, set {VARIABLE}="{self.operator}=reference", or in Python '
+            f'To continue without it, set {VARIABLE}="{self.operator}=reference", or in Python '
             f'moce_kernels.use_backends({self.operator}="reference").'
         )
         if self.part_of:
@@ -44,7 +44,7 @@ NO_IMAGE = (
 
 
 def no_image(operator: str, error: RuntimeError) -> KernelUnavailableError | None:
-    """What to raise instead if the error of a compiled kernel says that this GPU cannot load it."""
+    """The error to raise instead, if a kernel's error says that this GPU cannot load it."""
     if not any(text in str(error) for text in NO_IMAGE):
         return None
     return KernelUnavailableError(

@@ -1,4 +1,4 @@
-"""What is built, what loads, and what will run: ``python -m moce_kernels.info``."""
+"""``python -m moce_kernels.info``: which kernels were built, load, and will run here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from moce_kernels import backends, native
 
 
 def report() -> str:
-    """For each library whether it loads, and for each operator and device which backend will run
-    float32 tensors, who says so, and why the others cannot."""
+    """Whether each library loads and, for each operator and device, which backend will run float32
+    tensors, which setting decides that, and why other backends cannot run."""
     lines = [f"CPU library: {_library('cpu')}", f"CUDA library: {_library('cuda')}"]
     for source, text in backends.settings():
         lines.append(f"{source}: {text}")

@@ -19,11 +19,11 @@ def library(name: str) -> Path:
 
 
 def load(name: str) -> str | None:
-    """Open ``_moce_<name>.so`` beside this file, once. Returns why it cannot be used, or None.
+    """Open ``_moce_<name>.so`` in this folder, once. Returns why it cannot be used, or None.
 
-    One that is there and does not open, as where memory or file descriptors ran out, is tried again
-    by the next call. A CPU library for another processor, as a copied environment has, also gives a
-    RuntimeWarning: what then runs by default is several times slower.
+    A library that exists but does not open, for example because memory or file descriptors ran
+    out, is tried again by the next call. A CPU library for another processor, as in a copied
+    environment, also causes a RuntimeWarning: what then runs by default is several times slower.
     """
     try:
         return _load(name)
@@ -37,7 +37,7 @@ def _load(name: str) -> str | None:
     if not path.exists():
         return f"this build has no {name.upper()} library: {built(name)}"
     if name == "cuda" and torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA; install one that is built with it"
+        return f"torch {torch.__version__} was built without CUDA; install one with CUDA support"
     torch.ops.load_library(path)
     if name == "cpu" and not cpu_capability():
         reason = _wrong_processor()
@@ -51,12 +51,13 @@ def _wrong_processor() -> str:
     lacking = "does not have" if limit is None else f"or ATEN_CPU_CAPABILITY={limit} does not allow"
     return (
         f"the CPU library is compiled for {', '.join(cpu_instruction_sets())}, which this "
-        f"processor {lacking}; install the package on this machine, or with MOCE_CPU_ISA=all"
+        f"processor {lacking}; install the package on this machine, or build it with "
+        "MOCE_CPU_ISA=all"
     )
 
 
 def built(name: str) -> str:
-    """What setup.py noted of a library: with what it was built and for what, or why it was not."""
+    """What setup.py recorded: with what and for what a library was built, or why it was not."""
     if not (FOLDER / "_build.json").exists():
         return "the package was not built; install it with pip"
     return _report().get(name, "this version has none")
@@ -88,12 +89,12 @@ def why_not_on_gpu(index: int | None) -> str | None:
 
 
 def cpu_instruction_sets() -> list[str]:
-    """What the CPU library is compiled for, of baseline, avx2 and avx512; any of it may run."""
+    """The instruction sets in the CPU library: some of baseline, avx2 and avx512."""
     return _report()["cpu_isa"]
 
 
 def cpu_capability() -> str:
-    """The one that the CPU kernels run with: the best of these that this processor has.
+    """The instruction set that the CPU kernels use: the best one that this processor supports.
 
     The environment's ATEN_CPU_CAPABILITY (``default``, ``avx2``), which governs PyTorch's own
     kernels too, lowers it. Empty if none is left. The CPU library must be loaded.

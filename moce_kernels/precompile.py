@@ -60,13 +60,13 @@ def precompile(
     """Compile what ``work()`` launches for a GPU of this compute capability (90 for 9.0).
 
     ``work`` runs on fake tensors: nothing is computed, see ``absent_gpu``. Results go to Triton's
-    cache, ``TRITON_CACHE_DIR`` or ``~/.triton/cache``. Another machine takes them from there if it
-    has the same versions of Triton, Python and these packages, and the cache at the same path.
+    cache, ``TRITON_CACHE_DIR`` or ``~/.triton/cache``. Another machine can use them if it has the
+    same versions of Triton, Python and these packages, and the cache at the same path.
 
     Args:
         work: makes tensors and calls operators on them.
         capability: 10 times the compute capability.
-        jobs: processes that compile; None: one for each CPU.
+        jobs: number of processes; None: one per CPU.
         library: compile for machines with the CUDA library, or for those without; None: for both.
 
     Raises:
@@ -80,7 +80,7 @@ def precompile(
     _jobs[:] = found.values()
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(_jobs)))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # Python 3.12 warns of forks beside threads. PyTorch's hold no lock that compiling needs.
+        # Python 3.12 warns about forking with threads. PyTorch's hold no lock that compiling needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         if _builds_launchers():
             _stand_in_for_libcuda(folder)
@@ -93,7 +93,7 @@ def precompile(
 
 @contextlib.contextmanager
 def collected(capability: int, found: dict[Any, Job], library: bool) -> Iterator[None]:
-    """Adds every variant that is launched inside to ``found``, by kernel and Triton's key."""
+    """Adds every variant launched inside to ``found``, by kernel and Triton's key."""
     from triton.runtime.jit import JITFunction
 
     launch, compile_ = JITFunction.run, JITFunction._do_compile
@@ -116,13 +116,15 @@ def capability(arch: str | None) -> int:
     """10 times the compute capability of "9.0"; None: of this machine's GPU.
 
     Raises:
-        ValueError: there is none, or this is not one.
+        ValueError: there is no GPU, or ``arch`` is not a compute capability.
     """
     if arch is None:
         import torch
 
         if not torch.cuda.is_available():
-            raise ValueError("no GPU here: name the architecture to compile for, such as 9.0")
+            raise ValueError(
+                "this machine has no GPU: name the architecture to compile for, such as 9.0"
+            )
         major, minor = torch.cuda.get_device_capability()
         return 10 * major + minor
     if not re.fullmatch(r"\d+\.\d", arch):
@@ -134,8 +136,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m moce_kernels.precompile", description=__doc__)
     parser.add_argument("work", metavar="MODULE:FUNCTION", help="whose result is called")
     parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="of the function, as text")
-    parser.add_argument("--arch", help="compute capability, such as 9.0; default: of the GPU here")
-    parser.add_argument("--jobs", type=int, help="processes; default: one for each CPU")
+    parser.add_argument(
+        "--arch", help="compute capability, such as 9.0; default: that of this machine's GPU"
+    )
+    parser.add_argument("--jobs", type=int, help="processes; default: one per CPU")
     arguments = parser.parse_args()
     module, _, function = arguments.work.partition(":")
     try:
@@ -170,7 +174,7 @@ def _start_worker(capability: int, folder: str) -> None:
 
 
 class _Unloaded:
-    """In place of a module that was built to be loaded elsewhere."""
+    """Stands in for a module that was built to be loaded elsewhere."""
 
     def __getattr__(self, name: str) -> None:
         return None
@@ -189,7 +193,9 @@ def _stand_in_for_libcuda(folder: str) -> None:
     source.touch()
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise RuntimeError("no C compiler: install gcc or name one in CC; Triton launches with it")
+        raise RuntimeError(
+            "no C compiler: install gcc or name one in CC; Triton needs it to launch kernels"
+        )
     flags = "-shared", "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so.1"
     subprocess.run([*shlex.split(compiler), *flags, source], cwd=folder, check=True)
 

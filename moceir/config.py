@@ -23,8 +23,8 @@ ROUTING_NOISE = ("train", "always", "never")
 FORMER_FIELDS = ("depth_schedule", "stage_depth")
 """Fields of earlier versions that never changed a result. Files may have them: they are ignored."""
 
-# What a configuration may ask for at most, far above the paper's networks: one from a file that
-# somebody sent shall neither hang nor fill the memory.
+# Upper bounds, far above the paper's networks: a configuration in an untrusted file must not make
+# loading hang or fill memory.
 MAX_LEVELS = 6
 MAX_BLOCKS = 32
 """Of a level, and of the refinement."""
@@ -34,31 +34,32 @@ MAX_CHANNELS = 16384
 
 @dataclass(frozen=True)
 class MoCEIRConfig:
-    """Everything that decides the shape and the behaviour of a network.
+    """The configuration of a network: its shape and its behaviour.
 
     Args:
         dim: channels C at full resolution; they double with each of the levels.
         num_blocks: encoder blocks of each level, the bottleneck last.
         num_dec_blocks: decoder blocks of each level but the deepest, full resolution first.
         num_refinement_blocks: blocks at full resolution after the decoder.
-        heads: attention heads of each level; each divides the level's channels.
-        ffn_expansion: hidden channels of a feed-forward block over its channels.
+        heads: attention heads of each level; must divide the level's channels.
+        ffn_expansion: ratio of hidden channels to channels in a feed-forward block.
         num_experts: complexity experts of a decoder block, 2 to 4, windows 4, 8, 16, 32.
-        top_k: experts that each image takes (the paper: 1).
+        top_k: experts chosen per image (the paper: 1).
         rank_schedule: the experts' ranks. ``spread``: C / 2^(n-i), the published models. The
             published code also offers, for i = 0, 1, ...: ``constant`` (rank), ``lin`` (rank + i),
             ``double`` (rank + 2 i), ``exp`` (rank^(i+1)), ``fact`` ((rank + i)!).
         rank: the start of the schedules other than ``spread``.
         router: ``complexity`` weights the importance loss with the experts' parameter counts
-            (eq. 5 and 6); ``balance`` does not (Riquelme et al. 2021); ``supervised`` is taught an
-            expert for each degradation (see ``expert_of`` of a training run).
+            (eq. 5 and 6); ``balance`` does not (Riquelme et al. 2021); ``supervised`` is trained
+            towards one expert per degradation (see ``expert_of`` of a training run).
         complexity_scale: b_i = p_i / p_max (``max``, the paper) or p_i / p_min (``min``).
         routing_noise: noise of std 1/n on the router's logits in ``train``ing only (default),
             ``always`` (the published code: evaluation is then random) or ``never``.
-        expert_path: let the chosen experts' output reach the features as well, not only the query
-            of the cross attention: ``x + W_out(sum_j g_j (e_j(x) - x))``. There the gates are not
-            normalised away, so the reconstruction loss trains the router, which it does not on the
-            published path. Not in the paper, and off in its presets.
+        expert_path: also add what the chosen experts changed to the features,
+            ``x + W_out(sum_j g_j (e_j(x) - x))``, instead of using it only as the query of the
+            cross attention, and normalise S before it modulates the experts. On this path the
+            gates are not normalised away, so the reconstruction loss trains the router. Not in the
+            paper, and off in its presets.
         freeze_high_pass: keep the Laplacian of the frequency embedding fixed, as the paper says;
             the published code trains it.
 
@@ -112,7 +113,7 @@ class MoCEIRConfig:
             )
 
     def _check_levels(self) -> None:
-        """One entry for each level, and not too large."""
+        """Every field has one entry per level, within bounds."""
         levels = len(self.num_blocks)
         if not 2 <= levels <= MAX_LEVELS:
             raise ConfigError(
@@ -150,7 +151,7 @@ class MoCEIRConfig:
                 raise ConfigError(
                     f"heads of level {level}: {_short(heads)} does not divide {channels}"
                 )
-        # Written so that it refuses NaN.
+        # Written so that NaN is rejected.
         if not 1 <= self.dim * self.ffn_expansion <= MAX_CHANNELS:
             raise ConfigError(
                 f"ffn_expansion is {_short(self.ffn_expansion)}: times dim {self.dim} it must be "
@@ -219,7 +220,7 @@ class MoCEIRConfig:
 
 
 def _short(value: Any) -> str:
-    """As ``repr``, cut where it is long: it goes into messages, and may come from a file."""
+    """``repr``, truncated: it goes into messages, and may come from a file."""
     if isinstance(value, int) and abs(value) >= 10**18:
         return "a number of more than 18 digits"
     return reprlib.repr(value)
@@ -260,7 +261,7 @@ PRESETS: dict[str, MoCEIRConfig] = {
 
 
 def preset(name: str) -> MoCEIRConfig:
-    """The configuration of that name; raises ConfigError with the names there are."""
+    """The preset of that name; an unknown name raises ConfigError, which lists all of them."""
     if name not in PRESETS:
         raise ConfigError(_unknown("preset", name, list(PRESETS)))
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""What can go wrong with what a user gives; each message names the thing and the remedy."""
+"""Errors caused by user input. Each message names what is wrong and the remedy."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class WeightsError(MoceirError, ValueError):
 
     @classmethod
     def of_tensors(cls, problems: Sequence[str], remedy: str) -> WeightsError:
-        """Lists the first few of the problems found with single tensors."""
+        """An error that lists the first few of the problems with individual tensors."""
         shown = "; ".join(problems[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         return cls(f"{len(problems)} tensors do not fit the network: {shown}{more} ({remedy})")
 
 
 class CheckpointError(MoceirError, RuntimeError):
-    """A training checkpoint that could not be written, read or continued."""
+    """A training checkpoint that could not be written, read or resumed."""
 
 
 class NonFiniteLoss(MoceirError, RuntimeError):

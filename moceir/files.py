@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written atomically."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 def whole_file(
     path: Path, overwrite: bool = True, source: os.stat_result | None = None
 ) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write to, which takes its name when the block succeeds.
+    """A temporary file next to ``path``, which is renamed to it if the block succeeds.
 
-    A new file has the usual rights. One that replaces another takes over its owner and rights,
-    as far as the file system allows. Neither ever has rights that ``source`` does not have.
+    A new file has the usual permissions. One that replaces another takes over its owner and
+    permissions, as far as the file system allows. Neither ever has more than ``source`` has.
 
-    The temporary file is locked as long as this process lives, so that the next call for the same
-    path can tell and remove what a killed process has left.
+    The temporary file is locked while this process lives, so that the next call for the same path
+    can recognise and remove what a killed process left behind.
 
     Args:
         path: the file's place; its folder exists.
-        overwrite: replace what bears this name at the end.
-        source: of the file that this one is made from, whose modification date it gets.
+        overwrite: replace an existing file of this name at the end.
+        source: the file this one is made from, whose modification date it gets.
 
     Raises:
-        FileExistsError: something bears this name, and ``overwrite`` is false.
+        FileExistsError: the file exists, and ``overwrite`` is false.
         OSError: the disk is full, the folder is not writable, ...; ``path`` is as it was before.
             It names ``path``, never the temporary file.
     """
@@ -76,7 +76,7 @@ def _regular(path: Path) -> os.stat_result | None:
 
 
 def _allowed(status: os.stat_result | None) -> int:
-    """The rights to read and write that a file has."""
+    """A file's permissions to read and write."""
     return 0o666 if status is None else status.st_mode & 0o666
 
 
@@ -92,10 +92,10 @@ def _is_temporary(name: object, path: Path) -> bool:
 
 def _create(path: Path, mode: int) -> tuple[Path, int | None]:
     """A new locked file, and the descriptor that holds its lock, if there are locks. The kernel
-    applies the umask: to ask for it would mean to change it, for all threads.
+    applies the umask: reading it would require changing it, for all threads.
 
     Leftovers are looked for under the names that are tried anyway: listing a folder of many
-    thousand results for each of them would take long.
+    thousand results for each of them would be slow.
     """
     created: tuple[Path, int | None] | None = None
     for number in itertools.count():
@@ -135,7 +135,7 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _names(path: Path, descriptor: int) -> bool:
-    """Whether the name still is that of the open file."""
+    """Whether the name still belongs to the open file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -143,13 +143,13 @@ def _names(path: Path, descriptor: int) -> bool:
 
 
 def _remove_leftover(temporary: Path) -> bool:
-    """Remove a file that no living process writes; whether it is gone."""
+    """Remove a file that no living process is writing; returns whether it is gone."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         descriptor = os.open(temporary, flags)
     except FileNotFoundError:
         return True
-    except OSError:  # a link, or somebody else's
+    except OSError:  # a link, or another user's
         return False
     try:
         if _lock(descriptor) and _names(temporary, descriptor):
@@ -174,8 +174,8 @@ def _sync(temporary: Path) -> None:
 def _take_over(
     temporary: Path, source: os.stat_result | None, replaced: os.stat_result | None
 ) -> None:
-    """Rights and date. FAT, SMB and others know no rights and refuse to set them: a file that is
-    whole is not thrown away for that, and no file was created with more rights than it may have."""
+    """Permissions and date. FAT, SMB and others have no permissions and refuse to set them: a
+    complete file is not discarded for that, and none was created with more than it may have."""
     if replaced is not None:
         with contextlib.suppress(OSError):
             if hasattr(os, "chown"):
@@ -199,13 +199,13 @@ def _take_over(
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
     """Unlike a rename, a hard link never replaces what is there."""
-    message = "has appeared meanwhile, and is kept"
+    message = "appeared in the meantime and was kept"
     try:
         os.link(temporary, path)
     except OSError as error:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, message, str(path)) from error
-        # File systems without hard links say so in many ways. There an empty file keeps the place.
+        # Missing hard links are reported in many ways; an empty file then reserves the name.
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         except FileExistsError:

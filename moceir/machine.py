@@ -19,10 +19,10 @@ _OWN_STATUS = Path("/proc/self/status")
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be allocated; None where the system does not say.
+    """Bytes that can still be allocated; None if the system does not report it.
 
-    On a CUDA device what the driver and torch's own cache have left. On a CPU what the system
-    has, less where a control group (a container's limit) or ``ulimit -v`` allows less.
+    On a CUDA device: what the driver and torch's own cache have left. On a CPU: what the system
+    has left, or less if a control group (a container's limit) or ``ulimit -v`` allows less.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -43,7 +43,7 @@ def _system_bytes() -> int | None:
     if _MEMINFO.exists():
         return _fields(_MEMINFO).get("MemAvailable")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        # No system call tells what is free on macOS: half of what is built in.
+        # macOS has no system call that reports free memory: take half of what is installed.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return None
 
@@ -91,7 +91,7 @@ def _group_bytes(folder: Path, limit: str, usage: str, cache: str) -> int | None
     allowed = (folder / limit).read_text().strip()
     if allowed == "max":
         return None
-    # Pages of files that nobody waits for count as used, and are given up when needed.
+    # The page cache counts as used, but is released when memory is needed.
     statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     used = int((folder / usage).read_text()) - int(statistics.get(cache, 0))
     return int(allowed) - used
@@ -110,7 +110,7 @@ def _address_space_bytes() -> int | None:
 
 class Peak:
     """The most memory in use since it was made: the process's own on CPUs (since the process
-    started, where the system cannot count anew), torch's on a GPU."""
+    started, where the system cannot reset the count), torch's on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -122,7 +122,7 @@ class Peak:
                 Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int | None:
-        """None on a system that does not say."""
+        """None on a system that does not report it."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         if _OWN_STATUS.exists():

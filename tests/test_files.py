@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files are written atomically."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_appears_meanwhile_is_kept_unless_it_is_to_be_replaced(
             if meanwhile:
                 path.write_text(meanwhile)
 
-    with pytest.raises(FileExistsError, match="has appeared meanwhile") as caught:
+    with pytest.raises(FileExistsError, match="appeared in the meantime") as caught:
         write(False, "precious")
     assert caught.value.filename == str(path)
     assert path.read_text() == "precious"
@@ -288,6 +288,6 @@ def test_what_appears_after_the_last_look_is_kept_too(
         return found
 
     monkeypatch.setattr(os.path, "lexists", appears_then)
-    with pytest.raises(FileExistsError, match="has appeared meanwhile"):
+    with pytest.raises(FileExistsError, match="appeared in the meantime"):
         write(path, overwrite=False)
     assert path.read_text() == "precious" and names(tmp_path) == ["a"]

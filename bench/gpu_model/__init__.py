@@ -1,1 +1,1 @@
-"""A model of the GPU that needs none: what a network launches, and how long that should take."""
+"""Predicts without a GPU what a network launches on one, and how long that should take."""

@@ -1,26 +1,26 @@
-"""All that only a machine with an NVIDIA GPU can show, in one command and five minutes.
+"""Every check and measurement that needs an NVIDIA GPU, in one command and five minutes.
 
     python -m bench.lease OUT [--published FOLDER] [--only STEP ...] [--dry-run]
 
-Machines with a GPU are often lent for minutes. So every step is a process with a limit of its own,
-what does not need the card for itself runs side by side, and every result is appended to
-OUT/lease.jsonl the moment it is there: a lease that is cut off leaves what it found. OUT/lease.md,
-a short table, is written at the end; ``python -m bench.lease OUT --table`` makes it again. The
-published code under ``torch.compile`` takes minutes to be compiled: that happens beside the checks,
-stands still while something is measured, and goes on after.
+A GPU is often available for minutes only. Therefore every step is a process with its own time
+limit, steps that do not need the card to themselves run in parallel, and every result is appended
+to OUT/lease.jsonl at once, so that an interrupted lease keeps what it found. OUT/lease.md, a short
+table, is written at the end; ``python -m bench.lease OUT --table`` rewrites it. Compiling the
+published code with ``torch.compile`` takes minutes: it runs alongside the checks, pauses while
+something is measured, and continues afterwards.
 
-First it asks whether everything is right: every operator's values and gradients against float64 on
-every backend, the network against its reference, no waiting for the device, a CUDA graph equal to
-the eager pass. Then, one after the other, it measures: the card's ceilings, operators, the layer of
-experts, the whole network and its training step beside the published code (a clone of which
+First it checks correctness: every operator's values and gradients against float64 on every backend,
+the network against its reference, no synchronisation with the device, a CUDA graph equal to the
+eager pass. Then it measures, one after another: the card's peak rates, operators, the layer of
+experts, the whole network and its training step against the published code (a clone of which
 ``--published`` names; it needs einops), and each kernel of one call.
 
-``--train MINUTES --pictures FOLDER`` trains a slice after all of this, from the state in
-``--state`` if there is one, to OUT/state; operators that were found wrong are left to plain
-PyTorch.
+``--train MINUTES --pictures FOLDER`` then trains a slice, from the state in ``--state`` if there is
+one, and writes OUT/state. Operators that failed a check run in plain PyTorch.
 
-Nothing is built: install first (``MOCE_CUDA=1 pip install .``), or carry the libraries. Exit status
-1 if a check or a step failed. ``--dry-run`` does all of it on a CPU, on small inputs.
+Nothing is built: install first (``MOCE_CUDA=1 pip install .``), or bring the libraries along. The
+exit status is 1 if a check or a step failed. ``--dry-run`` does everything on a CPU, with small
+inputs.
 """
 
 from __future__ import annotations
@@ -287,33 +287,37 @@ def here() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder for what is found")
+    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder for the results")
     parser.add_argument("--published", metavar="FOLDER", help="a clone of the published code")
-    parser.add_argument("--only", nargs="+", metavar="STEP", help="steps whose names begin so")
-    parser.add_argument("--commit", help="of this tree, where git cannot say it")
     parser.add_argument(
-        "--operators", default="", metavar="A,B", help="check and measure these alone"
+        "--only", nargs="+", metavar="STEP", help="only steps whose names begin with STEP"
+    )
+    parser.add_argument("--commit", help="the commit, if git cannot tell")
+    parser.add_argument(
+        "--operators", default="", metavar="A,B", help="check and measure only these"
     )
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, on small inputs")
     slices = parser.add_argument_group("train a slice after the rest (moceir.training.slices)")
     slices.add_argument("--train", type=float, metavar="MINUTES", help="how long")
     slices.add_argument("--pictures", type=Path, metavar="FOLDER", help="clean pictures")
-    slices.add_argument("--state", type=Path, metavar="FOLDER", help="to go on from; to OUT/state")
+    slices.add_argument(
+        "--state", type=Path, metavar="FOLDER", help="resume from it; written to OUT/state"
+    )
     slices.add_argument("--config", type=Path, metavar="FILE", help="configs/moce_ir_s.yaml")
-    parser.add_argument("--table", action="store_true", help="make OUT/lease.md again")
+    parser.add_argument("--table", action="store_true", help="rewrite OUT/lease.md")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
         run_step(*arguments.step, dry=arguments.dry_run)
         return
     if arguments.out is None:
-        parser.error("name a folder for what is found")
+        parser.error("name a folder for the results")
     if arguments.train is not None and arguments.pictures is None:
-        parser.error("--train wants --pictures")
+        parser.error("--train needs --pictures")
     if arguments.train is not None and not arguments.pictures.is_dir():
-        parser.error(f"--pictures: there is no folder {arguments.pictures}")
+        parser.error(f"--pictures {arguments.pictures}: no such folder")
     if arguments.config is not None and not arguments.config.is_file():
-        parser.error(f"--config: there is no file {arguments.config}")
+        parser.error(f"--config {arguments.config}: no such file")
     out: Path = arguments.out.resolve()
     from bench.lease.table import write_table
 

@@ -75,9 +75,9 @@ def every_expert(
     windows: Sequence[int],
     eps: float = 1e-5,
 ) -> Tensor:
-    """``grouped_experts`` of float32 by operations that do not depend on the route: every expert is
-    computed, the ones that are not chosen with a gate of zero, and convolutions are products. What
-    has no sparse dispatch and no Fourier transform, such as ONNX, can hold it."""
+    """``grouped_experts`` in float32, with operations that do not depend on the route: every expert
+    is computed, unchosen ones with a gate of zero, and convolutions are matrix products. This
+    suits formats without sparse dispatch and Fourier transforms, such as ONNX."""
     out = torch.zeros_like(x)
     for e, (w, window) in enumerate(zip(weights.split(ranks), windows, strict=True)):
         gate_e = (gate * (index == e)).sum(dim=1)[:, None, None, None]

@@ -58,8 +58,8 @@ def _say_when_compiling() -> None:
         if not (cache_hit or said) and getattr(kernel, "module", "").startswith(__name__):
             said = True
             logging.getLogger(__name__).warning(
-                "Compiling Triton kernels. They are kept in %s, so the next run will not have to; "
-                "`moceir precompile` does it ahead, see docs/kernels.md.",
+                "Compiling Triton kernels. They are cached in %s, so the next run need not. "
+                "To compile them in advance, use `moceir precompile` (docs/kernels.md).",
                 knobs.cache.dir,
             )
         if before is not None:

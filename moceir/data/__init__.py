@@ -1,1 +1,1 @@
-"""Pictures to train on: clean photographs and the degradations that spoil them."""
+"""Training images: clean photographs and the degradations applied to them."""

@@ -1,4 +1,4 @@
-"""Random numbers that are functions of a seed, a patch's number and a place, with no state.
+"""Stateless random numbers: functions of a seed, a patch's number and a position.
 
 A patch has the same random numbers alone and in any batch, on any device, in any order. What is
 small is drawn on the host with NumPy (``Draw``). Fields as large as the picture are drawn on its
@@ -32,8 +32,8 @@ def states(seed: int, numbers: np.ndarray, stream: int = 0) -> np.ndarray:
 
 
 def uniforms(state: np.ndarray, first: int, count: int) -> np.ndarray:
-    """(b, count) float64 in [0, 1): numbers ``first`` and on of each state."""
-    # The addend differs from that of the patches' numbers: places are no continuation of them.
+    """(b, count) float64 in [0, 1): numbers ``first`` and following of each state."""
+    # The addend differs from that of the patch numbers, so that positions do not continue them.
     places = (np.arange(first + 1, first + count + 1).astype(np.uint64)) * np.uint64(
         0xD1B54A32D192ED03
     )

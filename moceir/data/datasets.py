@@ -218,9 +218,9 @@ def pairs_of(spec: SetSpec, data: Path) -> list[Pair]:
             return pair_folders(folders[1], folders[0], spec.names)
         missing.append(" and ".join(absent))
     raise PictureError(
-        f"{spec.title} is not below {data}: looked for "
+        f"{spec.title} not found in {data}: looked for "
         + ", or ".join(missing)
-        + "; put it into one of these places"
+        + "; put it in one of these places"
     )
 
 
@@ -265,10 +265,10 @@ def pair_folders(
         expected = " or ".join(f"{name}.*" for name in dict.fromkeys(names(unpaired[0].stem)))
         more = f" (and {len(unpaired) - 1} more like it)" if len(unpaired) > 1 else ""
         raise PictureError(
-            f"{unpaired[0]}: no clean picture of it{more}: {expected} is expected in {clean}"
+            f"{unpaired[0]}: no matching clean picture{more}: expected {expected} in {clean}"
         )
     if not pairs:
-        raise PictureError(f"{degraded}: no pictures in it besides the clean ones of {clean}")
+        raise PictureError(f"{degraded}: no pictures other than the clean ones in {clean}")
     return pairs
 
 
@@ -280,12 +280,12 @@ def _pairs_of_sequences(folder: Path) -> list[Pair]:
         if path.parent.name == "blur":
             target = path.parents[1] / "sharp" / path.stem
             if target not in sharp:
-                raise PictureError(f"{path}: no clean picture of it: {target}.* is expected")
+                raise PictureError(f"{path}: no matching clean picture: expected {target}.*")
             pairs.append(Pair(sharp[target], path))
     if not pairs:
         raise PictureError(
-            f"{folder}: given for the degraded and for the clean pictures: give two folders, or "
-            "one of sequences that have folders blur and sharp inside, as GoPro's"
+            f"{folder}: given as both degraded and clean pictures: give two folders, or one folder "
+            "of sequences with subfolders blur and sharp, as in GoPro"
         )
     return pairs
 
@@ -299,5 +299,5 @@ def check_sizes(pair: Pair, degraded: tuple[int, int], clean: tuple[int, int]) -
     if degraded != clean:
         raise PictureError(
             f"{pair.degraded} is {degraded[0]} x {degraded[1]} and its clean picture {pair.clean} "
-            f"{clean[0]} x {clean[1]} pixels: a pair must have one size"
+            f"{clean[0]} x {clean[1]} pixels: the two must have the same size"
         )

@@ -155,7 +155,7 @@ def degrade(
         [degradation] * len(images) if isinstance(degradation, Degradation) else list(degradation)
     )
     if len(each) != len(images):
-        raise ValueError(f"{len(images)} images need as many degradations, got {len(each)}")
+        raise ValueError(f"{len(images)} images need {len(images)} degradations, got {len(each)}")
     degraded = torch.empty_like(images)
     for i, one in enumerate(each):
         degraded[i : i + 1] = one(images[i : i + 1], generator_for(seed, first + i))
@@ -184,5 +184,5 @@ def degrade_picture(picture: Picture, degradation: Degradation, seed: int) -> Pi
     if channels < 3:  # its profile is one for grey
         metadata = replace(metadata, icc=b"", png_colour={})
     if channels in (2, 4) and (picture.pixels[..., -1] != levels(picture.pixels.dtype)).any():
-        notes.append("its transparency was left out")
+        notes.append("its transparency was dropped")
     return replace(picture, pixels=degraded, metadata=metadata, notes=notes)

@@ -1,4 +1,4 @@
-"""Baseline JPEG for a batch of pictures, each with tables of its own."""
+"""Baseline JPEG for a batch of images, each with its own quantisation tables."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def _steps(quality: np.ndarray) -> np.ndarray:
 
 
 def coding(quality: np.ndarray, coarse: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """What ``jpeg`` needs besides pictures of H x W.
+    """What ``jpeg`` needs in addition to images of H x W.
 
     Args:
         quality: (n,) integers from 1 to 100.
-        coarse: so many of the first have 4:2:0 chroma, the others 4:4:4.
+        coarse: how many of the images, from the first on, have 4:2:0 chroma; the rest: 4:4:4.
         size: H, W.
 
     Returns:
@@ -109,14 +109,14 @@ def _bias(count: int, device: torch.device) -> Tensor:
 
 
 def jpeg(rgb: Tensor, coarse: int, steps: Tensor, table: Tensor) -> Tensor:
-    """What pictures are after a JPEG file.
+    """Images after a round trip through a JPEG file.
 
     The arithmetic of libjpeg and its decoder's smooth chroma upsampling, without the entropy
     coding, which loses nothing.
 
     Args:
         rgb: (n, 3, H, W) float32, whole numbers from 0 to 255.
-        coarse: so many of the first images have 4:2:0 chroma, the others 4:4:4.
+        coarse: how many of the images, from the first on, have 4:2:0 chroma; the rest: 4:4:4.
         steps, table: see ``coding``.
 
     Returns:
@@ -152,7 +152,7 @@ def jpeg(rgb: Tensor, coarse: int, steps: Tensor, table: Tensor) -> Tensor:
 
     luma, chroma = luma.add_(128)[..., :height, :width], chroma[..., :height, :width]
     if coarse:
-        # The decoder knows the cropped chroma alone, and repeats its last row and column.
+        # The decoder sees only the cropped chroma, and repeats its last row and column.
         half = half[..., : (height + 1) // 2, : (width + 1) // 2]
         full = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
         torch.round(full[..., :height, :width], out=chroma[:coarse])

@@ -18,7 +18,7 @@ from moceir.data.streaks import capsules, scatter
 
 
 class Degradation(ABC):
-    """Something that happens to a picture; a callable, ``(images, generator) -> images``."""
+    """A degradation of images: a callable ``(images, generator) -> images``."""
 
     @torch.no_grad()
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Clean pictures in a device's memory as bytes, and training patches that are cut there."""
+"""Clean images kept as bytes in a device's memory, and training patches cut from them there."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from moceir.pictures.images import rgb_pixels
 
 
 def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:
-    """Whether all pictures together take at most so many MiB as bytes, by their files' headers.
+    """Whether all images fit in ``megabytes`` MiB as bytes, judged by their files' headers.
 
     Raises:
-        PictureError: a file that is no picture.
+        PictureError: a file that is not an image.
     """
     room = megabytes * 2**20
     for path in paths:
@@ -32,15 +32,15 @@ def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:
 
 
 class ResidentPatches:
-    """The patches of ``CleanPatches``, whole batches of them, cut on a device.
+    """The patches of ``CleanPatches``, cut on a device a batch at a time.
 
-    All pictures are decoded at once, by as many threads as there are cores, and kept there.
+    All images are decoded up front, by one thread per core, and kept on the device.
 
     Args:
         paths: of the pictures, at least one.
         crop: side of a patch, pixels; smaller pictures are reflected at their edges.
         seed: any integer.
-        device: that trains.
+        device: the one that trains.
 
     Raises:
         PictureError: a picture that cannot be read.
@@ -65,7 +65,7 @@ class ResidentPatches:
     def __call__(self, numbers: Sequence[int]) -> Tensor:
         """(b, 3, crop, crop) uint8 on the device; patch i is a function of the seed and i alone.
 
-        One copy to the device and three kernels, and nothing waits for it.
+        Takes one copy to the device and three kernels, without waiting for them.
         """
         place = places(self.seed, np.asarray(numbers))
         which = (place[:, 0] * len(self._starts)).astype(np.int64)

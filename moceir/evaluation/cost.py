@@ -1,10 +1,10 @@
 """What a network costs: parameters and multiply-accumulates, by route.
 
-Counted are convolutions, linear layers and the two matrix products of each channel attention, as
-the field's "FLOPs" are (they are multiply-accumulates: one multiplication and one addition). The
-network is counted as the paper defines it: an implementation that joins two 1x1 convolutions into
-one matrix has less to do. Activations, softmax and gates are not counted. LayerNorms and the
-experts' Fourier transforms, which some counters count and some do not, are apart, as ``extras``.
+This counts convolutions, linear layers and the two matrix products of each channel attention, like
+the field's "FLOPs" (which are multiply-accumulates: one multiplication and one addition). The
+network is counted as the paper defines it; an implementation that merges two 1x1 convolutions into
+one matrix computes less. Activations, softmax and gates are not counted. LayerNorms and the
+experts' Fourier transforms, which some counters include, are counted separately, as ``extras``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Cost:
     """Multiply-accumulates of one image.
 
     Args:
-        fixed: of all that runs whatever the route.
+        fixed: of everything that runs whatever the route.
         experts: of each decoder block, in the order in which they run, those of each expert.
         top_k: experts of an image at a block.
     """
@@ -55,7 +55,7 @@ class Cost:
         return self.fixed + sum(block[e] for block, chosen in taken for e in chosen)
 
     def of_counts(self, counts: Tensor) -> int:
-        """Of many images: (D, n) how often each expert was taken at each decoder block."""
+        """Of many images: (D, n) how often each expert was chosen in each decoder block."""
         images = int(counts[0].sum()) // self.top_k
         taken = zip(self.experts, counts.tolist(), strict=True)
         return self.fixed * images + sum(

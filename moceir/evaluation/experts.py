@@ -1,10 +1,10 @@
-"""What the experts of a network are worth: the same pictures restored by each of them.
+"""What a network's experts contribute: the same images restored with each of them.
 
     python -m moceir.evaluation.experts FOLDER -m WEIGHTS -o results.json
 
-Every picture is restored as the router decides, then with every decoder block forced to the same
-expert, and then without experts, that is with experts that return what they are given. If all of
-these come out alike, the mixture of experts does nothing.
+Every image is restored as the router decides, then with every decoder block forced to the same
+expert, and then without experts, each replaced by the identity. If all results are alike, the
+mixture of experts does nothing. The results are discussed in docs/routing.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROUTED, WITHOUT = "routed", "without"
 
 @contextmanager
 def without_experts(model: MoCEIR) -> Iterator[None]:
-    """Experts that return what they are given: ``e_i(x, S) = x``."""
+    """Experts replaced by the identity: ``e_i(x, S) = x``."""
     banks = (module for module in model.modules() if isinstance(module, ExpertBank))
     outward = [bank.weights().out_proj for bank in banks]
     kept = [weights.detach().clone() for weights in outward]
@@ -85,7 +85,7 @@ def _gain(model: MoCEIR, clean: Tensor, degraded: Tensor) -> float:
 
 
 def spread(row: dict[str, float]) -> float:
-    """dB between the best and the worst expert that every picture was forced to."""
+    """Difference in dB between the best and the worst forced expert."""
     forced = [gain for way, gain in row.items() if way.startswith("expert_")]
     return max(forced) - min(forced)
 
@@ -106,15 +106,15 @@ def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-m", "--model", default="compact", show_default=True, help="As for moceir restore.")
-@click.option("--side", default=256, show_default=True, help="Pixels of the middle of a picture.")
+@click.option("--side", default=256, show_default=True, help="Side of the centre crop.")
 @click.option("--strength", default="medium", show_default=True, help="slight, medium or strong.")
 @click.option("--kinds", default=",".join(KINDS), show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file.")
 def main(folder: Path, model: str, side: int, strength: str, kinds: str, output: Path) -> None:
-    """Measure what the experts are worth, on the clean pictures in FOLDER."""
+    """Measure what the experts contribute, on the clean images in FOLDER."""
     unknown = [kind for kind in kinds.split(",") if kind not in KINDS]
     if unknown:
-        raise ConfigError(f"--kinds: {unknown[0]!r} is none of {', '.join(KINDS)}")
+        raise ConfigError(f"--kinds: {unknown[0]!r} is not one of {', '.join(KINDS)}")
     network = load_model(model).eval()
     pictures = [centre(path, side) for path in find_pictures(folder)]
     rows = [(kind, gains(network, pictures, kind, strength)) for kind in kinds.split(",")]

@@ -23,7 +23,7 @@ def find_lpips(device: torch.device) -> Lpips | str:
     except ImportError as error:
         return f"{error.name} is not installed"
     if not weights.is_file():
-        return f"its weights are not there ({weights})"
+        return f"its weights are missing ({weights})"
     metric = LearnedPerceptualImagePatchSimilarity(net_type="vgg", normalize=True).to(device)
 
     def measure(image: Tensor, clean: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""What is measured: networks and classical methods, by one interface."""
+"""Networks and classical methods behind one interface."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Method:
     peer: Peer | None = None
 
     def is_for(self, kinds: Collection[str], sigma: float | None) -> bool:
-        """Whether it is meant for pictures with all of these kinds; none: for good ones."""
+        """Whether it is meant for images with all of these kinds; with none: for clean images."""
         if self.peer is None:
             return True
         return set(kinds) <= set(self.peer.kinds) and not (self.peer.knows_sigma and sigma is None)
@@ -73,14 +73,14 @@ def find_method(
     if name is None or not name.startswith(PREFIX):
         return network(Restorer(name, device, precision), name or BUNDLED[0])
     if device not in (None, "cpu") or precision is not None:
-        raise ConfigError(f"{name} runs on the CPU: leave --device and --precision out")
+        raise ConfigError(f"{name} runs on the CPU: omit --device and --precision")
     peer = find_peer(name.removeprefix(PREFIX))
 
     def restore(image: Tensor, sigma: float | None, tile: int | None) -> Result:
         if tile:
-            raise ConfigError(f"{name} takes whole pictures: leave --tile out")
+            raise ConfigError(f"{name} needs whole pictures: omit --tile")
         if peer.knows_sigma and sigma is None:
-            raise ConfigError(f"{name} is for pictures whose sigma is known: choose another method")
+            raise ConfigError(f"{name} needs to know sigma: choose another method")
         return Result(peer.restore(image, sigma), 0, ())
 
     about = {**_versions(), **versions(peer), "device": "cpu", "precision": "float64"}

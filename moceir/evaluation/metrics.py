@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the field's tables have them: the numbers of scikit-image, on any device.
+"""PSNR and SSIM as in published tables: the numbers of scikit-image, on any device.
 
 Images are (3, H, W), floating point, RGB in [0, 1]. The arithmetic is done in float64.
 """
@@ -52,7 +52,7 @@ def ssim(image: Tensor, clean: Tensor, window: str = "gaussian") -> float:
     size = len(weights)
     if min(clean.shape[1:]) < size:
         raise PictureError(
-            f"SSIM needs {size} x {size} pixels, and the picture has "
+            f"SSIM needs at least {size} x {size} pixels, and the picture has "
             f"{clean.shape[2]} x {clean.shape[1]}"
         )
     weights = (weights / weights.sum()).to(clean.device)

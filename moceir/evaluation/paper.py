@@ -1,4 +1,4 @@
-"""The numbers that papers report, to stand beside ours: PSNR in dB and, where known, SSIM."""
+"""Published results, for comparison with ours: PSNR in dB and, where known, SSIM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classical methods, which have learned nothing, to be measured beside networks.
+"""Classical methods without learning, as baselines for networks.
 
 What a network gains counts for little where one of these gains as much. ``-m peer:bm3d`` stands
 for weights in ``moceir evaluate`` and ``python -m moceir.evaluation.synthetic``.
@@ -225,4 +225,4 @@ PEERS = {
     "auto_levels": Peer(("haze", "low_light"), lambda image, _: auto_levels(image), _SCIKIT),
     "gamma": Peer(("low_light",), lambda image, _: gamma(image), {}),
 }
-"""``bm3d_true_sigma`` is told the noise's sigma, which nobody knows of a photo."""
+"""``bm3d_true_sigma`` is given the true sigma, which is unknown for a real photo."""

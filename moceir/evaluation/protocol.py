@@ -130,11 +130,11 @@ def benchmarks(
         if key not in BENCHMARKS:
             known = ", ".join([*(n for n in BENCHMARKS if not n.startswith("cdd11")), "cdd11"])
             raise ConfigError(
-                f"unknown benchmark {name!r}: known are {known}, one of the folders of cdd11 as "
-                "cdd11-low_haze, and one noise level as cbsd68-25"
+                f"unknown benchmark {name!r}: known: {known}, a folder of cdd11 as in "
+                "cdd11-low_haze, or one noise level as in cbsd68-25"
             )
         if data is None:
-            raise ConfigError(f"benchmark {name}: say with --data which folder holds the data sets")
+            raise ConfigError(f"benchmark {name}: name the data sets' folder with --data")
         spec = BENCHMARKS[key]
         pairs = tuple(pairs_of(spec, data))
         if spec.layouts[0].degraded is not None:

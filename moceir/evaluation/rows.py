@@ -16,7 +16,7 @@ from moceir.data.synthesis import STRENGTHS
 
 CARD = (
     *KINDS,
-    # What else a network can do that has seen the default parameters more often than others.
+    # Parameters other than the defaults, which some networks have been trained on more often.
     "noise:sigma=50",
     "motion_blur:angle=120",
     "motion_blur:length=15:angle=75",
@@ -78,11 +78,11 @@ def parse_row(text: str) -> Row:
         text: ``clean``: nothing is done to the pictures; ``haze@medium`` or ``haze,noise@0.5``:
             what networks are trained on, at a strength as for ``moceir.data.synthesis.at``;
             anything else as for ``moceir.data.degradations.parse``, such as ``haze:beta=2,rain``.
-            After ``turned:`` picture i is turned by i quarter turns before and turned back, so that
-            the haze that is far at the top is far at any side.
+            After ``turned:`` image i is rotated by i quarter turns before and rotated back after,
+            so that haze, otherwise thickest at the top, comes from any side.
 
     Raises:
-        ValueError: nothing of these; says what is valid.
+        ValueError: none of these; the message lists what is valid.
     """
     if text == "clean":
         return Row(text, "none", (), None, lambda image, number: image.clone())

@@ -1,4 +1,4 @@
-"""Measuring a network on benchmarks, and what is written about it."""
+"""Measuring a network on benchmarks, and writing the results."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def summaries(rows: Sequence[Measurement]) -> dict[str, dict[str, float | int | 
 
 
 def as_csv(rows: Sequence[Measurement]) -> str:
-    """One line for each picture; numbers to six digits after the point."""
+    """One line per image; numbers with six decimals."""
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(Measurement.__dataclass_fields__)
@@ -208,7 +208,7 @@ def _score(score: Score | None) -> str:
 
 
 def write_results(rows: Sequence[Measurement], about: dict[str, Any], folder: Path) -> None:
-    """``pictures.csv``, ``results.json`` and ``results.md``, each whole or not at all.
+    """Write ``pictures.csv``, ``results.json`` and ``results.md``, each atomically.
 
     Raises:
         OSError: a file cannot be written.

@@ -1,12 +1,12 @@
-"""PSNR and SSIM on degraded clean pictures: the numbers of a model card, and of what to beat.
+"""PSNR and SSIM on synthetically degraded images: the numbers of a model card, and baselines.
 
     python -m moceir.evaluation.synthetic FOLDER -o results.json
     python -m moceir.evaluation.synthetic FOLDER -m compact -m peer:bm3d -m peer:dark_channel \\
         --rows synthesis --rows variants --side 256 -o results.json
 
-Every picture of the folder is degraded in every way, rounded to 8 bits as in a file, restored to 8
-bits, and compared with the clean picture: RGB, PSNR and Gaussian SSIM of scikit-image. Classical
-methods (``peer:``) are measured on the rows that they are for.
+Every image in the folder is degraded in every way, rounded to 8 bits as in a file, restored to 8
+bits, and compared with the clean image: RGB, PSNR and Gaussian SSIM of scikit-image. Classical
+methods (``peer:``) are measured only on the rows they are meant for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def quality(image: Image.Image, clean: Image.Image) -> tuple[float, float]:
 
 
 def middle(image: Image.Image, side: int | None) -> Image.Image:
-    """The middle ``side`` x ``side`` pixels, or what there is of them; None: the whole picture."""
+    """The centre ``side`` x ``side`` pixels, or fewer in a smaller image; None: the whole image."""
     if side is None:
         return image
     width, height = min(side, image.width), min(side, image.height)
@@ -57,9 +57,9 @@ def middle(image: Image.Image, side: int | None) -> Image.Image:
 def evaluate(
     methods: Sequence[Method], pictures: Sequence[Path], row: Row, side: int | None = None
 ) -> list[dict[str, Any]]:
-    """Measure those of the methods that the row is for, all on the same degraded pictures.
+    """Measure the methods that the row is meant for, all on the same degraded images.
 
-    Picture i is cropped to its middle, then degraded with the randomness of number i.
+    Image i is cropped to its centre, then degraded with the randomness of number i.
 
     Returns:
         For each method: means of PSNR (dB) and SSIM before and after; the mean ``gain`` of PSNR;
@@ -121,7 +121,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def comparison(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table with a column for each method: the mean gain, and the worst one in brackets.
 
-    Where nothing was wrong with the pictures it is the PSNR that is left, without a sign.
+    For images that were not degraded, it is the resulting PSNR, without a sign.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     cells = {(row["degradation"], row["method"]): row for row in rows}
@@ -158,15 +158,17 @@ def _signed(gain: float) -> str:
     multiple=True,
     help="As for moceir evaluate; may be repeated. Default: the bundled weights.",
 )
-@click.option("-d", "--degradation", "degradations", multiple=True, help="A row; may be repeated.")
+@click.option(
+    "-d", "--degradation", "degradations", multiple=True, help="A single row; may be repeated."
+)
 @click.option(
     "--rows",
     "sets",
     type=click.Choice(list(ROWS)),
     multiple=True,
-    help="A set of rows; may be repeated. Default: card, unless there is a -d.",
+    help="A set of rows; may be repeated. Default: card, unless -d is given.",
 )
-@click.option("--side", type=click.IntRange(16), help="Measure the middle SIDE x SIDE pixels.")
+@click.option("--side", type=click.IntRange(16), help="Measure the centre SIDE x SIDE pixels.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file.")
 def main(
     folder: Path,

@@ -25,18 +25,18 @@ def new(width: float, height: float) -> Figure:
 
 
 def check_outputs(paths: Sequence[Path]) -> None:
-    """Refuse names that no figure can have.
+    """Reject names with an unsupported suffix.
 
     Raises:
-        ConfigError: a suffix that is none of ``FORMATS``.
+        ConfigError: a suffix that is not in ``FORMATS``.
     """
     for path in paths:
         if path.suffix.lower() not in FORMATS:
-            raise ConfigError(f"{path}: name it {', '.join(FORMATS)}")
+            raise ConfigError(f"{path}: the name must end in {', '.join(FORMATS)}")
 
 
 def save(figure: Figure, paths: Sequence[Path]) -> None:
-    """Write a figure to each path, in the format of its suffix, whole or not at all.
+    """Write a figure to each path, in the format of its suffix, atomically.
 
     The same figure gives the same file.
 
@@ -49,7 +49,7 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(
             kind, {}
         )
-        drawn = BytesIO()  # Pillow takes a disk that is full for one that has written all
+        drawn = BytesIO()  # Pillow does not notice that the disk is full
         with matplotlib.rc_context({"svg.hashsalt": "moceir"}):
             figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
         with whole_file(path) as temporary:

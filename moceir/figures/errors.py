@@ -1,4 +1,4 @@
-"""Pictures beside the maps of their errors (Fig. 3)."""
+"""Images with maps of their errors (Fig. 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def errors_figure(examples: Sequence[Example]) -> Figure:
             panel.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
             panel.set_title(title, fontsize=8)
         before, after = error_map(degraded, clean), error_map(restored, clean)
-        # One scale, so that what is left can be compared with what there was.
+        # One scale, so that the errors before and after can be compared.
         top = max(before.quantile(0.99).item(), 1 / 255) if before.numel() < 2**24 else before.max()
         for panel, title, errors in zip(
             row[3:], ("error before", "error after"), (before, after), strict=True

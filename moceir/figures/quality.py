@@ -1,4 +1,4 @@
-"""Quality against parameters and against compute (Fig. 4)."""
+"""Quality against parameters and against compute (Fig. 4 of the paper)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_result(path: Path, name: str | None = None) -> Result:
 
     Raises:
         OSError: it cannot be read.
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -62,16 +62,16 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
     if not columns:
         needed = ", ".join(setting.columns)
         raise ConfigError(
-            f"the results have none of the benchmarks of {setting.title} in common ({needed}): "
-            "evaluate them, or choose another --setting"
+            f"the results share no benchmark of {setting.title} ({needed}): "
+            "evaluate one, or choose another --setting"
         )
     return columns
 
 
 def quality_figure(results: list[Result], setting_name: str) -> Figure:
-    """Mean PSNR of the benchmarks in common, of the papers' methods and of ours.
+    """Mean PSNR over the common benchmarks, for the papers' methods and for ours.
 
-    The bar beside a point reaches from the cheapest to the most expensive route.
+    The bar at a point extends from the cheapest to the most expensive route.
 
     Raises:
         ConfigError: nothing in common with the setting.

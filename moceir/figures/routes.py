@@ -1,4 +1,4 @@
-"""Which experts a degradation takes at which decoder block (Fig. 5), and how that came about."""
+"""Which experts each degradation is routed to (Fig. 5 of the paper), and how that evolved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moceir.inference.restorer import Restorer
 
 
 def collect(restorer: Restorer, images: Iterable[Tensor]) -> Tensor:
-    """(D, n) how many images took each expert (the best, if several) at each decoder block.
+    """(D, n) how many images were routed to each expert (the first choice) in each decoder block.
 
     images: each (3, H, W) in [0, 1].
 

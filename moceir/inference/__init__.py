@@ -1,1 +1,1 @@
-"""Image in, restored image out: a network, its tiles, and the memory that they take."""
+"""From images to restored images: running a network, tiling, and memory."""

@@ -1,4 +1,4 @@
-"""What is restored: parts of it as the network takes them, and finished rows of the result."""
+"""The image being restored: parts of it as network input, and finished rows of the result."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Canvas(Protocol):
         """Images, height, width."""
 
     def image(self, index: int) -> Canvas:
-        """One of the images alone; what is put there is put here."""
+        """A view of one of the images; what is put there is put here."""
 
     def check(self) -> None:
-        """Raises ValueError for values out of [0, 1]. Reads from a GPU: called when what it has to
-        do is done."""
+        """Raises ValueError for values outside [0, 1]. Reads from a GPU, so it is called after its
+        work is done."""
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         """(B, 3, h, w) in [0, 1]."""
@@ -54,7 +54,8 @@ class PixelCanvas:
             raise ValueError(f"array of dtype {pixels.dtype}: give uint8, uint16 or float32")
         if pixels.ndim != 4 or 0 in pixels.shape[1:] or pixels.shape[3] > 4:
             raise ValueError(
-                f"pictures of shape {pixels.shape[1:]}: give (H, W, C), none of them 0, C 1 to 4"
+                f"pictures of shape {pixels.shape[1:]}: give (H, W, C), none of them 0 and C from "
+                "1 to 4"
             )
         if pixels.dtype == "float32" and len(pixels):
             _check_range(float(pixels.min()), float(pixels.max()), ".clip(0, 1)")
@@ -75,7 +76,7 @@ class PixelCanvas:
         return one
 
     def check(self) -> None:
-        """Was done as the canvas was made."""
+        """Already done when the canvas was created."""
 
     def _original(self, rows: slice, columns: slice) -> Tensor:
         part = self._pixels[:, rows, columns, self._colours].astype(np.float32) / self._white
@@ -86,7 +87,7 @@ class PixelCanvas:
 
     def put(self, rows: slice, result: Tensor) -> None:
         result = result.clamp(0, 1)
-        if self._colours.stop == 1:  # all three were given the same grey
+        if self._colours.stop == 1:  # all three channels hold the same grey
             result = torch.einsum("bchw,c->bhw", result, torch.tensor(LUMA))[:, None]
         if self._strength != 1:
             result = self._original(rows, slice(None)).lerp(result, self._strength)
@@ -104,7 +105,7 @@ class TensorCanvas:
         strength: as in ``PixelCanvas``.
 
     Raises:
-        ValueError: another shape or dtype; values out of [0, 1], on a GPU only from ``check``.
+        ValueError: another shape or dtype; values outside [0, 1], on a GPU only from ``check``.
         ConfigError: ``strength`` is out of range.
     """
 
@@ -155,7 +156,8 @@ def _check_strength(strength: float) -> None:
 def _check_range(low: float, high: float, remedy: str) -> None:
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(
-            "the picture has values that are NaN: see where they come from"
+            "the picture contains NaN values: check where they come from"
             if math.isnan(low) or math.isnan(high)
-            else f"the picture has values from {low:g} to {high:g}: give [0, 1], as by {remedy}"
+            else f"the picture has values from {low:g} to {high:g}: scale them to [0, 1], as with "
+            f"{remedy}"
         )

@@ -19,8 +19,8 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
     """Write the network for one picture of this size, (1, 3, height, width) float32 in [0, 1], as
     ONNX; the result has the same shape and is not clamped.
 
-    ONNX has neither Fourier transforms of windows nor a dispatch that depends on the route, so the
-    graph is that of the reference backend with all experts in it (``ExpertBank.every``).
+    ONNX has neither windowed Fourier transforms nor route-dependent dispatch, so the graph is
+    that of the reference backend and computes all experts (``ExpertBank.every``).
 
     Raises:
         ConfigError: a size below 1, or the packages of ``moceir[export]`` are missing.

@@ -1,4 +1,4 @@
-"""CUDA graphs of a function, one for each shape of its input."""
+"""CUDA graphs of a function, one per input shape."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def capture(function: Function, images: Tensor, pool: Any) -> Function:
     """
     static = images.clone()
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on using the GPU.
+    # Other threads may keep using the GPU.
     with (
         torch.cuda.device(images.device),
         torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
@@ -39,12 +39,12 @@ def capture(function: Function, images: Tensor, pool: Any) -> Function:
 
 
 class Replayed:
-    """A function of CUDA images that is replayed from graphs: a network is hundreds of launches.
+    """A function of CUDA images that is replayed from graphs, which saves hundreds of launches.
 
-    Where an input of its shape, strides and dtype comes for the first time, the function runs as it
-    is, which loads and compiles what it needs; the second is captured, and all later ones are
-    replayed. The graphs of the last ``LIMIT`` shapes are kept, in memory that they share, as one
-    runs at a time. What the function reads beside its input must stay where it is.
+    For the first input of a given shape, strides and dtype, the function runs normally, which loads
+    and compiles what it needs; the second is captured, and all later ones are replayed. The graphs
+    of the last ``LIMIT`` shapes are kept, in shared memory, because only one runs at a time.
+    What the function reads besides its input must not move.
     """
 
     def __init__(self, function: Function) -> None:
@@ -67,7 +67,7 @@ class Replayed:
         return replay(images)
 
     def release(self) -> bool:
-        """Give the graphs' memory back; whether there was any."""
+        """Release the graphs' memory; returns whether there was any."""
         held = any(self._graphs.values())
         self._graphs.clear()
         self._pool = None

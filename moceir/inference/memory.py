@@ -1,4 +1,4 @@
-"""How much memory a network needs for a picture."""
+"""How much memory a network needs for an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from moceir.config import MoCEIRConfig
 
 SHARE = 0.75
-"""Part of the available memory that one picture may take: the rest is for what else goes on."""
+"""Share of the available memory that one picture may use; the rest is for everything else."""
 
 _CPU = torch.device("cpu")
 
@@ -15,14 +15,14 @@ _CPU = torch.device("cpu")
 def network_bytes(
     config: MoCEIRConfig, height: int, width: int, batch: int = 1, device: torch.device = _CPU
 ) -> int:
-    """Bytes that the activations of a batch take at their peak, an upper estimate.
+    """Upper estimate of the peak memory of a batch's activations, in bytes.
 
-    The peak lies in a decoder block at full resolution: there live the block's input, the shared
+    The peak is in a decoder block at full resolution, which holds the block's input, the shared
     features, the queries, keys and values of the cross attention or its result, and the input of
-    the level. A GPU also holds an expert's queries, keys and values whole, or the hidden features
-    of the feed-forward network, of which a CPU has a few rows. The factors are fitted to what was
-    measured (docs/restore.md, docs/performance.md); bfloat16 and float16 save, so the estimate
-    ignores them.
+    the level. A GPU also holds all of an expert's queries, keys and values, or the hidden features
+    of the feed-forward network, of which a CPU holds only a few rows. The factors are fitted to
+    measurements (docs/restore.md, docs/performance.md). bfloat16 and float16 need less, which the
+    estimate ignores.
     """
     channels = config.dims[0]
     # With expert_path also the normalised shared features.

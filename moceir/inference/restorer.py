@@ -1,4 +1,4 @@
-"""Image in, restored image out."""
+"""``Restorer``: from an image to a restored image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
 
 
 def _device(name: str | torch.device | None) -> torch.device:
-    """The device of that name, checked to be there; None: a CUDA GPU if there is one."""
+    """The device of that name, after checking that it works; None: a CUDA GPU if there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -50,13 +50,13 @@ def _device(name: str | torch.device | None) -> torch.device:
 
 @functools.cache
 def _one_thread_after_fork() -> None:
-    """From now on. OpenMP's threads do not exist in a child, which would wait for them for ever."""
+    """OpenMP's threads do not exist in a forked child, which would wait for them forever."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class Run(NamedTuple):
-    """How a picture was restored."""
+    """How an image was restored."""
 
     tile: int
     """Side of the tiles in pixels; 0: the whole picture at once."""
@@ -71,17 +71,17 @@ class Run(NamedTuple):
 
     @property
     def experts(self) -> tuple[int, ...]:
-        """The expert of each decoder block, with tiles the one that most of them took."""
+        """The expert chosen in each decoder block; with tiles, the most frequent choice."""
         blocks = zip(*self.tile_experts, strict=True)
         return tuple(Counter(block).most_common(1)[0][0] for block in blocks)
 
 
 class _NotFinite(Exception):
-    """The network's output has values that are NaN or infinite."""
+    """The network's output contains NaN or infinite values."""
 
 
 class Restored(NamedTuple):
-    """A restored picture and how it was restored."""
+    """A restored image and how it was restored."""
 
     image: Image.Image
     experts: tuple[int, ...]
@@ -91,32 +91,32 @@ class Restored(NamedTuple):
 
 
 class Restorer:
-    """Restores pictures with one network.
+    """Restores images with one network.
 
     >>> restorer = Restorer()
     >>> restorer("photo.jpg").save("restored.png")
 
-    In a process that was forked after one was made, it and all of PyTorch run on the CPU with one
-    thread; a process that is spawned has all of them.
+    In a process forked after a ``Restorer`` was created, PyTorch runs on one CPU thread. A spawned
+    process has all threads.
 
     Every call takes these settings:
 
-    - ``tile``: side of the tiles in pixels, at least 128 more than their overlap. 0: the whole
-      picture or an error. None: the whole picture if memory suffices, else tiles as large as fit.
-    - ``tile_overlap``: pixels that neighbouring tiles share at least.
-    - ``strength``: from 0, the picture as it was, to 1, fully restored; a blend between.
+    - ``tile``: tile side in pixels, at least 128 more than the overlap. 0: the whole image or an
+      error. None: the whole image if memory allows, otherwise the largest tiles that fit.
+    - ``tile_overlap``: minimum number of pixels shared by neighbouring tiles.
+    - ``strength``: blend between the original (0) and the fully restored image (1).
 
     Args:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
             weights file, a published checkpoint. None: the bundled weights.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
-        precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. A
-            picture that overflows in a lower one is restored in float32, and its ``Run`` says so.
+        precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
+            image that overflows in a lower one is restored in float32, as its ``Run`` notes.
 
     Raises:
         WeightsError: weights that cannot be used.
-        ConfigError: an unknown precision; a device, or a backend asked for by the environment's
-            MOCE_KERNELS_BACKEND, that is not there; a MOCE_KERNELS_BACKEND that cannot be read.
+        ConfigError: an unknown precision; a device, or a backend named in the environment's
+            MOCE_KERNELS_BACKEND, that is not available; a malformed MOCE_KERNELS_BACKEND.
     """
 
     def __init__(
@@ -175,21 +175,22 @@ class Restorer:
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
     ) -> Image.Image | np.ndarray | Tensor:
-        """Restore one picture, or a batch of them as a tensor; the result is of the same kind.
+        """Restore one image, or a batch of images as a tensor. The result is of the same type.
 
         Args:
             image: a path or a PIL image, restored to a PIL image; a numpy array (H, W, 3)
                 uint8, RGB; or a tensor (B, 3, H, W), floating point in [0, 1], RGB, on any
-                device, B from 0. Of PIL images grey and alpha are kept, 16-bit grey stays 16-bit,
-                other modes become RGB. The result is upright, as the EXIF orientation says, and its
-                ``info`` has profile, EXIF, XMP and resolution as Pillow's ``save`` takes them:
-                ``result.save(path, **result.info)`` writes them all.
+                device, B 0 or more. In PIL images greyscale and alpha are preserved, 16-bit
+                greyscale stays 16-bit, and other modes become RGB. The result is upright,
+                following the EXIF orientation, and its ``info`` has profile, EXIF, XMP and
+                resolution as Pillow's ``save`` expects them: ``result.save(path, **result.info)``
+                writes them all.
             tile, tile_overlap, strength: see the class.
 
         Raises:
-            TypeError, ValueError: anything else, such as values out of [0, 1].
+            TypeError, ValueError: other input, such as values outside [0, 1].
             ConfigError: a setting out of range.
-            PictureError: a file that cannot be read as a picture, too little memory, or a result
+            PictureError: a file that cannot be read as an image, too little memory, or a result
                 that is not finite.
         """
         if isinstance(image, (Image.Image, str, Path)):
@@ -248,7 +249,7 @@ class Restorer:
             tile, tile_overlap, strength: see the class.
 
         Returns:
-            A new array of the same shape and dtype, and how it was made.
+            A new array of the same shape and dtype, and how it was restored.
 
         Raises:
             ValueError: another shape or dtype, or values out of [0, 1].
@@ -268,21 +269,21 @@ class Restorer:
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
     ) -> tuple[np.ndarray, tuple[Run, ...]]:
-        """Restore pictures of one shape together, as ``restore_pixels`` does each alone: routed
-        each on its own, and equal but for the last bits of floating point.
+        """Restore images of one shape together. Each is routed on its own, as by
+        ``restore_pixels``; results are equal up to floating-point rounding.
 
         Args:
             pixels: (B, H, W, C), otherwise as in ``restore_pixels``.
 
         Returns:
-            A new array of the same shape and dtype, and how each picture was made.
+            A new array of the same shape and dtype, and how each image was restored.
         """
         canvas = PixelCanvas(pixels, strength)
         runs = self._restore(canvas, tile, tile_overlap)
         return canvas.restored, runs
 
     def _restore(self, canvas: Canvas, tile: int | None, overlap: int) -> tuple[Run, ...]:
-        """In the precision asked for, or else in float32, each image as if it were alone."""
+        """In the requested precision, otherwise in float32, each image independently."""
         tiles.check(tile or 0, overlap)
         batch, height, width = canvas.size
         if batch == 0:
@@ -299,14 +300,14 @@ class Restorer:
                 (run,) = self._fitted(canvas, tile, overlap, "float32")
                 return (run._replace(notes=(*run.notes, note)),)
         raise PictureError(
-            f"the network's result for this {width} x {height} picture is not finite (NaN or "
-            "infinite values): the weights are broken, use others"
+            f"the network's result for this {width} x {height} picture contains NaN or "
+            "infinite values: the weights are broken, use others"
         )
 
     def _fitted(
         self, canvas: Canvas, tile: int | None, overlap: int, precision: str
     ) -> tuple[Run, ...]:
-        """The whole or tile by tile; when memory runs out, again with half the tile."""
+        """Whole or in tiles; if memory runs out, again with half the tile size."""
         batch, height, width = canvas.size
         size, notes = self._fitting_tile(batch, height, width, tile, overlap)
         while True:
@@ -329,17 +330,17 @@ class Restorer:
                     f"{self.device} ran out of memory with "
                     + (f"tiles of {size}" if size else f"the whole {width} x {height}")
                     + ": "
-                    + ("leave --tile 0 out, or " if tile == 0 else "")
+                    + ("omit --tile 0, or " if tile == 0 else "")
                     + "free some memory or choose another device"
                 )
-            notes.append(f"{self.device} ran out of memory: went on with tiles of {smaller}")
+            notes.append(f"{self.device} ran out of memory: continued with tiles of {smaller}")
             size = smaller
 
     def _attempt(
         self, canvas: Canvas, plan: tiles.TilePlan, precision: str
     ) -> list[list[tuple[int, ...]]] | None:
-        """The experts of each tile's images; None if memory ran out: all that held some is gone
-        when this has returned."""
+        """The experts of each tile's images; None if memory ran out, in which case everything that
+        held memory is gone once this has returned."""
         stitching = tiles.Stitching(plan)
         experts = []
         try:
@@ -364,7 +365,7 @@ class Restorer:
     def _fitting_tile(
         self, batch: int, height: int, width: int, tile: int | None, overlap: int
     ) -> tuple[int, list[str]]:
-        """The tile size to begin with, 0 for the whole, and why it is not what was asked for."""
+        """The first tile size to try (0: the whole image), and notes if it is not ``tile``."""
 
         def need(size: int) -> int:
             sides = (height, width) if size == 0 else (min(size, height), min(size, width))
@@ -375,18 +376,18 @@ class Restorer:
         available = machine.available_bytes(self.device)
         if available is None:
             return (AUTOMATIC_TILES[-1] if tile is None else tile), (
-                ["how much memory is free is not known here"] if tile is None else []
+                ["the amount of free memory is unknown on this system"] if tile is None else []
             )
         room = int(memory.SHARE * available)
         numbers = (
-            f"{width} x {height} whole needs about {machine.readable(need(0))}; "
+            f"{width} x {height} as a whole needs about {machine.readable(need(0))}; "
             f"{machine.readable(available)} are free on {self.device}, of which one picture may "
-            f"take {machine.readable(room)}"
+            f"use {machine.readable(room)}"
         )
         if need(tile or 0) <= room:
             return tile or 0, []
         if tile == 0:
-            raise PictureError(f"{numbers}: leave --tile 0 out, so that tiles are used")
+            raise PictureError(f"{numbers}: omit --tile 0 to use tiles")
         candidates = [
             n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)
         ]
@@ -418,6 +419,6 @@ class Restorer:
 
 
 def _half(size: int, overlap: int) -> int | None:
-    """Half the tile, in whole steps; None if that is too small."""
+    """Half the tile size, in whole steps; None if that is too small."""
     half = size // 2 // tiles.STEP * tiles.STEP
     return half if half >= tiles.STEP + overlap else None

@@ -1,4 +1,4 @@
-"""A large picture as overlapping tiles, and their results as one picture without seams."""
+"""Splitting a large image into overlapping tiles, and blending their results without seams."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STEP = 128
 quarter of the resolution, then lie where they lie in the whole picture."""
 
 OVERLAP = 64
-"""Pixels that neighbouring tiles share at least, unless told otherwise."""
+"""Default minimum number of pixels that neighbouring tiles share."""
 
 
 class TilePlan(NamedTuple):
-    """Which rows and columns the tiles cover; every pair of the two is a tile."""
+    """The rows and columns that tiles cover; each pair of the two is a tile."""
 
     rows: tuple[tuple[int, int], ...]
     columns: tuple[tuple[int, int], ...]
@@ -41,8 +41,8 @@ def check(tile: int, overlap: int) -> None:
         raise ConfigError(f"tile overlap {overlap}: give 0 or more pixels")
     if tile != 0 and tile < STEP + overlap:
         raise ConfigError(
-            f"tile {tile} is too small: give 0 for the whole picture, or {STEP} more than the "
-            f"overlap of {overlap}, so at least {STEP + overlap}"
+            f"tile {tile} is too small: give 0 for the whole picture, or at least "
+            f"{STEP + overlap}, which is {STEP} more than the overlap of {overlap}"
         )
 
 
@@ -71,8 +71,8 @@ def _spans(length: int, tile: int, overlap: int) -> tuple[tuple[int, int], ...]:
 def weights(spans: tuple[tuple[int, int], ...]) -> list[Tensor]:
     """For each span (n,) float32 weights of its pixels; those of one pixel add up to 1.
 
-    A tile counts from nothing at its inner edges, where it knows nothing of what lies beyond, to
-    fully where its neighbour ends.
+    A tile's weight rises from zero at its inner edges, where it lacks context, to one where its
+    neighbour ends.
     """
     import torch  # here: whoever only plans needs none
 
@@ -94,7 +94,7 @@ def weights(spans: tuple[tuple[int, int], ...]) -> list[Tensor]:
 
 
 def _rise(distance: Tensor, overlap: int) -> Tensor:
-    """0 to 1 over an overlap; its outermost quarters, where borders tell most, stay out."""
+    """0 to 1 over an overlap, without its outermost quarters, where borders have most effect."""
     if overlap <= 0:
         return distance.new_ones(distance.shape)
     # Never quite 0: where three tiles meet, some pixel might otherwise have no weight at all.
@@ -102,7 +102,7 @@ def _rise(distance: Tensor, overlap: int) -> Tensor:
 
 
 class Stitching:
-    """Blends the results of a plan's tiles, which come in its order, to rows of the whole."""
+    """Blends the results of a plan's tiles, given in its order, into rows of the whole image."""
 
     def __init__(self, plan: TilePlan) -> None:
         self._plan = plan

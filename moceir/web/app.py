@@ -1,7 +1,7 @@
 """A local web page around a Restorer: the command ``moceir app``.
 
-The server answers four fixed addresses and two requests that carry a picture; it opens no file by
-a name it is given, keeps no picture, and listens on this computer alone.
+The server answers four fixed addresses and two requests that carry an image. It opens no file by a
+name it is given, stores no image, and listens only on this computer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_BYTES = 100_000_000
 MAX_PIXELS = 50_000_000
 
 MIXTURES = ("haze,rain", "low_light,noise")
-"""Mixtures that the page offers besides the single kinds."""
+"""Mixtures that the page offers in addition to the single kinds."""
 
 _ASSETS = {"page.css": "text/css", "slider.js": "text/javascript", "app.js": "text/javascript"}
 _HEADERS = {
@@ -62,10 +62,10 @@ def listen(port: int) -> socket.socket:
     """A socket that listens on this computer; port 0 takes a free one.
 
     Raises:
-        ConfigError: the port is taken, or not for this user.
+        ConfigError: the port is in use, or this user may not open it.
     """
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    # A port that was just given back is free.
+    # A port that was just released is free.
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((HOST, port))
@@ -88,7 +88,7 @@ def serve(restorer: Restorer, server: socket.socket) -> None:
 
 class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop at once: a running restoration cannot be cut short, and nothing is to be saved."""
+        """Stop at once: a running restoration cannot be interrupted, and nothing needs saving."""
         os._exit(0)
 
 
@@ -154,7 +154,7 @@ def build(restorer: Restorer) -> Starlette:
             Route("/restore", restore, methods=["POST"]),
         ],
         middleware=[
-            # Another name that leads here is an attempt to reach this server from a web site.
+            # Another host name is an attempt to reach this server from a web site.
             Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
             Middleware(BaseHTTPMiddleware, dispatch=_guard),
         ],
@@ -191,7 +191,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _number(request: Request, name: str, kind: Callable[[str], N], default: D) -> N | D:
-    """A parameter as a number, whose range is for the Restorer to check."""
+    """A parameter as a number; the Restorer checks its range."""
     given = request.query_params.get(name)
     try:
         return kind(given) if given else default

@@ -1,4 +1,4 @@
-"""A page that shows two pictures under a slider, in one file that needs no network."""
+"""A page that compares two images with a slider, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def comparison(before: Path, after: Path) -> str:
 
 
 def write_comparison(before: Path, after: Path, target: Path) -> None:
-    """Write the page of ``comparison`` whole or not at all.
+    """Write the page of ``comparison`` atomically.
 
     Raises:
         PictureError: as ``comparison``.

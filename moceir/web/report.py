@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page: tables, and pictures under a before/after slider."""
+"""An evaluation as one HTML page: tables, and images with a before/after slider."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moceir.web import pages
 
 @dataclass
 class Examples:
-    """The pictures of each benchmark that gained most and least, kept as they are measured."""
+    """For each benchmark, the images with the largest and smallest gain, collected as measured."""
 
     _kept: dict[str, list[tuple[Measurement, str, str]]] = field(default_factory=dict)
 
@@ -75,8 +75,8 @@ def report(rows: Sequence[Measurement], about: dict[str, Any], examples: Example
         "about": html.escape(
             f"Protocol {about['protocol']}, noise seed {about['seed']}; {about['device']}, "
             f"{about['precision']}; moceir {about['moceir']}, torch {about['torch']}. For each "
-            "benchmark the pictures that gained most and least; shown as JPEG of quality 95, "
-            "measured without."
+            "benchmark, the pictures with the largest and the smallest gain, shown as JPEG of "
+            "quality 95 but measured without it."
         ),
         "tables": "\n".join(tables),
         "examples": "\n".join(_figure(*example) for example in examples),

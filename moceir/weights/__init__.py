@@ -1,4 +1,4 @@
 """Configurations and tensors in files: ours, the published checkpoints, the bundled weights.
 
-What makes networks of them is ``moceir.model.load``.
+``moceir.model.load`` builds networks from them.
 """

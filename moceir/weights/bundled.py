@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 BUNDLED = ("compact",)
-"""Names of the bundled weights, the default first; NAME.md beside each is its model card."""
+"""Names of the bundled weights, the default first; each has a model card, NAME.md."""
 
 
 def bundled_path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: the tensors of the network in a file of torch.save."""
+"""Checkpoints from torch.save, in the forms found in practice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ of the network's tensors."""
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds of a network."""
+    """A network's tensors and, if known, its configuration, as read from a file."""
 
     state: Mapping[str, Tensor]
     """By the names that the file has for them."""
@@ -53,12 +53,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: not a checkpoint, or one with more than tensors and plain values in it, "
-            "which could run code when read; save its state_dict alone and load that "
+            f"{path}: not a checkpoint, or it contains more than tensors and plain values and "
+            "could run code when loaded; save only its state_dict and load that "
             f"({str(error).splitlines()[0]})"
         ) from None
     except Exception as error:  # a truncated archive raises whatever its reader trips over
-        raise WeightsError(f"{path}: not a whole checkpoint ({error})") from None
+        raise WeightsError(f"{path}: not a complete checkpoint ({error})") from None
     state = content
     if isinstance(content, Mapping):
         names = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
@@ -67,13 +67,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise WeightsError(
-            f"{path}: holds no state_dict, a mapping of names to tensors, neither alone nor as "
-            f"{', '.join(CONTAINERS)}{_entries(content)}"
+            f"{path}: contains no state_dict (a mapping of names to tensors), neither on its own "
+            f"nor as {', '.join(CONTAINERS)}{_entries(content)}"
         )
     if sum(t.numel() * t.element_size() for t in state.values()) > path.stat().st_size:
         raise WeightsError(
-            f"{path}: its tensors are larger than the file, as they share memory; save them each "
-            "with its own: torch.save({k: t.clone() for k, t in state_dict.items()}, path)"
+            f"{path}: its tensors are larger than the file because they share memory; save copies "
+            "of them: torch.save({k: t.clone() for k, t in state_dict.items()}, path)"
         )
     try:
         return Checkpoint(state, _config(content))
@@ -90,12 +90,12 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise WeightsError(f"{path}: not a whole checkpoint ({error})") from None
+        raise WeightsError(f"{path}: not a complete checkpoint ({error})") from None
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise WeightsError(
             f"{path}: its entries are compressed, which torch.save does not do; if you trust the "
-            "file, write it again: torch.save(torch.load(path, weights_only=True), path)"
+            "file, save it again: torch.save(torch.load(path, weights_only=True), path)"
         )
 
 
@@ -103,7 +103,7 @@ def _entries(content: Any) -> str:
     if not isinstance(content, Mapping) or not content:
         return ""
     shown = ", ".join(str(key)[:40] for key in list(content)[:8])
-    return f"; it has {shown}: save the entry with the weights alone, by torch.save"
+    return f"; it has {shown}: save only the entry with the weights, using torch.save"
 
 
 def _config(content: Any) -> MoCEIRConfig | None:
@@ -137,7 +137,7 @@ def of_network(state: Mapping[str, Tensor], first: str) -> dict[str, Tensor] | N
     if len(prefixes) > 1 and "" not in prefixes:
         raise WeightsError(
             f"tensors of {len(prefixes)} networks, with the prefixes {', '.join(prefixes[:8])}: "
-            "keep those of one, such as {k: t for k, t in state.items() if "
+            "keep those of one, for example {k: t for k, t in state.items() if "
             f"k.startswith({prefixes[0]!r})}}"
         )
     prefix = "" if "" in prefixes else prefixes[0]

@@ -26,7 +26,7 @@ def write_weights(
     path: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a configuration and its tensors to one file, whole or not at all.
+    """Write a configuration and its tensors to one file, atomically.
 
     Args:
         dtype: of the stored tensors; their own if None.
@@ -36,14 +36,14 @@ def write_weights(
     """
     stored = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
     metadata = {"format": "pt", CONFIGURATION: json.dumps(config.to_dict())}
-    # Into the file that is there: save_file would put another in its place, with rights of its own.
+    # Into the existing file: save_file would replace it with one that has other permissions.
     content = save(stored, metadata)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def check_file(path: Path) -> None:
-    """Raises WeightsError for what is there and is no file: reading from a pipe may never end."""
+    """Raises WeightsError for a folder, pipe or device: reading from a pipe may never end."""
     if path.exists() and not path.is_file():
         raise WeightsError(
             f"{path}: a folder, pipe or device; copy the weights to a file and name that"
@@ -63,7 +63,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, tensors
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from None
+        raise WeightsError(f"{path}: not a complete safetensors file ({error})") from None
 
 
 def has_configuration(path: Path) -> bool:
@@ -85,8 +85,8 @@ def read_weights(path: Path) -> tuple[MoCEIRConfig, dict[str, Tensor]]:
     metadata, tensors = read_safetensors(path)
     if CONFIGURATION not in metadata:
         raise WeightsError(
-            f"{path}: has no MoCE-IR configuration inside; published weights are read by "
-            "load_published, or turned into such a file by `moceir convert`"
+            f"{path}: contains no MoCE-IR configuration; read published weights with "
+            "load_published, or convert them with `moceir convert`"
         )
     try:
         config = MoCEIRConfig.from_dict(json.loads(metadata[CONFIGURATION]))

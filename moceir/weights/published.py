@@ -1,4 +1,4 @@
-"""The published code's checkpoints, both ways."""
+"""Conversion from and to the published code's checkpoints."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class _Slice(NamedTuple):
 
 
 def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
-    """The configuration that published tensors have; what shapes cannot tell is the default.
+    """The configuration inferred from published tensors; what shapes do not reveal is the default.
 
     Raises:
         WeightsError: tensors of something else.
@@ -90,13 +90,13 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
     def count(pattern: str) -> int:
         found = {int(m[1]) for key in state if (m := re.match(pattern, key))}
         if len(found) != max(found, default=-1) + 1:
-            raise ValueError(f"of {len(found)} layers named {pattern} some are missing")
+            raise ValueError(f"some of the {len(found)} layers named {pattern} are missing")
         return len(found)
 
     try:
         levels = count(r"enc\.(\d+)\.") + 1
         if levels > MAX_LEVELS:
-            raise ValueError(f"{levels} levels, at most {MAX_LEVELS}")
+            raise ValueError(f"{levels} levels; at most {MAX_LEVELS} are allowed")
         encoder = [*(rf"enc\.{i}\.0" for i in range(levels - 1)), "latent"]
         decoder = [rf"dec\.{i}\.2" for i in reversed(range(levels - 1))]
         dim = state["patch_embed.proj.weight"].shape[0]
@@ -118,17 +118,17 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
 
 
 def to_published(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published code's tensors of a network's, but for the constant of its routers.
+    """A network's tensors as the published code names them, without its routers' constant.
 
     Args:
         state: of a network of this configuration.
 
     Raises:
-        WeightsError: the published code has no place for ``expert_path``.
+        WeightsError: ``expert_path``, which the published code does not have.
     """
     if config.expert_path:
         raise WeightsError(
-            "a network with expert_path has weights that the published code has no place for"
+            "a network with expert_path has weights that do not exist in the published code"
         )
     out = {}
     for entry in _slices(config, state):
@@ -148,7 +148,7 @@ def complexity_key(router: str) -> str:
 def from_published(
     published: Mapping[str, Tensor], config: MoCEIRConfig, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Our tensors of published ones; the routers' constant ``complexity`` is not read.
+    """Published tensors as ours; the routers' constant ``complexity`` is not read.
 
     Args:
         published: by the published names.

@@ -1,4 +1,4 @@
-"""A state_dict into a network, whole or not at all."""
+"""Loading a state_dict into a network, completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Whether ``state`` can be loaded where ``own`` is; that may be on the device ``meta``.
+    """Check that ``state`` can replace ``own``, which may be on the device ``meta``.
 
     Raises:
         WeightsError: a missing, surplus, misshapen or integer tensor, or one that is not finite.
@@ -38,11 +38,11 @@ def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 
 
 def misfit(key: str, tensor: Tensor, shape: torch.Size) -> str | None:
-    """Why a tensor cannot be taken for one of this shape, or None."""
+    """Why a tensor cannot be loaded into one of this shape, or None."""
     if tensor.shape != shape:
         return f"{key} has shape {tuple(tensor.shape)}, expected {tuple(shape)}"
     if tensor.layout is not torch.strided or tensor.is_meta:
-        return f"{key} is sparse or has no values, expected an ordinary tensor"
+        return f"{key} is sparse or has no data, expected an ordinary tensor"
     if not tensor.is_floating_point():
         return f"{key} has dtype {tensor.dtype}, expected floating point"
     return None
@@ -55,5 +55,5 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
         raise WeightsError(
             f"{broken[0]} has values that are not finite"
             + (f", and so have {len(broken) - 1} more tensors" if len(broken) > 1 else "")
-            + ": the run that made these weights diverged; take a checkpoint from before"
+            + ": the run that made these weights diverged; use an earlier checkpoint"
         )

@@ -214,7 +214,7 @@ def test_degrade_says_what_it_leaves_out(tmp_path: Path) -> None:
     Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(tmp_path / "a.png")
     result = run("degrade", tmp_path / "a.png", "-o", tmp_path / "b.jpg", "--kind", "noise")
     assert result.exit_code == 0
-    assert "seed 0; its transparency was left out" in result.output
+    assert "seed 0; its transparency was dropped" in result.output
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def test_a_result_that_appears_while_it_is_encoded_is_kept(
     monkeypatch.setattr(pipeline.codec, "encode", slow)
     result = restore(source, "-o", target)
     assert result.exit_code == 1
-    assert f"not restored: {target}: has appeared meanwhile, and is kept" in result.output
+    assert f"not restored: {target}: appeared in the meantime and was kept" in result.output
     assert target.read_text() == "precious"
     assert names(target.parent) == ["b.png"]
     assert restore(source, "-o", target, "--overwrite").exit_code == 0

@@ -251,7 +251,7 @@ def test_only_the_kinds_asked_for() -> None:
         (lambda: at("rain", "weak", [0]), "slight, medium, strong .* got 'weak'"),
         (lambda: at("rain", 1.5, [0]), "from 0 to 1, got 1.5"),
         (lambda: at("rain", math.nan, [0]), "from 0 to 1, got nan"),
-        (lambda: degrade(photos(2), at("rain", 1, [0])), "2 images, but a recipe of 1"),
+        (lambda: degrade(photos(2), at("rain", 1, [0])), "2 images, but a recipe for 1"),
         (lambda: degrade(photos(2)[:, :1], at("rain", 1, [0, 1])), r"\(B, 3, H, W\)"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_full_disk_is_named(
         ([], "name --benchmarks"),
         (["--benchmarks", "rain100l", "--data", "none"], "none: no such folder"),
         (["--pair", "pictures", "others", "-m", "peer:sharpen"], "unknown peer 'sharpen'"),
-        (["--benchmarks", "rain100l", "--data", "empty"], "Rain100L is not below empty"),
+        (["--benchmarks", "rain100l", "--data", "empty"], "Rain100L not found in empty"),
         (["--benchmarks", "rain", "--data", "empty"], "unknown benchmark 'rain'"),
         (["--benchmarks", "cbsd68", "--data", "empty", "--sigmas", "x"], "--sigmas x"),
         (["--pair", "empty", "none"], "none: no such folder"),

@@ -201,12 +201,12 @@ def test_what_a_peer_cannot_do_is_said() -> None:
     for setting in ({"device": "cuda"}, {"precision": "float16"}):
         with pytest.raises(ConfigError, match="peer:gamma runs on the CPU"):
             find_method("peer:gamma", **setting)
-    with pytest.raises(ConfigError, match="takes whole pictures"):
+    with pytest.raises(ConfigError, match="needs whole pictures"):
         find_method("peer:gamma").restore(scene(), None, 128)
 
 
 def test_the_true_sigma_has_to_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bm3d", ModuleType("bm3d"))
     monkeypatch.setattr(peers, "version", lambda package: "0")
-    with pytest.raises(ConfigError, match="whose sigma is known"):
+    with pytest.raises(ConfigError, match="needs to know sigma"):
         find_method("peer:bm3d_true_sigma").restore(scene(), None, None)

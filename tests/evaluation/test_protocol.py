@@ -114,7 +114,7 @@ def test_names_of_benchmarks(root: Path) -> None:
     assert names[:4] == ["sots", "cbsd68-15", "cbsd68-25", "kodak24-75"]
     assert len(names) == 4 + 11 and names[4] == "cdd11-low"
     assert [b.task for b in found[:4]] == ["haze", "noise", "noise", "noise"]
-    with pytest.raises(ConfigError, match=r"unknown benchmark 'bsd86'.*known are cbsd68"):
+    with pytest.raises(ConfigError, match=r"unknown benchmark 'bsd86'.*known: cbsd68"):
         benchmarks(["bsd86"], root)
     with pytest.raises(ConfigError, match="--data"):
         benchmarks(["sots"], None)
@@ -129,7 +129,7 @@ def test_bad_pairs_are_named(tmp_path: Path) -> None:
     picture(bad / "1.png", 40, 36)
     picture(good / "1.png", 36, 40)
     (benchmark,) = benchmarks([], None, folders=[(bad, good)])
-    with pytest.raises(PictureError, match=r"bad/1\.png is 40 x 36 .*36 x 40 .*one size"):
+    with pytest.raises(PictureError, match=r"bad/1\.png is 40 x 36 .*36 x 40 .*same size"):
         benchmark.load(benchmark.pairs[0], PUBLISHED)
     (bad / "1.png").write_bytes(b"text")
     with pytest.raises(PictureError, match=r"bad/1\.png: not a picture"):

@@ -109,7 +109,7 @@ def test_error_maps(tmp_path: Path, weights: Path) -> None:
     assert is_picture(out)
     other = picture(tmp_path / "other.png", 36, 40)
     result = run(*words, "--pair", pair[0], other, "--overwrite")
-    assert result.exit_code == 1 and "a pair must have one size" in result.output
+    assert result.exit_code == 1 and "the two must have the same size" in result.output
 
 
 def results(path: Path, **psnr: float) -> Path:
@@ -137,7 +137,7 @@ def test_quality_against_cost(tmp_path: Path) -> None:
     assert {text.get_text() for text in by_compute.texts} == {"mine", "MoCE-IR", "MoCE-IR-S"}
     out = tmp_path / "quality.svg"
     assert run("figures", "quality", path, "-o", out).exit_code == 0 and is_picture(out)
-    with pytest.raises(ConfigError, match="none of the benchmarks of CDD11"):
+    with pytest.raises(ConfigError, match="share no benchmark of CDD11"):
         quality_figure([result], "cdd11")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"bad\.json: not a results\.json"):
@@ -148,7 +148,7 @@ def test_quality_against_cost(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["routes", "-o", "a.png"], "give clean PICTURES"),
-        (["routes", "none", "-o", "a.gif"], "a.gif: name it .png, .svg, .pdf"),
+        (["routes", "none", "-o", "a.gif"], "a.gif: the name must end in .png, .svg, .pdf"),
         (["routes", "none", "--kinds", "rian", "-o", "a.png"], "unknown degradation 'rian'"),
         (["routes", "none.png", "-o", "a.png"], "none.png"),
         (["routes", "--benchmarks", "sots", "-o", "a.png"], "--data"),

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_tiled_and_said(
     monkeypatch.setattr(machine, "available_bytes", lambda device: need)  # 75 % of it may be used
     _, run = restorer.restore_pixels(pixels)
     assert run.tile == 512
-    assert "1000 x 600 whole needs about 158 MB; 158 MB are free on cpu" in run.notes[0]
+    assert "1000 x 600 as a whole needs about 158 MB; 158 MB are free on cpu" in run.notes[0]
     assert run.notes[0].endswith("tiles of 512")
     monkeypatch.setattr(machine, "available_bytes", lambda device: 2 * need)
     assert restorer.restore_pixels(pixels)[1].tile == 0
@@ -133,7 +133,7 @@ def test_whole_by_name_is_refused_with_the_numbers(
     source = picture(tmp_path / "a.png", 1000, 600)
     result = restore(source, "-o", tmp_path / "b.png", "--tile", 0)
     assert result.exit_code == 1
-    assert "a.png: 1000 x 600 whole needs about 158 MB; 80 MB are free on cpu" in result.output
+    assert "a.png: 1000 x 600 as a whole needs about 158 MB; 80 MB are free on cpu" in result.output
     assert not (tmp_path / "b.png").exists()
 
 
@@ -173,7 +173,7 @@ def test_running_out_halves_the_tile(
     restored, run = restorer.restore_pixels(pixels)
     assert seen[:2] == [600, 256]
     assert run.tile == 256
-    assert run.notes == ("cpu ran out of memory: went on with tiles of 256",)
+    assert run.notes == ("cpu ran out of memory: continued with tiles of 256",)
     assert np.array_equal(restored, expected)
 
     with pytest.raises(PictureError, match="ran out of memory with the whole 600 x 200"):

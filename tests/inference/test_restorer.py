@@ -223,14 +223,14 @@ def test_a_result_that_is_not_finite_is_an_error(precision: str) -> None:
     torch.manual_seed(0)
     restorer = Restorer(Overflowing(torch.float32, torch.bfloat16), "cpu", precision)
     for white in (np.full((8, 9, 3), 255, np.uint8), torch.ones(2, 3, 8, 9)):
-        with pytest.raises(PictureError, match=r"result for this 9 x 8 picture is not finite"):
+        with pytest.raises(PictureError, match=r"result for this 9 x 8 picture contains NaN"):
             restorer(white)
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (1.0001, r"values from 0 to 1\.0001: give \[0, 1\], as by \.cl\w+\(0, 1\)"),
+        (1.0001, r"values from 0 to 1\.0001: scale them to \[0, 1\], as with \.cl\w+\(0, 1\)"),
         (-0.25, r"values from -0\.25 to 0: .*\.cl"),
         (255.0, r"values from 0 to 255: .*\.cl"),
         (float("inf"), "values from 0 to inf"),

@@ -311,7 +311,7 @@ def test_bad_pictures_stop_the_run(tmp_path: Path) -> None:
     picture(tmp_path / "bad/1.png", 40, 36)
     picture(tmp_path / "good/1.png", 36, 40)
     part = f'[{{"clean": "{tmp_path}/good", "degraded": "{tmp_path}/bad"}}]'
-    with pytest.raises(PictureError, match="a pair must have one size"):
+    with pytest.raises(PictureError, match="the two must have the same size"):
         main(arguments(tmp_path / "run", tmp_path, "--data.mixture", part))
     assert not list((tmp_path / "run").glob("*.ckpt"))
 

@@ -91,7 +91,10 @@ def test_our_names_need_a_configuration(tmp_path: Path, expected: MoCEIR) -> Non
             "2 networks.*net., teacher",
         ),
         (lambda t: t | {"teacher.output.weight": torch.zeros(1)}, "surplus teacher.*without these"),
-        (lambda t: {"generator": {"net": t}}, "holds no state_dict.*params_ema.*it has generator"),
+        (
+            lambda t: {"generator": {"net": t}},
+            "contains no state_dict.*params_ema.*it has generator",
+        ),
         (lambda t: {"weight": torch.zeros(1)}, r"no tensor is named patch_embed\.proj\.weight"),
         (
             lambda t: t | {"output.weight": torch.full((3, 16, 3, 3), torch.nan)},
@@ -109,11 +112,14 @@ def test_our_names_need_a_configuration(tmp_path: Path, expected: MoCEIR) -> Non
             lambda t: t | {"output.weight": t["output.weight"].to_sparse()},
             "output.weight is sparse",
         ),
-        (lambda t: t | {"output.weight": torch.empty(3, 16, 3, 3, device="meta")}, "has no values"),
-        (lambda t: t | {"enc.99999999999.0.x": torch.zeros(1)}, r"of 4 layers named enc.*missing"),
+        (lambda t: t | {"output.weight": torch.empty(3, 16, 3, 3, device="meta")}, "has no data"),
+        (
+            lambda t: t | {"enc.99999999999.0.x": torch.zeros(1)},
+            r"of the 4 layers named enc.*missing",
+        ),
         (
             lambda t: t | {f"enc.{n}.x": torch.zeros(1) for n in range(10_000)},
-            "10001 levels, at most 6",
+            "10001 levels; at most 6",
         ),
         (
             lambda t: t | {"patch_embed.proj.weight": torch.zeros(1).expand(10**9, 3, 3, 3)},
@@ -170,7 +176,7 @@ def test_compressed_entries_are_refused_and_the_remedy_works(
     recompressed(tmp_path / "good.ckpt", tmp_path / "small.ckpt")
     with pytest.raises(WeightsError, match=r"small\.ckpt: its entries are compressed") as error:
         load_model(tmp_path / "small.ckpt")
-    remedy = str(error.value).partition("write it again: ")[2]
+    remedy = str(error.value).partition("save it again: ")[2]
     exec(remedy, {"torch": torch, "path": tmp_path / "small.ckpt"})
     load_model(tmp_path / "small.ckpt")
 

@@ -70,7 +70,7 @@ def test_a_truncated_file(tmp_path: Path, model: MoCEIR, keep: int) -> None:
     path = tmp_path / "cut.safetensors"
     save_weights(model, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match=r"cut\.safetensors.*not a whole safetensors file"):
+    with pytest.raises(WeightsError, match=r"cut\.safetensors.*not a complete safetensors file"):
         load_weights(path)
 
 
@@ -80,7 +80,7 @@ def test_a_foreign_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no MoCE-IR configuration"):
         load_weights(path)
     path.write_text("a picture, honestly")
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match="not a complete safetensors file"):
         load_weights(path)
 
 

@@ -46,7 +46,7 @@ def degrade(images: Tensor, recipe: Recipe) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise ValueError(f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}")
     if len(images) != len(recipe.numbers):
-        raise ValueError(f"{len(images)} images, but a recipe of {len(recipe.numbers)}")
+        raise ValueError(f"{len(images)} images, but a recipe for {len(recipe.numbers)}")
     scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
     with torch.autocast(images.device.type, enabled=False):
         # A product, so that what is given is not written to.

@@ -130,7 +130,8 @@ def blur(
         kernel: (n, 1, 49, 49), sum 1.
         mask: (n, 1, 33, 33), interpolated: the share of the blurred image, else the sharp one.
         rows, columns: the pixels of the mirrored images, at least H + 48 and W + 48.
-        linear: of so many of the first images, squared code values are averaged, nearly light.
+        linear: how many of the images, from the first on, are averaged in squared code values,
+            which are nearly linear light.
         size: H, W.
     """
     height, width = size

@@ -76,7 +76,8 @@ def haze(
         lattice: (n, 1, 33, 33) depth, interpolated to the size of the images.
         projection: (n, 3, 1, 1) weights of the channels; their sum, rounded down, numbers pieces.
         shift: (n, 8) what is added to the depth of each piece.
-        linear: of so many of the first images, squared code values are mixed, nearly linear light.
+        linear: how many of the images, from the first on, are mixed in squared code values, which
+            are nearly linear light.
     """
     size = images.shape[2:]
     depth = F.interpolate(lattice, size, mode="bilinear", align_corners=True)

@@ -64,7 +64,7 @@ def files(images: Tensor, coarse: int, first: int, **given: Tensor) -> Tensor:
 
     Args:
         images: (n, 3, H, W) float32 in [0, 1]; overwritten.
-        coarse: so many of the first images have 4:2:0 chroma now.
+        coarse: how many of the images, from the first on, now have 4:2:0 chroma.
         first: number of the first image that was in a file before.
         given: ``now_`` and ``earlier_`` what ``coding`` returns; ``to_rows``, ``to_columns``,
             ``from_rows`` and ``from_columns``, (m, side), where to sample the images for the

@@ -59,11 +59,11 @@ def draw(
 ) -> tuple[Recipe, list[str]]:
     """Draw degradations for training.
 
-    Patch i takes entry i modulo their number of ``kinds``, in an order drawn anew for every round,
+    Patch i takes entry i modulo their number of ``kinds``, in an order redrawn for every round,
     so that no few batches have much of one kind and little of another. A share ``mixed`` of the
     patches has 2 to ``max_mixture`` kinds, each number equally likely, at most one of each of
     ``STAGES``; fewer where ``kinds`` does not offer as many. A share ``clean`` has none at all. A
-    fifth of the noisy ones comes from a JPEG file besides, of quality 34 to 95.
+    fifth of the noisy ones is also JPEG-compressed, at quality 34 to 95.
 
     Args:
         seed: any integer.

@@ -154,7 +154,8 @@ def raw(
         shot, read: (n, 3, 1, 1) variances, see above.
         exponent: (n, 1, 1, 1) of the encoded values: a tone curve.
         tile: (n, 3, 2, 2) the pixels that have a sample of a channel.
-        bayer: of so many of the first images, the others are filled in from their neighbours.
+        bayer: how many of the images, from the first on, keep one colour per pixel; the other
+            colours are interpolated from the neighbours.
     """
     height, width = images.shape[2:]
     light = to_linear(images) * gain

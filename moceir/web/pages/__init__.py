@@ -4,5 +4,5 @@ from importlib.resources import files
 
 
 def read(name: str) -> str:
-    """The text of one of the files beside this one."""
+    """The text of a file in this folder."""
     return files(__name__).joinpath(name).read_text(encoding="utf-8")

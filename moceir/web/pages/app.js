@@ -26,7 +26,7 @@ function choose(chosen) {
   document.querySelector("#chosen").textContent = file.name;
   const fits = file.size <= maxBytes;
   restore.disabled = !fits;
-  fail(fits ? "" : `${file.name} has ${(file.size / 1e6).toFixed(0)} MB, the limit is ${maxBytes / 1e6} MB`);
+  fail(fits ? "" : `${file.name} is ${(file.size / 1e6).toFixed(0)} MB; the limit is ${maxBytes / 1e6} MB`);
 }
 
 // The server's answer to a picture; its reason as an Error if it refuses.

@@ -1,6 +1,6 @@
-"""The rooms of the house: which may import which.
+"""Which subpackages may import which, and how long files and functions may be.
 
-``python tests/test_rooms.py`` prints every arrow between the rooms of ``moceir``.
+``python tests/test_layers.py`` prints every import between the subpackages of ``moceir``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-FLOORS = (
+LAYERS = (
     {"errors"},
     {"config", "files", "machine"},
     {"pictures"},
@@ -23,7 +23,7 @@ FLOORS = (
     {"web"},
     {"commands"},
 )
-"""Rooms of ``moceir`` from the ground up. A room imports from itself and from floors below."""
+"""Subpackages of ``moceir``, lowest first. Each imports only from itself and from layers below."""
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:
@@ -32,7 +32,7 @@ def modules(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever in it: ``moceir.x.y`` or ``moceir.x`` of names."""
+    """Every module that a file imports, also inside functions, such as ``moceir.x.y``."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -41,38 +41,37 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def arrows() -> dict[tuple[str, str], list[str]]:
-    """From room to room of ``moceir``, and the files that make it so."""
-    rooms = {room for room, _ in modules("moceir")}
+def imports() -> dict[tuple[str, str], list[str]]:
+    """Imports between subpackages of ``moceir``, and the files that contain them."""
+    packages = {package for package, _ in modules("moceir")}
     found: dict[tuple[str, str], list[str]] = {}
-    for room, path in modules("moceir"):
+    for importer, path in modules("moceir"):
         for name in imported(path):
             package, *rest = name.split(".")
-            if package == "moceir" and rest and rest[0] in rooms:
-                found.setdefault((room, rest[0]), []).append(str(path.relative_to(ROOT)))
+            if package == "moceir" and rest and rest[0] in packages:
+                found.setdefault((importer, rest[0]), []).append(str(path.relative_to(ROOT)))
     return {key: files for key, files in sorted(found.items()) if key[0] != key[1]}
 
 
-def test_every_room_has_a_floor() -> None:
-    rooms = {room for room, _ in modules("moceir")} - {"__init__"}
-    floors = [room for floor in FLOORS for room in floor]
-    assert sorted(floors) == sorted(rooms)
+def test_every_subpackage_has_a_layer() -> None:
+    packages = {package for package, _ in modules("moceir")} - {"__init__"}
+    assert sorted(package for layer in LAYERS for package in layer) == sorted(packages)
 
 
-def test_no_arrow_turns_round() -> None:
-    floor = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
-    for (room, other), files in arrows().items():
-        if room != "__init__":
-            assert floor[other] < floor[room], f"{room} imports {other}: {', '.join(files)}"
+def test_no_import_goes_up() -> None:
+    height = {package: height for height, layer in enumerate(LAYERS) for package in layer}
+    for (package, other), files in imports().items():
+        if package != "__init__":
+            assert height[other] < height[package], f"{package} imports {other}: {', '.join(files)}"
 
 
-def test_kernels_know_no_networks() -> None:
+def test_kernels_do_not_import_networks() -> None:
     for _, path in modules("moce_kernels"):
         assert not [name for name in imported(path) if name.split(".")[0] == "moceir"], path
 
 
-def test_nothing_is_too_long_to_read() -> None:
-    """450 lines a file; 80 a function, without its docstring."""
+def test_files_and_functions_are_short() -> None:
+    """At most 450 lines per file and 80 per function, without its docstring."""
     for package in ("moce_kernels", "moceir"):
         for _, path in modules(package):
             text = path.read_text()
@@ -85,5 +84,5 @@ def test_nothing_is_too_long_to_read() -> None:
 
 
 if __name__ == "__main__":
-    for (room, other), files in arrows().items():
-        print(f"{room} -> {other}  ({len(files)})")
+    for (package, other), files in imports().items():
+        print(f"{package} -> {other}  ({len(files)})")
