@@ -34,7 +34,7 @@ class Settings:
     tile_overlap: int = tiles.OVERLAP
     strength: float = 1.0
     ext: str | None = None
-    quality: int = 95
+    quality: int | None = None
     overwrite: bool = False
     jobs: int = 2
 

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
-    default=95,
-    show_default=True,
+    default=None,
+    show_default="95; what came lossless stays so",
     help="Of JPEG, WebP, AVIF and the like.",
 )
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures with a result: go on.")
@@ -84,7 +84,7 @@ def restore(
     strength: float,
     ext: str | None,
     suffix: str,
-    quality: int,
+    quality: int | None,
     skip_existing: bool,
     overwrite: bool,
     recursive: bool,

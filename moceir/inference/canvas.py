@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moceir.errors import ConfigError
-from moceir.pictures.pixels import LUMA, levels
+from moceir.pictures.pixels import LUMA, levels, without_hidden
 
 
 class Canvas(Protocol):
@@ -40,7 +40,8 @@ class PixelCanvas:
 
     Args:
         pixels: (B, H, W, C) uint8, uint16, or float32 in [0, 1]; C is 1 (grey), 2 (grey and alpha),
-            3 (RGB) or 4 (RGB and alpha). Alpha is copied.
+            3 (RGB) or 4 (RGB and alpha). Alpha is copied, as are the colours of pixels that are
+            wholly transparent, of which the network sees nothing.
         strength: from 0, the pixels as they are, to 1, fully restored.
 
     Raises:
@@ -61,7 +62,7 @@ class PixelCanvas:
             _check_range(float(pixels.min()), float(pixels.max()), ".clip(0, 1)")
         self.restored = pixels.copy()
         """Likewise (B, H, W, C), of the same dtype."""
-        self._pixels, self._strength = pixels, strength
+        self._pixels, self._strength = without_hidden(pixels), strength
         self._colours = slice(0, 3 if pixels.shape[3] >= 3 else 1)
         self._white = np.float32(levels(pixels.dtype))
 
@@ -94,7 +95,11 @@ class PixelCanvas:
         values = result.permute(0, 2, 3, 1).numpy()
         if self._white != 1:
             values = np.rint(values * self._white)
-        self.restored[:, rows, :, self._colours] = values.astype(self.restored.dtype)
+        restored = self.restored[:, rows]
+        if restored.shape[3] in (2, 4):
+            hidden = restored[..., -1:] == 0
+            values = np.where(hidden, restored[..., self._colours], values)
+        restored[..., self._colours] = values.astype(restored.dtype)
 
 
 class TensorCanvas:

@@ -1,9 +1,9 @@
 """Picture files of any kind to arrays with their metadata, and back.
 
 Everything that reads or writes pictures does it here, so that a file means the same pixels
-everywhere. Pillow decodes and encodes all it can. It has no more than 8 bits for colours, so 16-bit
-PNG files are read, and all are written, by imagecodecs (libpng); 16-bit and floating point TIFF
-files are read by tifffile.
+everywhere. Pillow decodes and encodes all it can. It has no more than 8 bits for colours: deeper
+pixels are read by imagecodecs, tifffile and pillow-heif (``deep``, ``tiff``) and written by them
+(``encoders``, ``tiff``, ``png``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
@@ -26,13 +26,10 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from moceir import machine
 from moceir.errors import PictureError
 from moceir.files import whole_file
-from moceir.pictures import png, tiff
+from moceir.pictures import colour, deep, encoders, png, stale, tiff
 from moceir.pictures.metadata import Metadata, can_be_rewritten, read_tiff
 from moceir.pictures.metadata import read as read_metadata
 from moceir.pictures.pixels import check_size, image_of, pixels_of, to_8_bits
-
-DEEP = {"PNG": ("uint16",), "TIFF": ("uint16", "float32")}
-"""File formats that hold more than 8 bits, and which."""
 
 _TURNS = {
     # EXIF orientation: turn counter-clockwise by so many quarters, then mirror left to right
@@ -61,6 +58,10 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
     """What a user should know about how it was read."""
+    bits: int = 8
+    """Of the samples in its file."""
+    lossless: bool = False
+    """It comes without loss from a format that may lose something."""
     frames: int = 1
     """How many the file has, of which this is the first."""
     source: os.stat_result | None = None
@@ -183,13 +184,18 @@ def picture_of(image: Image.Image) -> Picture:
     """
     with _named("the image"):
         image.load()
-        return _picture_of(image, *read_metadata(image))
+        return _picture_of(image, b"", deep.Stored())
 
 
 def pillow_of(picture: Picture) -> Image.Image:
     """A PIL image, whose ``info`` has the metadata under the names of what Pillow's ``save``
-    takes. Pillow has more than 8 bits for grey alone: other pixels are rounded."""
-    image, metadata = image_of(picture.pixels), picture.metadata
+    takes. Pillow has more than 8 bits for grey alone: other pixels are rounded.
+
+    Raises:
+        PictureError: its colours are such as no ICC profile describes (PQ, HLG).
+    """
+    pixels, metadata, _ = colour.described(picture.pixels, picture.metadata, "TIFF")
+    image = image_of(pixels)
     held = {
         "icc_profile": metadata.icc,
         "exif": metadata.exif and b"Exif\0\0" + metadata.exif,
@@ -222,61 +228,73 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _decode(data: bytes) -> Picture:
+    stored = deep.Stored()
     if data[:4] in tiff.SIGNATURES:
-        deep = tiff.decode_deep(data)
-        if deep is not None:
-            stored, frames = deep
+        found = tiff.read(data)
+        if found.pixels is not None:
             metadata, orientation, notes = read_tiff(data)
-            if frames > 1:
-                notes.append(f"the first of its {frames} frames")
-            return Picture(_turn(stored, orientation), "TIFF", metadata, notes, frames)
+            notes = [*found.notes, *notes, *_of_frames(found.frames)]
+            return _upright(found.pixels, orientation, "TIFF", metadata, notes, found.frames)
+        stored.notes = found.notes
     is_png = data.startswith(png.SIGNATURE)
     is_deep_png = is_png and data[24:25] == b"\x10"
     with _open(BytesIO(png.without_text(data) if is_png else data)) as image:
         check_size(image.width, image.height, 16 if is_deep_png else 8)
         frames = getattr(image, "n_frames", 1)
         image.load()
-        if is_png:
-            metadata, orientation, notes = _png_metadata(image, data)
-        else:
-            metadata, orientation, notes = read_metadata(image, data)
-        if frames > 1:
-            notes.append(f"the first of its {frames} frames")
-        pixels: np.ndarray | None = None
         if is_deep_png:
             import imagecodecs
 
             pixels = imagecodecs.png_decode(png.pixels_only(data))
-            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        picture = _picture_of(image, metadata, orientation, notes, pixels)
+            stored = deep.Stored(pixels[..., None] if pixels.ndim == 2 else pixels, 16)
+        elif not stored.notes:
+            stored = deep.read(image, data)
+        if is_png:
+            stored.metadata, more = png.read(data)
+            stored.notes += more
+        picture = _picture_of(image, data, stored)
+        picture.notes += _of_frames(frames)
         return replace(picture, frames=frames)
 
 
-def _png_metadata(image: Image.Image, data: bytes) -> tuple[Metadata, int, list[str]]:
-    """What Pillow has read, and what has been kept from it."""
-    found, left_out = png.read(data)
-    held = {"icc_profile": found.icc, "xmp": found.xmp, "exif": found.exif}
-    for name, value in held.items():
+def _of_frames(number: int) -> list[str]:
+    return [f"the first of its {number} frames"] if number > 1 else []
+
+
+def _picture_of(image: Image.Image, data: bytes, stored: deep.Stored) -> Picture:
+    """A loaded image with what Pillow does not tell about it."""
+    held = stored.metadata
+    for name, value in (("icc_profile", held.icc), ("xmp", held.xmp), ("exif", held.exif)):
         if value:
             image.info.setdefault(name, value)
-    metadata, orientation, notes = read_metadata(image)
-    metadata.png_colour, metadata.png_text = found.png_colour, found.png_text
-    return metadata, orientation, left_out + notes
+    metadata, orientation, notes = read_metadata(image, data)
+    notes = [*stored.notes, *(note for note in notes if note not in stored.notes)]
+    metadata.png_colour, metadata.png_text = held.png_colour, held.png_text
+    if held.cicp and not (metadata.icc and image.format in ("AVIF", "HEIF")):
+        metadata.cicp = held.cicp  # there a profile counts more
+    if stored.pixels is not None:
+        pixels = stored.pixels
+    else:
+        pixels = pixels_of(image)
+        if image.mode == "CMYK":
+            notes.append("CMYK, converted to sRGB")
+            metadata.icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = _upright(pixels, orientation, image.format or "", metadata, notes)
+    return replace(picture, bits=max(stored.bits, picture.bits), lossless=stored.lossless)
 
 
-def _picture_of(
-    image: Image.Image,
+def _upright(
+    pixels: np.ndarray,
+    orientation: object,
+    file_format: str,
     metadata: Metadata,
-    orientation: int,
     notes: list[str],
-    pixels: np.ndarray | None = None,
+    frames: int = 1,
 ) -> Picture:
-    """A loaded image with what is known about it; pixels: instead of its own."""
-    pixels = pixels_of(image) if pixels is None else pixels
-    if image.mode == "CMYK":
-        notes.append("CMYK, converted to sRGB")
-        metadata.icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return Picture(_turn(pixels, orientation), image.format or "", metadata, notes)
+    pixels = _turn(pixels, orientation)
+    metadata.exif = stale.sized(metadata.exif, pixels.shape[1], pixels.shape[0])
+    bits = pixels.itemsize * 8
+    return Picture(pixels, file_format, metadata, notes, bits=bits, frames=frames)
 
 
 def _turn(pixels: np.ndarray, orientation: object) -> np.ndarray:
@@ -287,13 +305,16 @@ def _turn(pixels: np.ndarray, orientation: object) -> np.ndarray:
     return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
-def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95) -> list[str]:
+def encode(
+    picture: Picture, file: BinaryIO, file_format: str, quality: int | None = None
+) -> list[str]:
     """Write a picture in a format of ``writable``.
 
     Args:
         picture: its ``format`` is that of the file it came from.
         file: open for writing.
-        quality: 1 to 100, of formats that lose something (JPEG, WebP, AVIF, HEIC, JPEG XL).
+        quality: 1 to 100, of formats that lose something (JPEG, WebP, AVIF, HEIC, JPEG XL). None:
+            95, but without loss for a picture that came so, where the format can.
 
     Returns:
         What could not be kept.
@@ -302,20 +323,17 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
         PictureError: the format cannot hold such a picture.
         OSError: ``file`` cannot be written.
     """
-    pixels, metadata, notes = picture.pixels, picture.metadata, []
-    if pixels.dtype == np.float32 and file_format == "PNG":
-        pixels = np.rint(pixels * np.float32(65535)).astype(np.uint16)
-        notes.append("rounded to 16 bits, which is all that PNG holds")
-    elif pixels.dtype.name not in (*DEEP.get(file_format, ()), "uint8"):
-        pixels = to_8_bits(pixels)
-        notes.append(f"rounded to 8 bits, which is all that {file_format} is written with")
+    pixels, metadata, notes = colour.described(picture.pixels, picture.metadata, file_format)
+    pixels, bits, said = _of_depth(pixels, picture.bits, file_format)
+    notes += said
     if file_format == "GIF" and pixels.shape[2] >= 3:
         notes.append("reduced to 256 colours, which is all that GIF holds")
-    rewritten = metadata.exif and file_format in ("TIFF", "AVIF")
-    if rewritten and not can_be_rewritten(metadata.exif):
+    if metadata.exif and file_format == "TIFF" and not can_be_rewritten(metadata.exif):
         metadata = replace(metadata, exif=b"")
         notes.append("its EXIF data are damaged and were left out")
     notes += _left_out(metadata, file_format)
+    lossless = picture.lossless and quality is None and file_format in encoders.LOSSLESS
+    wanted = encoders.Wanted(pixels, metadata, bits, quality or 95, lossless)
     encoded = BytesIO()  # Pillow takes a disk that is full for one that has written all
     try:
         if file_format == "TIFF":
@@ -323,7 +341,7 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
         elif file_format == "PNG":
             png.write(pixels, metadata, encoded)
         else:
-            notes += _write_with_pillow(pixels, metadata, encoded, file_format, quality)
+            notes += encoders.write(wanted, encoded, file_format)
     except ModuleNotFoundError as error:
         raise PictureError(
             f"{file_format} is written by {error.name}: pip install {error.name}"
@@ -337,7 +355,32 @@ def encode(picture: Picture, file: BinaryIO, file_format: str, quality: int = 95
     return notes
 
 
-def write(picture: Picture, path: Path, quality: int = 95, overwrite: bool = True) -> list[str]:
+def _of_depth(pixels: np.ndarray, bits: int, file_format: str) -> tuple[np.ndarray, int, list[str]]:
+    """The pixels as a format holds them, with how many bits it has, and what was rounded.
+
+    Args:
+        bits: of the file that they came from.
+    """
+    most = encoders.DEEP.get(file_format, 8)
+    if pixels.dtype == np.uint8 or (file_format == "TIFF"):
+        return pixels, pixels.itemsize * 8, []
+    if most == 8:
+        note = f"rounded to 8 bits, which is all that {file_format} is written with"
+        return to_8_bits(pixels), 8, [note]
+    said = []
+    if pixels.dtype == np.float32:
+        pixels, bits = np.rint(pixels * np.float32(65535)).astype(np.uint16), 16
+        said = [f"rounded to {most} bits, which is all that {file_format} holds"]
+    if bits > most:
+        said = [f"rounded to {most} bits, which is all that {file_format} holds"]
+    if most == 12:
+        return pixels, 10 if bits <= 10 else 12, said
+    return pixels, 16, said
+
+
+def write(
+    picture: Picture, path: Path, quality: int | None = None, overwrite: bool = True
+) -> list[str]:
     """Write a picture file whole or not at all, in the format of its suffix; its folder is made.
     It has no rights that the picture's own file does not have, and the date of that.
 
@@ -359,55 +402,22 @@ def write(picture: Picture, path: Path, quality: int = 95, overwrite: bool = Tru
     return notes
 
 
+_CAPTIONED = ("JPEG", "MPO", "TIFF")
+_COMMENTED = ("JPEG", "MPO", "GIF")
+
+
 def _left_out(metadata: Metadata, file_format: str) -> list[str]:
-    """What only the format that it comes from can hold."""
-    lost = []
+    """What the format has no place for."""
+    blocks = {"EXIF data": metadata.exif, "XMP data": metadata.xmp}
+    lost = [name for name, data in blocks.items() if data and file_format not in encoders.WITH_EXIF]
     if metadata.png_text and file_format != "PNG":
-        lost.append(f"texts of PNG ({png.keywords(metadata.png_text)})")
-    if file_format not in _JPEGS:
-        if any(b"8BIM\x04\x04" in segment for segment in metadata.iptc):
-            lost.append("IPTC captions")
-        if metadata.comment:
-            lost.append("JPEG comment")
+        lost.append(f"texts ({png.keywords(metadata.png_text)})")
+    if stale.captions(metadata.photoshop) and file_format not in _CAPTIONED:
+        lost.append("IPTC captions")
+    if metadata.comments and file_format not in _COMMENTED:
+        lost.append("comment")
+    if {b"mDCV", b"cLLI"} & set(metadata.png_colour) and file_format != "PNG":
+        lost.append("brightness on HDR displays (mDCV, cLLI)")
     if not lost:
         return []
-    return [f"its {' and '.join(lost)} were left out, which {file_format} has no place for"]
-
-
-_JPEGS = ("JPEG", "MPO")
-_WITH_METADATA = (*_JPEGS, "WEBP", "AVIF", "HEIF", "JXL")
-_JPEG_SEGMENT = 65533
-
-
-def _write_with_pillow(
-    pixels: np.ndarray, metadata: Metadata, file: BinaryIO, file_format: str, quality: int
-) -> list[str]:
-    notes = []
-    if file_format in _JPEGS and pixels.shape[2] in (2, 4) and (pixels[..., -1] == 255).all():
-        pixels = pixels[..., :-1]  # nothing is transparent
-    options: dict[str, Any] = {"quality": quality}
-    if metadata.dpi:
-        options["dpi"] = metadata.dpi
-    if file_format in _WITH_METADATA:
-        held = {"exif": metadata.exif and b"Exif\0\0" + metadata.exif, "xmp": metadata.xmp}
-        for name, data in held.items():
-            if file_format in _JPEGS and len(data) + 29 > _JPEG_SEGMENT:
-                notes.append(f"its {name.upper()} data are too long for JPEG and were left out")
-            elif data:
-                options[name] = data
-        if metadata.icc and file_format == "JXL":
-            notes.append("its colour profile was left out, which the JPEG XL plug-in cannot write")
-        elif metadata.icc:
-            options["icc_profile"] = metadata.icc
-    elif metadata.exif or metadata.xmp or metadata.icc:
-        notes.append(f"{file_format} holds no EXIF, XMP and ICC data: they were left out")
-    if file_format in ("JPEG", "AVIF") and pixels.shape[2] >= 3:
-        options["subsampling"] = "4:4:4"
-    if file_format in _JPEGS:
-        options["extra"] = b"".join(
-            b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment for segment in metadata.iptc
-        )
-        if metadata.comment:
-            options["comment"] = metadata.comment
-    image_of(pixels).save(file, format=file_format, **options)
-    return notes
+    return [f"left out, as {file_format} has no place for them: {' and '.join(lost)}"]

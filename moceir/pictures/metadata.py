@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass, field
 from io import BytesIO
 
 from PIL import Image
 
+from moceir.pictures import stale
+
 ORIENTATION = 274
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
-XMP_TAG, ICC_TAG = 700, 34675
+XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, ICC_TAG = 700, 33723, 34377, 34675
+_LAYERS = 37724
 EXIF_TAGS, GPS_TAGS = 34665, 34853
 
 # What a TIFF file says about its own pixels, which is not true of another file's.
-_STRUCTURE = {
+STRUCTURE = {
     *range(254, 260), 262, 263, 264, 265, 266, 273, ORIENTATION, 277, 278, 279, 280, 281,
     284, 288, 289, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320, *range(322, 326), 330,
-    *range(332, 344), 347, *range(512, 522), *range(529, 533), XMP_TAG, ICC_TAG, 34377, 37724,
+    *range(332, 344), 347, *range(512, 522), *range(529, 533),
+    XMP_TAG, IPTC_TAG, ICC_TAG, PHOTOSHOP_TAG, _LAYERS,
 }  # fmt: skip
-_XMP_ORIENTATION = re.compile(
-    rb"""tiff:Orientation\s*=\s*(["'])\d\1|<tiff:Orientation>\s*\d\s*</tiff:Orientation>"""
-)
 
 
 @dataclass
@@ -34,12 +34,15 @@ class Metadata:
     xmp: bytes = b""
     icc: bytes = b""
     dpi: tuple[float, float] | None = None
-    iptc: tuple[bytes, ...] = ()
-    """JPEG's segments APP13 in their order, where press agencies' captions are."""
-    comment: bytes = b""
-    """JPEG's."""
+    photoshop: bytes = b""
+    """Photoshop's resources, where press agencies' captions (IPTC) are, of JPEG and TIFF."""
+    comments: tuple[bytes, ...] = ()
+    """Of JPEG and GIF."""
+    cicp: tuple[int, int] | None = None
+    """ITU-T H.273 code points of the primaries and the transfer function; None: as the profile
+    says, or sRGB."""
     png_colour: dict[bytes, bytes] = field(default_factory=dict)
-    """PNG's own chunks about colour: gAMA, cHRM, sRGB, cICP, mDCV, cLLI."""
+    """PNG's own chunks about colour: gAMA, cHRM, sRGB, mDCV, cLLI."""
     png_text: list[tuple[bytes, bytes]] = field(default_factory=list)
     """PNG's chunks tEXt, zTXt and iTXt (title, author, how a picture was generated), but for XMP:
     their names and what is in them."""
@@ -68,13 +71,20 @@ def read(image: Image.Image, data: bytes = b"") -> tuple[Metadata, int, list[str
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     if image.format == "JXL":
         orientation = 1  # the file's own orientation counts, and its decoder has followed it
-        xmp = _jxl_xmp(data) or xmp  # which the plug-in leaves out
-    metadata.xmp = _upright_xmp(xmp.encode() if isinstance(xmp, str) else bytes(xmp))
+    xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    metadata.xmp, said = stale.corrected_xmp(xmp)
+    notes += said
     metadata.icc = image.info.get("icc_profile") or b""
     metadata.dpi = _dpi(*image.info.get("dpi", (0, 0)))
-    metadata.iptc = tuple(s for name, s in getattr(image, "applist", ()) if name == "APP13")
+    segments = getattr(image, "applist", ())
+    metadata.photoshop = stale.photoshop_of(segments)
     if image.format in ("JPEG", "MPO"):
-        metadata.comment = image.info.get("comment", b"")
+        metadata.comments = tuple(content for name, content in segments if name == "COM")
+        notes += [note for note in stale.jpeg_notes(segments, data) if note not in notes]
+    elif image.info.get("comment") and image.format in ("GIF", "JPEG2000"):
+        comment = image.info["comment"]
+        if not comment.startswith(b"Created by OpenJPEG"):
+            metadata.comments = (comment,)
     return metadata, orientation, notes
 
 
@@ -84,7 +94,7 @@ def _exif(image: Image.Image) -> bytes:
         return upright(raw.removeprefix(b"Exif\0\0"))
     tags, kept = image.getexif(), Image.Exif()
     for tag in tags:
-        if tag not in _STRUCTURE:
+        if tag not in STRUCTURE:
             kept[tag] = tags.get_ifd(tag) if tag in (EXIF_TAGS, GPS_TAGS) else tags[tag]
     return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else b""
 
@@ -104,28 +114,41 @@ def read_tiff(data: bytes) -> tuple[Metadata, int, list[str]]:
         )
         tags.load_from_fp(BytesIO(data), place[0])
         orientation = tags.get(ORIENTATION, 1)
-        metadata.xmp = _upright_xmp(_bytes(tags.get(XMP_TAG)))
-        metadata.icc = _bytes(tags.get(ICC_TAG))
+        metadata.xmp, notes = stale.corrected_xmp(_bytes(tags, XMP_TAG))
+        metadata.photoshop = _photoshop(tags)
+        if _LAYERS in tags:
+            notes.append("its Photoshop layers were left out")
+        metadata.icc = _bytes(tags, ICC_TAG)
         if tags.get(RESOLUTION_UNIT, 2) == 2:
             metadata.dpi = _dpi(tags.get(X_RESOLUTION, 0), tags.get(Y_RESOLUTION, 0))
         for tag in (EXIF_TAGS, GPS_TAGS):  # to be read before they move
             tags.get_ifd(tag)
         for tag in list(tags):
-            if tag in _STRUCTURE:
+            if tag in STRUCTURE:
                 del tags[tag]
         tags.bigtiff = False
         metadata.exif = tags.tobytes().removeprefix(b"Exif\0\0") if len(tags) else b""
     except DAMAGED:
         return metadata, 1, ["its tags are damaged and were left out"]
-    return metadata, orientation, []
+    return metadata, orientation, notes
 
 
-def _bytes(value: object) -> bytes:
+def _bytes(tags: Image.Exif, tag: int) -> bytes:
+    """What a tag holds; some programs write captions as a row of 32-bit numbers."""
+    value = tags.get(tag)
+    if isinstance(value, tuple) and all(isinstance(v, int) and 0 <= v < 2**32 for v in value):
+        kind = "I" if any(v > 255 for v in value) else "B"
+        return struct.pack(f"{tags.endian}{len(value)}{kind}", *value)
     return value if isinstance(value, bytes) else b""
 
 
-def _upright_xmp(xmp: bytes) -> bytes:
-    return _XMP_ORIENTATION.sub(b"", xmp)
+def _photoshop(tags: Image.Exif) -> bytes:
+    """Photoshop's resources of a TIFF file, with the captions that have a tag of their own."""
+    held = stale.without_previews(_bytes(tags, PHOTOSHOP_TAG))
+    captions = _bytes(tags, IPTC_TAG)
+    if captions and not stale.captions(held):
+        held += stale.resource(stale.CAPTIONS, captions)
+    return held
 
 
 def _dpi(x: float, y: float) -> tuple[float, float] | None:
@@ -159,7 +182,7 @@ def upright(exif: bytes) -> bytes:
 
 
 def can_be_rewritten(exif: bytes) -> bool:
-    """Whether the tags can be taken apart and put together anew, as TIFF and AVIF need them."""
+    """Whether the tags can be taken apart and put together anew, as TIFF needs them."""
     try:
         tags = Image.Exif()
         tags.load(exif)
@@ -167,16 +190,3 @@ def can_be_rewritten(exif: bytes) -> bool:
     except Exception:  # Pillow raises anything at all for damaged tags
         return False
     return True
-
-
-def _jxl_xmp(data: bytes) -> bytes:
-    """The XMP box of a JPEG XL container; a bare codestream has none."""
-    place = 0
-    while place + 8 <= len(data) and not data.startswith(b"\xff\x0a"):
-        size, name = struct.unpack_from(">I4s", data, place)
-        if name == b"xml ":
-            return data[place + 8 : place + size] if size else data[place + 8 :]
-        if size < 8:  # the last box, or one of 4 GB: pixels
-            break
-        place += size
-    return b""

@@ -111,6 +111,51 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return np.rint(scaled).astype(np.uint8)
 
 
+def straight(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, C) whose colours are multiplied with its alpha, the last channel, divided by it."""
+    white = np.float32(levels(pixels.dtype))
+    alpha = pixels[..., -1:].astype(np.float32)
+    colours = pixels[..., :-1].astype(np.float32) * white
+    divided = np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha > 0)
+    divided = divided.clip(0, white)
+    result = pixels.copy()
+    result[..., :-1] = divided if white == 1 else np.rint(divided)
+    return result
+
+
+def without_hidden(pixels: np.ndarray) -> np.ndarray:
+    """(..., H, W, C) with the colours of pixels that are wholly transparent, which nobody sees,
+    replaced by those of the visible pixels around: whatever programs have left there must not
+    show in what a network, or a codec, makes of the pixels beside. The same array if none is."""
+    if pixels.shape[-1] not in (2, 4) or pixels[..., -1].all():
+        return pixels
+    result = pixels.copy()
+    flat = result.reshape(-1, *pixels.shape[-3:])
+    for image in flat:
+        image[..., :-1] = _filled(image[..., :-1], image[..., -1] > 0)
+    return result
+
+
+def _filled(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(H, W, C) with mean colours, of as few pixels around as there are some, where they are not
+    known; 0 where none is."""
+    height, width = known.shape
+    if known.all() or height * width == 1:
+        return np.where(known[..., None], colours, 0).astype(colours.dtype)
+    rows, columns = np.arange(0, height, 2), np.arange(0, width, 2)
+    held = np.where(known[..., None], colours, 0).astype(np.float32)
+    held = np.add.reduceat(np.add.reduceat(held, rows, axis=0), columns, axis=1)
+    count = np.add.reduceat(
+        np.add.reduceat(known.astype(np.float32), rows, axis=0), columns, axis=1
+    )
+    means = held / np.maximum(count, 1)[..., None]
+    coarse = _filled(means, count > 0)
+    spread = coarse.repeat(2, axis=0)[:height].repeat(2, axis=1)[:, :width]
+    if colours.dtype.kind == "u":
+        spread = np.rint(spread)
+    return np.where(known[..., None], colours, spread).astype(colours.dtype)
+
+
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 of (H, W, C): grey becomes RGB, alpha is left out."""
     if pixels.shape[2] < 3:

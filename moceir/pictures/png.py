@@ -15,6 +15,7 @@ import numpy as np
 from PIL.PngImagePlugin import putchunk
 
 from moceir.pictures.metadata import Metadata
+from moceir.pictures.stale import png_notes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_INFLATED = 2**26
@@ -23,6 +24,8 @@ MAX_INFLATED = 2**26
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _COLOUR = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
+# What another reads, or tells: resolution, EXIF, frames; and significant bits, which are all now.
+_ELSEWHERE = (b"pHYs", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"sBIT")
 _XMP = b"XML:com.adobe.xmp"
 _EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
 
@@ -56,13 +59,16 @@ def without_text(data: bytes) -> bytes:
 def read(data: bytes) -> tuple[Metadata, list[str]]:
     """Profile, texts and colour of a file, damaged or not, and what had to be left out. Its EXIF
     data are for Pillow to read, but for those that old versions of ImageMagick put in a text."""
-    metadata, notes = Metadata(), []
+    metadata, notes, others = Metadata(), [], []
     for name, start, end in _chunks(data):
         if name not in (*_COLOUR, *_TEXT, b"iCCP"):
+            others += [name] if name not in (*_PIXELS, *_ELSEWHERE) else []
             continue
         body = data[start + 8 : end - 4]
         try:
-            if name in _COLOUR:
+            if name == b"cICP" and len(body) == 4 and body[2:] == b"\0\1" and 2 not in body:
+                metadata.cicp = (body[0], body[1])
+            elif name in _COLOUR:
                 metadata.png_colour.setdefault(name, body)
             elif name == b"iCCP":
                 metadata.icc = _inflated(body[body.index(b"\0") + 2 :])
@@ -78,7 +84,7 @@ def read(data: bytes) -> tuple[Metadata, list[str]]:
         except (ValueError, IndexError, zlib.error):
             what = "colour profile" if name == b"iCCP" else "XMP or EXIF text"
             notes.append(f"its {what} is damaged or too long and was left out")
-    return metadata, notes
+    return metadata, notes + png_notes(others)
 
 
 def _inflated(data: bytes) -> bytes:
@@ -113,6 +119,8 @@ def write(pixels: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
     encoded = imagecodecs.png_encode(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     header = len(SIGNATURE) + 12 + 13  # and the chunk IHDR, which must come first
     file.write(encoded[:header])
+    if metadata.cicp:
+        putchunk(file, b"cICP", bytes([*metadata.cicp, 0, 1]))
     for name, data in metadata.png_colour.items():
         if not (metadata.icc and name == b"sRGB"):  # one of the two is allowed
             putchunk(file, name, data)

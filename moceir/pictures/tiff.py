@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,17 +13,21 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from moceir.errors import PictureError
+from moceir.pictures import stale
 from moceir.pictures.metadata import (
     EXIF_TAGS,
     GPS_TAGS,
     ICC_TAG,
+    IPTC_TAG,
+    PHOTOSHOP_TAG,
     RESOLUTION_UNIT,
+    STRUCTURE,
     X_RESOLUTION,
     XMP_TAG,
     Y_RESOLUTION,
     Metadata,
 )
-from moceir.pictures.pixels import check_size, check_unit_range
+from moceir.pictures.pixels import check_size, check_unit_range, straight
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+_MULTIPLIED, _STRAIGHT, _COREL = 1, 2, 999
 
 
 def _opened(file: BinaryIO) -> TiffFile:
@@ -56,55 +62,94 @@ def _refuse_raw(data: bytes, page: TiffPage) -> None:
         )
 
 
-def decode_deep(data: bytes) -> tuple[np.ndarray, int] | None:
-    """The first picture of a TIFF file with more than 8 bits per sample, and how many there are;
-    None if it has fewer bits.
+@dataclass
+class Stored:
+    """What a TIFF file has that Pillow does not tell."""
 
-    Returns:
-        (H, W, C) uint16, or float32 in [0, 1], not turned yet.
+    pixels: np.ndarray | None
+    """(H, W, C) uint16, or float32 in [0, 1], not turned yet; None if Pillow reads the file."""
+    frames: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+def read(data: bytes) -> Stored:
+    """The first picture of a TIFF file if it has more than 8 bits per sample, and what Pillow
+    leaves out of others.
 
     Raises:
         PictureError: a kind that is not read; camera raw, whatever its bits.
         Exception: damaged.
     """
-    from tifffile import PHOTOMETRIC, PLANARCONFIG
+    from tifffile import PHOTOMETRIC
 
     with _opened(BytesIO(data)) as file:
         page = file.pages.first
         _refuse_raw(data, page)
-        bits = page.bitspersample
-        # Pillow reads 16-bit CMYK, to 8 bits.
-        if bits <= 8 or page.photometric == PHOTOMETRIC.SEPARATED:
-            return None
-        check_size(page.imagewidth, page.imagelength, bits)
-        if page.dtype is None or page.dtype.name not in ("uint16", "float16", "float32", "float64"):
-            raise PictureError(
-                f"TIFF with {bits}-bit samples of type {page.dtype}: convert it to 16 bits"
-            )
-        if bits not in (16, 32, 64):
-            raise PictureError(f"TIFF with {bits}-bit samples: convert it to 16 bits")
-        kinds = PHOTOMETRIC
-        if page.photometric not in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB):
-            raise PictureError(
-                f"{bits}-bit TIFF of the kind {page.photometric.name}: convert it to RGB"
-            )
-        colours = 3 if page.photometric == kinds.RGB else 1
-        if page.samplesperpixel not in (colours, colours + 1):
-            raise PictureError(f"TIFF with {page.samplesperpixel} samples per pixel")
-        if page.imagedepth != 1:
-            raise PictureError("TIFF of a volume: extract one plane")
-        pixels = page.asarray()
-        if page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
-            pixels = pixels.transpose(1, 2, 0)
-        pixels = pixels.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
-        frames = len(file.pages)
+        bits, cmyk = page.bitspersample, page.photometric == PHOTOMETRIC.SEPARATED
+        if bits <= 8 or cmyk:  # Pillow reads 16-bit CMYK, to 8 bits.
+            colours = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.SEPARATED: 4, PHOTOMETRIC.YCBCR: 3}
+            others = page.samplesperpixel - colours.get(page.photometric, 1)
+            kept = others > 0 and not cmyk and _alpha(page) is not None
+            notes = [f"read with 8 of its {bits} bits"] if bits > 8 else []
+            return Stored(None, notes=notes + _left_out(others - kept))
+        return _deep(page, len(file.pages))
+
+
+def _alpha(page: TiffPage) -> int | None:
+    """What the first channel after the colours is: 1, alpha that is multiplied into the colours,
+    2, alpha that is not; None: something else. Where nothing is said, all take it for alpha."""
+    kind = int(page.extrasamples[0]) if page.extrasamples else _STRAIGHT
+    if kind == _COREL:
+        return _STRAIGHT
+    return kind if kind in (_MULTIPLIED, _STRAIGHT) else None
+
+
+def _left_out(channels: int) -> list[str]:
+    if channels < 1:
+        return []
+    if channels == 1:
+        return ["its last channel is not said to be transparency: it was left out"]
+    return [f"its last {channels} channels are not said to be transparency: they were left out"]
+
+
+def _deep(page: TiffPage, frames: int) -> Stored:
+    from tifffile import PHOTOMETRIC, PLANARCONFIG
+
+    bits = page.bitspersample
+    check_size(page.imagewidth, page.imagelength, bits)
+    if page.dtype is None or page.dtype.name not in ("uint16", "float16", "float32", "float64"):
+        raise PictureError(
+            f"TIFF with {bits}-bit samples of type {page.dtype}: convert it to 16 bits"
+        )
+    if bits not in (16, 32, 64):
+        raise PictureError(f"TIFF with {bits}-bit samples: convert it to 16 bits")
+    kinds = PHOTOMETRIC
+    if page.photometric not in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB):
+        raise PictureError(
+            f"{bits}-bit TIFF of the kind {kinds(page.photometric).name}: convert it to RGB"
+        )
+    colours, samples = 3 if page.photometric == kinds.RGB else 1, page.samplesperpixel
+    if samples < colours or samples > 16:
+        raise PictureError(f"TIFF with {samples} samples per pixel")
+    if page.imagedepth != 1:
+        raise PictureError("TIFF of a volume: extract one plane")
+    pixels = page.asarray()
+    if page.planarconfig == PLANARCONFIG.SEPARATE and samples > 1:
+        pixels = pixels.transpose(1, 2, 0)
+    pixels = pixels.reshape(page.imagelength, page.imagewidth, samples)
+    alpha = _alpha(page) if samples > colours else None
+    kept = colours + (alpha is not None)
+    if kept < samples:
+        pixels = np.ascontiguousarray(pixels[..., :kept])
     if pixels.dtype.kind == "f":
         pixels = check_unit_range(pixels)
     if page.photometric == kinds.MINISWHITE:
         pixels = pixels.copy()
         white = 1 if pixels.dtype.kind == "f" else 65535
         pixels[..., 0] = white - pixels[..., 0]
-    return pixels, frames
+    if alpha == _MULTIPLIED:
+        pixels = straight(pixels)
+    return Stored(pixels, frames, _left_out(samples - kept))
 
 
 def write(pixels: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
@@ -126,7 +171,7 @@ def write(pixels: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
     if metadata.exif:
         exif = Image.Exif()
         exif.load(metadata.exif)
-        for tag in exif:
+        for tag in set(exif) - STRUCTURE:
             tags[tag] = exif.get_ifd(tag) if tag in (EXIF_TAGS, GPS_TAGS) else exif[tag]
     if metadata.dpi and X_RESOLUTION not in tags:
         tags[X_RESOLUTION], tags[Y_RESOLUTION] = metadata.dpi
@@ -135,6 +180,12 @@ def write(pixels: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
         tags[XMP_TAG] = metadata.xmp
     if metadata.icc:
         tags[ICC_TAG] = metadata.icc
+    if metadata.photoshop:
+        tags[PHOTOSHOP_TAG] = metadata.photoshop
+        captions = stale.captions(metadata.photoshop)
+        if captions:
+            tags.tagtype[IPTC_TAG] = 7
+            tags[IPTC_TAG] = captions
     tags[256], tags[257] = width, height
     tags[258] = (pixels.itemsize * 8,) * channels
     tags[259] = 8  # Deflate
