@@ -109,13 +109,9 @@ def bits(properties: list[tuple[bytes, bytes]]) -> int:
     return 8
 
 
-def is_premultiplied(data: bytes) -> bool:
-    """Whether an AVIF picture's colours are multiplied with its alpha."""
-    meta = _meta(data)
-    if b"iref" not in meta:
-        return False
-    links = boxes(data, meta[b"iref"].body + 4, meta[b"iref"].end)
-    return any(link.name == b"prem" for link in links)
+def is_grey(properties: list[tuple[bytes, bytes]]) -> bool:
+    """Whether an AVIF picture has no colours."""
+    return bool(dict(properties).get(b"av1C", bytes(3))[2] & 0x10)
 
 
 def has_gain_map(data: bytes) -> bool:

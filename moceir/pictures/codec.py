@@ -280,7 +280,8 @@ def _picture_of(image: Image.Image, data: bytes, stored: deep.Stored) -> Picture
             notes.append("CMYK, converted to sRGB")
             metadata.icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = _upright(pixels, orientation, image.format or "", metadata, notes)
-    return replace(picture, bits=max(stored.bits, picture.bits), lossless=stored.lossless)
+    bits = picture.bits if stored.pixels is None else stored.bits
+    return replace(picture, bits=bits, lossless=stored.lossless)
 
 
 def _upright(
@@ -313,8 +314,9 @@ def encode(
     Args:
         picture: its ``format`` is that of the file it came from.
         file: open for writing.
-        quality: 1 to 100, of formats that lose something (JPEG, WebP, AVIF, HEIC, JPEG XL). None:
-            95, but without loss for a picture that came so, where the format can.
+        quality: 1 to 100, of formats that lose something (JPEG, WebP, AVIF, HEIC, JPEG XL); at 100
+            AVIF and JPEG XL lose nothing. None: 95, but without loss for a picture that came so,
+            where the format can.
 
     Returns:
         What could not be kept.
@@ -332,7 +334,8 @@ def encode(
         metadata = replace(metadata, exif=b"")
         notes.append("its EXIF data are damaged and were left out")
     notes += _left_out(metadata, file_format)
-    lossless = picture.lossless and quality is None and file_format in encoders.LOSSLESS
+    lossless = quality == 100 and file_format in ("AVIF", "JXL")  # as their encoders have it
+    lossless |= picture.lossless and quality is None and file_format in encoders.LOSSLESS
     wanted = encoders.Wanted(pixels, metadata, bits, quality or 95, lossless)
     encoded = BytesIO()  # Pillow takes a disk that is full for one that has written all
     try:
@@ -375,7 +378,7 @@ def _of_depth(pixels: np.ndarray, bits: int, file_format: str) -> tuple[np.ndarr
         said = [f"rounded to {most} bits, which is all that {file_format} holds"]
     if most == 12:
         return pixels, 10 if bits <= 10 else 12, said
-    return pixels, 16, said
+    return pixels, bits if file_format == "JPEG2000" else 16, said
 
 
 def write(

@@ -47,16 +47,17 @@ def read(image: Image.Image, data: bytes) -> Stored:
 
 
 def _scaled(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """(H, W, C) uint16 of whole numbers with so many bits, or float32 of floating point ones."""
+    """(H, W, C) uint16 of whole numbers with so many bits, uint8 if 8 suffice, or float32 of
+    floating point ones."""
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[2] > 4:
         raise ValueError(f"an array of {pixels.shape}")
     if pixels.dtype.kind == "f":
         return check_unit_range(pixels)
-    if bits == 16:
-        return pixels.astype(np.uint16, copy=False)
-    white = np.float32(2**bits - 1)
-    return np.rint(pixels.astype(np.float32) * np.float32(65535) / white).astype(np.uint16)
+    if bits in (8, 16):
+        return pixels.astype(np.uint8 if bits == 8 else np.uint16, copy=False)
+    white = np.uint32(2**bits - 1)
+    return ((pixels * np.uint32(65535) + white // 2) // white).astype(np.uint16)
 
 
 def _avif(image: Image.Image, data: bytes) -> Stored:
@@ -70,12 +71,9 @@ def _avif(image: Image.Image, data: bytes) -> Stored:
         found.lossless = described[2] == 0  # the samples are red, green and blue
     if boxes.has_gain_map(data):
         found.notes.append(GAIN_MAP)
-    deep, premultiplied = found.bits > 8, boxes.is_premultiplied(data)
-    if deep or premultiplied:
+    if found.bits > 8 or boxes.is_grey(properties):  # Pillow makes RGB of grey
         check_size(image.width, image.height, 16)
-        pixels = imagecodecs.avif_decode(data, 0)
-        pixels = _scaled(pixels, found.bits) if deep else np.atleast_3d(pixels)
-        found.pixels = straight(pixels) if premultiplied else pixels
+        found.pixels = _scaled(imagecodecs.avif_decode(data, 0), found.bits)
     return found
 
 
@@ -102,7 +100,7 @@ def _heif(image: Image.Image, data: bytes) -> Stored:
         file = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
         first = file[file.primary_index]
         pixels = np.asarray(first)[:, : image.width]
-        found.pixels = _scaled(pixels, 16)
+        found.pixels = _scaled(pixels >> np.uint16(16 - found.bits), found.bits)
         if first.premultiplied_alpha:
             found.pixels = straight(found.pixels)
     return found
@@ -124,10 +122,7 @@ def _jxl(image: Image.Image, data: bytes) -> Stored:
     if header.bits > 8 or header.floating or header.premultiplied:
         check_size(image.width, image.height, header.bits)
         pixels = imagecodecs.jpegxl_decode(data, 0)
-        if header.bits > 8 or header.floating:
-            pixels = _scaled(pixels, header.bits)
-        else:
-            pixels = np.atleast_3d(pixels)
+        pixels = _scaled(pixels, max(8, header.bits))
         found.pixels = straight(pixels) if header.premultiplied else pixels
     return found
 
@@ -153,7 +148,7 @@ def _jp2(image: Image.Image, data: bytes) -> Stored:
         raise PictureError("JPEG 2000 in YCbCr with more than 8 bits or odd alpha: convert it")
     check_size(image.width, image.height, 16)
     pixels = imagecodecs.jpeg2k_decode(data)
-    pixels = _scaled(pixels, found.bits) if found.bits > 8 else np.atleast_3d(pixels)
+    pixels = _scaled(pixels, max(8, found.bits))
     if unstated:
         pixels = np.ascontiguousarray(pixels[..., :-1])
     elif header.alpha == jp2.PREMULTIPLIED:

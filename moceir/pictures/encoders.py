@@ -114,9 +114,9 @@ def _avif(wanted: Wanted, file: BytesIO) -> list[str]:
         pixels = _fewer_bits(pixels, wanted.bits)
     primaries, transfer = (2, 2) if metadata.icc else metadata.cicp or (1, 13)
     matrix = 0 if wanted.lossless and pixels.shape[2] > 2 else 9 if primaries == 9 else 6
-    encoded = imagecodecs.avif_encode(
+    encoded = imagecodecs.avif_encode(  # which takes no quality for grey: it loses nothing
         pixels[..., 0] if pixels.shape[2] == 1 else pixels,
-        level=100 if wanted.lossless else min(wanted.quality, 99),
+        level=100 if wanted.lossless else wanted.quality,
         speed=6,
         bitspersample=wanted.bits,
         pixelformat="400" if pixels.shape[2] < 3 else "444",
@@ -139,7 +139,9 @@ def _heif(wanted: Wanted, file: BytesIO) -> list[str]:
 
     pixels, metadata = wanted.pixels, wanted.metadata
     height, width, channels = pixels.shape
-    mode = ("L", "LA", "RGB", "RGBA")[channels - 1] + (";16" if wanted.bits > 8 else "")
+    mode = ("L", "LA", "RGB", "RGBA")[channels - 1]
+    if wanted.bits > 8:
+        mode, pixels = f"{mode};{wanted.bits}", _fewer_bits(pixels, wanted.bits)
     options: dict[str, Any] = {"quality": wanted.quality, "bit_depth": wanted.bits}
     if wanted.lossless:
         options |= {"quality": -1, "chroma": 444}
