@@ -114,11 +114,11 @@ def read_tiff(data: bytes) -> tuple[Metadata, int, list[str]]:
         )
         tags.load_from_fp(BytesIO(data), place[0])
         orientation = tags.get(ORIENTATION, 1)
-        metadata.xmp, notes = stale.corrected_xmp(_bytes(tags, XMP_TAG))
-        metadata.photoshop = _photoshop(tags)
+        metadata.xmp, notes = stale.corrected_xmp(_bytes(tags.get(XMP_TAG)))
+        metadata.photoshop = _photoshop(tags, data, place[0])
         if _LAYERS in tags:
             notes.append("its Photoshop layers were left out")
-        metadata.icc = _bytes(tags, ICC_TAG)
+        metadata.icc = _bytes(tags.get(ICC_TAG))
         if tags.get(RESOLUTION_UNIT, 2) == 2:
             metadata.dpi = _dpi(tags.get(X_RESOLUTION, 0), tags.get(Y_RESOLUTION, 0))
         for tag in (EXIF_TAGS, GPS_TAGS):  # to be read before they move
@@ -133,22 +133,30 @@ def read_tiff(data: bytes) -> tuple[Metadata, int, list[str]]:
     return metadata, orientation, notes
 
 
-def _bytes(tags: Image.Exif, tag: int) -> bytes:
-    """What a tag holds; some programs write captions as a row of 32-bit numbers."""
-    value = tags.get(tag)
-    if isinstance(value, tuple) and all(isinstance(v, int) and 0 <= v < 2**32 for v in value):
-        kind = "I" if any(v > 255 for v in value) else "B"
-        return struct.pack(f"{tags.endian}{len(value)}{kind}", *value)
+def _bytes(value: object) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-def _photoshop(tags: Image.Exif) -> bytes:
+def _photoshop(tags: Image.Exif, data: bytes, place: int) -> bytes:
     """Photoshop's resources of a TIFF file, with the captions that have a tag of their own."""
-    held = stale.without_previews(_bytes(tags, PHOTOSHOP_TAG))
-    captions = _bytes(tags, IPTC_TAG)
+    held = stale.without_previews(_bytes(tags.get(PHOTOSHOP_TAG)))
+    captions = _raw(data, tags.endian, place) if IPTC_TAG in tags and not tags.bigtiff else b""
     if captions and not stale.captions(held):
         held += stale.resource(stale.CAPTIONS, captions)
     return held
+
+
+def _raw(data: bytes, order: str, place: int) -> bytes:
+    """The captions in a directory, as bytes: some programs call them 32-bit numbers, of which
+    Pillow takes one."""
+    (entries,) = struct.unpack_from(f"{order}H", data, place)
+    for entry in range(place + 2, place + 2 + 12 * entries, 12):
+        tag, kind, count, at = struct.unpack_from(f"{order}HHII", data, entry)
+        if tag == IPTC_TAG:
+            size = count * {3: 2, 4: 4}.get(kind, 1)
+            start = at if size > 4 else entry + 8
+            return data[start : start + size]
+    return b""
 
 
 def _dpi(x: float, y: float) -> tuple[float, float] | None:

@@ -60,7 +60,7 @@ def _without(xmp: bytes, names: bytes) -> tuple[bytes, int]:
     attribute = rb"""\s(?:%s)\s*=\s*(?:"[^"]*"|'[^']*')""" % names
     xmp, number = re.subn(attribute, b"", xmp)
     kept, place, unclosed = [], 0, 0
-    for start in re.finditer(rb"<(%s)(?:\s[^<>]*)?>" % names, xmp):
+    for start in re.finditer(rb"<(%s)(?:\s[^<>]*)?/?>" % names, xmp):
         end = start.end()
         if start.start() < place or unclosed > 9:
             continue
@@ -164,10 +164,19 @@ def resource(number: int, content: bytes) -> bytes:
 
 def photoshop_of(segments: Sequence[tuple[str, bytes]]) -> bytes:
     """Photoshop's resources in a JPEG file's segments, of which one may continue another."""
-    parts = [
-        s.removeprefix(_PHOTOSHOP) for n, s in segments if n == "APP13" and _PHOTOSHOP in s[:14]
-    ]
+    parts = []
+    for name, content in segments:
+        if name == "APP13" and content.startswith(_PHOTOSHOP):
+            part = content[len(_PHOTOSHOP) :]
+            parts.append(part + b"\0" if len(part) % 2 and _is_whole(part) else part)
     return without_previews(b"".join(parts))
+
+
+def _is_whole(photoshop: bytes) -> bool:
+    try:
+        return bool(list(_resources(photoshop)))
+    except ValueError:
+        return False
 
 
 def photoshop_segments(photoshop: bytes) -> bytes:
