@@ -29,7 +29,7 @@ from moceir.files import whole_file
 from moceir.pictures import colour, deep, encoders, png, stale, tiff
 from moceir.pictures.metadata import Metadata, can_be_rewritten, read_tiff
 from moceir.pictures.metadata import read as read_metadata
-from moceir.pictures.pixels import check_size, image_of, pixels_of, to_8_bits
+from moceir.pictures.pixels import check_size, image_of, levels, pixels_of, to_8_bits
 
 _TURNS = {
     # EXIF orientation: turn counter-clockwise by so many quarters, then mirror left to right
@@ -89,7 +89,7 @@ def writable(suffix: str) -> str:
         PictureError: there is none.
     """
     name = formats().get(suffix.lower())
-    if name not in Image.SAVE:
+    if name not in Image.SAVE or name not in encoders.WRITTEN:
         plugin = _PLUGINS.get(suffix.lower())
         if plugin:
             raise PictureError(f"{suffix} files take a plug-in: pip install {plugin}")
@@ -328,8 +328,8 @@ def encode(
     pixels, metadata, notes = colour.described(picture.pixels, picture.metadata, file_format)
     pixels, bits, said = _of_depth(pixels, picture.bits, file_format)
     notes += said
-    if file_format == "GIF" and pixels.shape[2] >= 3:
-        notes.append("reduced to 256 colours, which is all that GIF holds")
+    pixels, said = _of_channels(pixels, file_format)
+    notes += said
     if metadata.exif and file_format == "TIFF" and not can_be_rewritten(metadata.exif):
         metadata = replace(metadata, exif=b"")
         notes.append("its EXIF data are damaged and were left out")
@@ -356,6 +356,25 @@ def encode(
         ) from error
     file.write(encoded.getbuffer())
     return notes
+
+
+def _of_channels(pixels: np.ndarray, file_format: str) -> tuple[np.ndarray, list[str]]:
+    """The pixels with alpha only where a format holds it, and what is reduced."""
+    notes = []
+    transparent = pixels.shape[2] in (2, 4)
+    if transparent and file_format in encoders.OPAQUE:
+        if (pixels[..., -1] != levels(pixels.dtype)).any():
+            mode = "RGBA" if pixels.shape[2] == 4 else "LA"
+            raise PictureError(
+                f"it is {mode}, and {file_format} has no transparency: choose .png or .tiff"
+            )
+        pixels = np.ascontiguousarray(pixels[..., :-1])
+    if file_format == "GIF":
+        if pixels.shape[2] >= 3:
+            notes.append("reduced to 256 colours, which is all that GIF holds")
+        if transparent and ((pixels[..., -1] > 0) & (pixels[..., -1] < 255)).any():
+            notes.append("half transparent pixels became opaque or wholly transparent")
+    return pixels, notes
 
 
 def _of_depth(pixels: np.ndarray, bits: int, file_format: str) -> tuple[np.ndarray, int, list[str]]:

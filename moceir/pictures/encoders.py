@@ -23,6 +23,16 @@ DEEP = {
 }
 """Formats that are written with more than 8 bits, and with how many at most."""
 
+WRITTEN = (
+    "JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000", "GIF",
+    "BMP", "DIB", "PPM", "PCX", "TGA", "QOI", "SGI", "IM", "DDS",
+)  # fmt: skip
+"""Formats that are written. Pillow can write others, which change a picture's size or colours
+(ICO, SPIDER), or which are not read here (PDF)."""
+
+OPAQUE = ("JPEG", "MPO", "BMP", "DIB", "PPM", "PCX")
+"""Formats without transparency, or whose readers mostly take no notice of it (BMP)."""
+
 LOSSLESS = ("WEBP", "AVIF", "HEIF", "JXL")
 """Formats with loss or without."""
 
@@ -81,23 +91,21 @@ def _blocks(metadata: Metadata) -> dict[str, bytes]:
 
 
 def _jpeg(wanted: Wanted, file: BytesIO) -> list[str]:
-    pixels, metadata, notes = wanted.pixels, wanted.metadata, []
-    if pixels.shape[2] in (2, 4) and (pixels[..., -1] == 255).all():
-        pixels = pixels[..., :-1]  # nothing is transparent
+    metadata, notes = wanted.metadata, []
     options: dict[str, Any] = {}
     for name, data in _blocks(metadata).items():
         if name != "icc_profile" and len(data) + 29 > _JPEG_SEGMENT:
             notes.append(f"its {name.upper()} data are too long for JPEG and were left out")
         else:
             options[name] = data
-    if pixels.shape[2] == 3:
+    if wanted.pixels.shape[2] == 3:
         options["subsampling"] = "4:4:4"
     options["extra"] = stale.photoshop_segments(metadata.photoshop) + b"".join(
         stale.segment(0xFE, comment[i : i + _JPEG_SEGMENT])
         for comment in metadata.comments
         for i in range(0, len(comment) or 1, _JPEG_SEGMENT)
     )
-    _with_pillow(replace(wanted, pixels=pixels), file, "JPEG", **options)
+    _with_pillow(wanted, file, "JPEG", **options)
     return notes
 
 
@@ -192,8 +200,6 @@ def _jp2(wanted: Wanted, file: BytesIO) -> list[str]:
 def _ppm(wanted: Wanted, file: BytesIO) -> list[str]:
     pixels = wanted.pixels
     height, width, channels = pixels.shape
-    if channels in (2, 4):
-        raise ValueError("it has no transparency")
     kind, white = (5 if channels == 1 else 6), 255 if wanted.bits == 8 else 65535
     file.write(b"P%d\n%d %d\n%d\n" % (kind, width, height, white))
     file.write(pixels.astype(pixels.dtype.newbyteorder(">")).tobytes())

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from moceir import machine
 from moceir.errors import PictureError
-from moceir.pictures import codec
+from moceir.pictures import codec, encoders
 from moceir.pictures.codec import Picture
 from moceir.pictures.metadata import Metadata, upright
 from tests.small_network import noise
@@ -291,6 +291,33 @@ def test_a_full_disk_is_no_fault_of_the_format(file_format: str) -> None:
         codec.encode(Picture(np.asarray(noise()), ""), Full(), file_format)
 
 
+def test_half_transparent_pixels_of_gif_are_said() -> None:
+    pixels = np.full((4, 4, 4), 255, np.uint8)
+    pixels[0, 0, 3] = 0
+    colours = "reduced to 256 colours, which is all that GIF holds"
+    assert written(Picture(pixels, ""), "GIF")[1] == [colours]
+    pixels[0, 1, 3] = 128
+    half = "half transparent pixels became opaque or wholly transparent"
+    assert written(Picture(pixels, ""), "GIF")[1] == [colours, half]
+
+
+@pytest.mark.parametrize("file_format", encoders.WRITTEN)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_all_that_is_written_can_be_read(file_format: str, channels: int) -> None:
+    pixels = np.full((20, 30, channels), 255, np.uint8)
+    pixels[5:, 8:, 0] = 99
+    try:
+        data, notes = written(Picture(pixels, ""), file_format)
+    except PictureError as error:
+        assert file_format in ("SGI", "QOI") and "choose .png" in str(error)
+        return
+    again = codec.decode(data, "a")
+    assert again.notes == [] and again.pixels.shape[:2] == (20, 30)
+    if not notes:
+        shown = codec.to_8_bits(again.pixels)[[2, 12], [2, 20], 0]
+        assert shown.tolist() == pytest.approx([255, 99], abs=3)
+
+
 def test_what_a_jpeg_cannot_hold_is_said() -> None:
     picture = Picture(np.zeros((2, 2, 3), np.uint8), "PNG", Metadata(xmp=b" " * 70_000))
     assert written(picture, "JPEG")[1] == ["its XMP data are too long for JPEG and were left out"]
@@ -398,7 +425,7 @@ def test_transparent_colours_become_alpha() -> None:
 def test_opaque_alpha_may_go_and_other_alpha_is_not_dropped() -> None:
     opaque = np.full((2, 2, 4), 255, np.uint8)
     assert Image.open(BytesIO(written(Picture(opaque, ""), "JPEG")[0])).mode == "RGB"
-    with pytest.raises(PictureError, match=r"JPEG.*RGBA.*choose \.png"):
+    with pytest.raises(PictureError, match=r"RGBA, and JPEG has no transparency: choose \.png"):
         written(Picture(opaque // 2, ""), "JPEG")
 
 
@@ -502,6 +529,8 @@ def test_formats_that_cannot_be_written_are_named(monkeypatch: pytest.MonkeyPatc
         (".xyz", r"'\.xyz'; try \.png"),
         ("", "''"),
         (".psd", r"'\.psd'"),
+        (".pdf", r"'\.pdf'"),
+        (".ico", r"'\.ico'"),
         (".jxl", "pip install pillow-jxl-plugin"),
     ):
         with pytest.raises(PictureError, match=message):

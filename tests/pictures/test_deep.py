@@ -103,7 +103,7 @@ def test_ppm(white: int, channels: int) -> None:
         assert np.abs(picture.pixels - pixels / white * 65535).max() <= 0.5
     data, notes = written(picture, "PPM")
     assert notes == [] and np.array_equal(codec.decode(data, "b").pixels, picture.pixels)
-    with pytest.raises(PictureError, match="no transparency"):
+    with pytest.raises(PictureError, match="PPM has no transparency"):
         written(Picture(np.zeros((2, 2, 4), np.uint8), ""), "PPM")
 
 
