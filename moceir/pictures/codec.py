@@ -114,7 +114,7 @@ def _named(name: str) -> Iterator[None]:
         # Decoders of damaged files raise anything at all.
         if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
             raise PictureError(f"{name}: {error.strerror}") from error
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{name}: cannot be read as a picture ({reason})") from error
 
 

@@ -517,6 +517,13 @@ def test_damage_is_named(data: bytes, message: str) -> None:
         codec.decode(data, "a")
 
 
+def test_what_decoders_say_is_one_line() -> None:
+    """libjxl's plug-in says three."""
+    with pytest.raises(PictureError, match="a: cannot be read as a picture") as raised:
+        codec.decode(encoded(noise(), "JXL", use_container=True)[:50], "a")
+    assert "\n" not in str(raised.value)
+
+
 def test_the_content_counts_not_the_name(tmp_path: Path) -> None:
     assert codec.decode(encoded(noise(), "PNG"), "a.jpg").format == "PNG"
 
