@@ -25,7 +25,7 @@ DEEP = {
 
 WRITTEN = (
     "JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000", "GIF",
-    "BMP", "DIB", "PPM", "PCX", "TGA", "QOI", "SGI", "IM", "DDS",
+    "BMP", "DIB", "PPM", "PCX", "TGA", "QOI", "SGI", "DDS",
 )  # fmt: skip
 """Formats that are written. Pillow can write others, which change a picture's size or colours
 (ICO, SPIDER), or which are not read here (PDF)."""

@@ -115,7 +115,7 @@ def read_tiff(data: bytes) -> tuple[Metadata, int, list[str]]:
         tags.load_from_fp(BytesIO(data), place[0])
         orientation = tags.get(ORIENTATION, 1)
         metadata.xmp, notes = stale.corrected_xmp(_bytes(tags.get(XMP_TAG)))
-        metadata.photoshop = _photoshop(tags, data, place[0])
+        metadata.photoshop = _photoshop(tags, data, order, place[0])
         if _LAYERS in tags:
             notes.append("its Photoshop layers were left out")
         metadata.icc = _bytes(tags.get(ICC_TAG))
@@ -137,10 +137,10 @@ def _bytes(value: object) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-def _photoshop(tags: Image.Exif, data: bytes, place: int) -> bytes:
+def _photoshop(tags: Image.Exif, data: bytes, order: str, place: int) -> bytes:
     """Photoshop's resources of a TIFF file, with the captions that have a tag of their own."""
     held = stale.without_previews(_bytes(tags.get(PHOTOSHOP_TAG)))
-    captions = _raw(data, tags.endian, place) if IPTC_TAG in tags and not tags.bigtiff else b""
+    captions = _raw(data, order, place) if IPTC_TAG in tags and not tags.bigtiff else b""
     if captions and not stale.captions(held):
         held += stale.resource(stale.CAPTIONS, captions)
     return held

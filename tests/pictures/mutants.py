@@ -69,7 +69,6 @@ def seeds() -> dict[str, bytes]:
         "ICO",
         "ICNS",
         "SPIDER",
-        "PALM",
         "XBM",
         "MSP",
         "BLP",
@@ -79,7 +78,7 @@ def seeds() -> dict[str, bytes]:
         if file_format in codec.encoders.WRITTEN:
             found[file_format] = written(pixels, file_format)
         else:
-            mode = {"PALM": "P", "BLP": "P", "XBM": "1", "MSP": "1", "SPIDER": "F"}.get(file_format)
+            mode = {"BLP": "P", "XBM": "1", "MSP": "1", "SPIDER": "F"}.get(file_format)
             image = codec.image_of(narrow[..., :3])
             found[file_format] = encoded(image.convert(mode) if mode else image, file_format)
     for file_format in ("PNG", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM"):
