@@ -27,7 +27,7 @@ from moceir import machine
 from moceir.errors import PictureError
 from moceir.files import whole_file
 from moceir.pictures import colour, deep, encoders, png, stale, tiff
-from moceir.pictures.metadata import Metadata, can_be_rewritten, read_tiff
+from moceir.pictures.metadata import Metadata, can_be_rewritten
 from moceir.pictures.metadata import read as read_metadata
 from moceir.pictures.pixels import check_size, image_of, levels, pixels_of, to_8_bits
 
@@ -232,7 +232,7 @@ def _decode(data: bytes) -> Picture:
     if data[:4] in tiff.SIGNATURES:
         found = tiff.read(data)
         if found.pixels is not None:
-            metadata, orientation, notes = read_tiff(data)
+            metadata, orientation, notes = tiff.read_metadata(data)
             notes = [*found.notes, *notes, *_of_frames(found.frames)]
             return _upright(found.pixels, orientation, "TIFF", metadata, notes, found.frames)
         stored.notes = found.notes

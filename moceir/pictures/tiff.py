@@ -19,6 +19,7 @@ from moceir.pictures.metadata import (
     GPS_TAGS,
     ICC_TAG,
     IPTC_TAG,
+    ORIENTATION,
     PHOTOSHOP_TAG,
     RESOLUTION_UNIT,
     STRUCTURE,
@@ -26,14 +27,17 @@ from moceir.pictures.metadata import (
     XMP_TAG,
     Y_RESOLUTION,
     Metadata,
+    read_tiff,
 )
-from moceir.pictures.pixels import check_size, check_unit_range, straight
+from moceir.pictures.pixels import check_size, check_unit_range, levels, straight
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
+_NOT_BY_PILLOW = b"MM\0+"  # BigTIFF, big endian
+_TYPES = ("uint8", "uint16", "float16", "float32", "float64")
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 _MULTIPLIED, _STRAIGHT, _COREL = 1, 2, 999
 
@@ -67,14 +71,14 @@ class Stored:
     """What a TIFF file has that Pillow does not tell."""
 
     pixels: np.ndarray | None
-    """(H, W, C) uint16, or float32 in [0, 1], not turned yet; None if Pillow reads the file."""
+    """(H, W, C) uint8, uint16, or float32 in [0, 1], not turned yet; None: Pillow reads it."""
     frames: int = 1
     notes: list[str] = field(default_factory=list)
 
 
 def read(data: bytes) -> Stored:
-    """The first picture of a TIFF file if it has more than 8 bits per sample, and what Pillow
-    leaves out of others.
+    """The first picture of a TIFF file if Pillow does not read it, or not all its bits, and what
+    Pillow leaves out of others.
 
     Raises:
         PictureError: a kind that is not read; camera raw, whatever its bits.
@@ -86,13 +90,26 @@ def read(data: bytes) -> Stored:
         page = file.pages.first
         _refuse_raw(data, page)
         bits, cmyk = page.bitspersample, page.photometric == PHOTOMETRIC.SEPARATED
-        if bits <= 8 or cmyk:  # Pillow reads 16-bit CMYK, to 8 bits.
+        if (bits <= 8 or cmyk) and not data.startswith(_NOT_BY_PILLOW):  # 16-bit CMYK to 8 bits
             colours = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.SEPARATED: 4, PHOTOMETRIC.YCBCR: 3}
             others = page.samplesperpixel - colours.get(page.photometric, 1)
             kept = others > 0 and not cmyk and _alpha(page) is not None
             notes = [f"read with 8 of its {bits} bits"] if bits > 8 else []
             return Stored(None, notes=notes + _left_out(others - kept))
         return _deep(page, len(file.pages))
+
+
+def read_metadata(data: bytes) -> tuple[Metadata, int, list[str]]:
+    """``metadata.read_tiff``, and what it leaves: Pillow takes the tags of a big-endian BigTIFF
+    file for others."""
+    if not data.startswith(_NOT_BY_PILLOW):
+        return read_tiff(data)
+    with _opened(BytesIO(data)) as file:
+        tags = file.pages.first.tags
+        xmp, notes = stale.corrected_xmp(bytes(tags.valueof(XMP_TAG, b"")))
+        metadata = Metadata(xmp=xmp, icc=bytes(tags.valueof(ICC_TAG, b"")))
+        notes.append("its tags but for ICC profile and XMP were left out (big-endian BigTIFF)")
+        return metadata, tags.valueof(ORIENTATION, 1), notes
 
 
 def _alpha(page: TiffPage) -> int | None:
@@ -117,11 +134,11 @@ def _deep(page: TiffPage, frames: int) -> Stored:
 
     bits = page.bitspersample
     check_size(page.imagewidth, page.imagelength, bits)
-    if page.dtype is None or page.dtype.name not in ("uint16", "float16", "float32", "float64"):
+    if page.dtype is None or page.dtype.name not in _TYPES:
         raise PictureError(
             f"TIFF with {bits}-bit samples of type {page.dtype}: convert it to 16 bits"
         )
-    if bits not in (16, 32, 64):
+    if bits not in (8, 16, 32, 64):
         raise PictureError(f"TIFF with {bits}-bit samples: convert it to 16 bits")
     kinds = PHOTOMETRIC
     if page.photometric not in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB):
@@ -145,8 +162,7 @@ def _deep(page: TiffPage, frames: int) -> Stored:
         pixels = check_unit_range(pixels)
     if page.photometric == kinds.MINISWHITE:
         pixels = pixels.copy()
-        white = 1 if pixels.dtype.kind == "f" else 65535
-        pixels[..., 0] = white - pixels[..., 0]
+        pixels[..., 0] = levels(pixels.dtype) - pixels[..., 0]
     if alpha == _MULTIPLIED:
         pixels = straight(pixels)
     return Stored(pixels, frames, _left_out(samples - kept))
