@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from moceir.pictures.metadata import Metadata
+from moceir.pictures.stale import CREDENTIALS, GAIN_MAP, MOTION
 
 
 class Box(NamedTuple):
@@ -118,6 +119,20 @@ def has_gain_map(data: bytes) -> bool:
     """Whether an AVIF or HEIC file has a picture that is made from another by a gain map."""
     meta = _meta(data)
     return b"iinf" in meta and b"tmap" in data[meta[b"iinf"].body : meta[b"iinf"].end]
+
+
+_C2PA = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+
+
+def left_out(data: bytes) -> list[str]:
+    """What is beside the picture in an AVIF or HEIC file, and is not kept."""
+    notes = [GAIN_MAP] if has_gain_map(data) else []
+    for b in boxes(data):
+        if b.name == b"mpvd":
+            notes.append(MOTION)
+        elif b.name == b"uuid" and data[b.body : b.body + 16] == _C2PA:
+            notes.append(CREDENTIALS)
+    return notes
 
 
 def with_items(data: bytes, metadata: Metadata) -> bytes:

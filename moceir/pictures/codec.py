@@ -29,7 +29,7 @@ from moceir.files import whole_file
 from moceir.pictures import colour, deep, encoders, png, stale, tiff
 from moceir.pictures.metadata import Metadata, can_be_rewritten
 from moceir.pictures.metadata import read as read_metadata
-from moceir.pictures.pixels import check_size, image_of, levels, pixels_of, to_8_bits
+from moceir.pictures.pixels import check_size, image_of, pixels_of
 
 _TURNS = {
     # EXIF orientation: turn counter-clockwise by so many quarters, then mirror left to right
@@ -279,6 +279,7 @@ def _picture_of(image: Image.Image, data: bytes, stored: deep.Stored) -> Picture
         if image.mode == "CMYK":
             notes.append("CMYK, converted to sRGB")
             metadata.icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+            metadata.exif = stale.of_srgb(metadata.exif)
     picture = _upright(pixels, orientation, image.format or "", metadata, notes)
     bits = picture.bits if stored.pixels is None else stored.bits
     return replace(picture, bits=bits, lossless=stored.lossless)
@@ -326,14 +327,14 @@ def encode(
         OSError: ``file`` cannot be written.
     """
     pixels, metadata, notes = colour.described(picture.pixels, picture.metadata, file_format)
-    pixels, bits, said = _of_depth(pixels, picture.bits, file_format)
+    pixels, bits, said = encoders.of_depth(pixels, picture.bits, file_format)
     notes += said
-    pixels, said = _of_channels(pixels, file_format)
+    pixels, said = encoders.of_channels(pixels, file_format)
     notes += said
     if metadata.exif and file_format == "TIFF" and not can_be_rewritten(metadata.exif):
         metadata = replace(metadata, exif=b"")
         notes.append("its EXIF data are damaged and were left out")
-    notes += _left_out(metadata, file_format)
+    notes += encoders.left_out(metadata, file_format)
     lossless = quality == 100 and file_format in ("AVIF", "JXL")  # as their encoders have it
     lossless |= picture.lossless and quality is None and file_format in encoders.LOSSLESS
     wanted = encoders.Wanted(pixels, metadata, bits, quality or 95, lossless)
@@ -358,48 +359,6 @@ def encode(
     return notes
 
 
-def _of_channels(pixels: np.ndarray, file_format: str) -> tuple[np.ndarray, list[str]]:
-    """The pixels with alpha only where a format holds it, and what is reduced."""
-    notes = []
-    transparent = pixels.shape[2] in (2, 4)
-    if transparent and file_format in encoders.OPAQUE:
-        if (pixels[..., -1] != levels(pixels.dtype)).any():
-            mode = "RGBA" if pixels.shape[2] == 4 else "LA"
-            raise PictureError(
-                f"it is {mode}, and {file_format} has no transparency: choose .png or .tiff"
-            )
-        pixels = np.ascontiguousarray(pixels[..., :-1])
-    if file_format == "GIF":
-        if pixels.shape[2] >= 3:
-            notes.append("reduced to 256 colours, which is all that GIF holds")
-        if transparent and ((pixels[..., -1] > 0) & (pixels[..., -1] < 255)).any():
-            notes.append("half transparent pixels became opaque or wholly transparent")
-    return pixels, notes
-
-
-def _of_depth(pixels: np.ndarray, bits: int, file_format: str) -> tuple[np.ndarray, int, list[str]]:
-    """The pixels as a format holds them, with how many bits it has, and what was rounded.
-
-    Args:
-        bits: of the file that they came from.
-    """
-    most = encoders.DEEP.get(file_format, 8)
-    if pixels.dtype == np.uint8 or (file_format == "TIFF"):
-        return pixels, pixels.itemsize * 8, []
-    if most == 8:
-        note = f"rounded to 8 bits, which is all that {file_format} is written with"
-        return to_8_bits(pixels), 8, [note]
-    said = []
-    if pixels.dtype == np.float32:
-        pixels, bits = np.rint(pixels * np.float32(65535)).astype(np.uint16), 16
-        said = [f"rounded to {most} bits, which is all that {file_format} holds"]
-    if bits > most:
-        said = [f"rounded to {most} bits, which is all that {file_format} holds"]
-    if most == 12:
-        return pixels, 10 if bits <= 10 else 12, said
-    return pixels, bits if file_format == "JPEG2000" else 16, said
-
-
 def write(
     picture: Picture, path: Path, quality: int | None = None, overwrite: bool = True
 ) -> list[str]:
@@ -422,24 +381,3 @@ def write(
     with whole_file(path, overwrite, picture.source) as temporary:
         temporary.write_bytes(encoded.getbuffer())
     return notes
-
-
-_CAPTIONED = ("JPEG", "MPO", "TIFF")
-_COMMENTED = ("JPEG", "MPO", "GIF")
-
-
-def _left_out(metadata: Metadata, file_format: str) -> list[str]:
-    """What the format has no place for."""
-    blocks = {"EXIF data": metadata.exif, "XMP data": metadata.xmp}
-    lost = [name for name, data in blocks.items() if data and file_format not in encoders.WITH_EXIF]
-    if metadata.png_text and file_format != "PNG":
-        lost.append(f"texts ({png.keywords(metadata.png_text)})")
-    if stale.captions(metadata.photoshop) and file_format not in _CAPTIONED:
-        lost.append("IPTC captions")
-    if metadata.comments and file_format not in _COMMENTED:
-        lost.append("comment")
-    if {b"mDCV", b"cLLI"} & set(metadata.png_colour) and file_format != "PNG":
-        lost.append("brightness on HDR displays (mDCV, cLLI)")
-    if not lost:
-        return []
-    return [f"left out, as {file_format} has no place for them: {' and '.join(lost)}"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from moceir.errors import PictureError
 from moceir.pictures.metadata import Metadata
+from moceir.pictures.stale import of_srgb
 
 SRGB = (1, 13)
 """Code points of its primaries and its transfer function."""
@@ -152,6 +153,7 @@ def described(
         pixels = to_srgb(pixels, icc)
     except ValueError as error:
         return pixels, metadata, [f"its colour profile was left out ({error})"]
+    metadata = replace(metadata, exif=of_srgb(metadata.exif))
     return (
         pixels,
         metadata,

@@ -15,7 +15,7 @@ from moceir.pictures import boxes, jp2, jxl
 from moceir.pictures.colour import code_points, code_points_of
 from moceir.pictures.metadata import Metadata
 from moceir.pictures.pixels import check_size, check_unit_range, straight
-from moceir.pictures.stale import GAIN_MAP
+from moceir.pictures.stale import CREDENTIALS, GAIN_MAP
 
 
 @dataclass
@@ -69,8 +69,7 @@ def _avif(image: Image.Image, data: bytes) -> Stored:
     if described:
         found.metadata.cicp = code_points(*described[:2])
         found.lossless = described[2] == 0  # the samples are red, green and blue
-    if boxes.has_gain_map(data):
-        found.notes.append(GAIN_MAP)
+    found.notes += boxes.left_out(data)
     if found.bits > 8 or boxes.is_grey(properties):  # Pillow makes RGB of grey
         check_size(image.width, image.height, 16)
         found.pixels = _scaled(imagecodecs.avif_decode(data, 0), found.bits)
@@ -92,8 +91,9 @@ def _heif(image: Image.Image, data: bytes) -> Stored:
             name for name in image.info.get("aux", {}) if "gainmap" not in name.lower()
         ],
     }
-    if boxes.has_gain_map(data) or any("gainmap" in n.lower() for n in image.info.get("aux", {})):
-        found.notes.append(GAIN_MAP)
+    found.notes += boxes.left_out(data)
+    if any("gainmap" in name.lower() for name in image.info.get("aux", {})):
+        found.notes += [] if GAIN_MAP in found.notes else [GAIN_MAP]
     found.notes += [f"its {name} was left out" for name, there in extras.items() if there]
     if found.bits > 8:
         check_size(image.width, image.height, 16)
@@ -117,6 +117,8 @@ def _jxl(image: Image.Image, data: bytes) -> Stored:
         raise PictureError("JPEG XL with channels beside colours and alpha: convert it to PNG")
     if header.packed:
         found.notes.append("its compressed XMP data were left out")
+    found.notes += [CREDENTIALS] if header.signed else []
+    found.notes += [GAIN_MAP] if header.gain_map else []
     if header.animated:
         found.notes.append("the first of its frames")
     if header.bits > 8 or header.floating or header.premultiplied:
@@ -186,7 +188,8 @@ def _ppm(image: Image.Image, data: bytes) -> Stored:
 
 def _webp(image: Image.Image, data: bytes) -> Stored:
     kinds = {data[b : b + 4] for b in _riff(data)}
-    return Stored(lossless=b"VP8L" in kinds and b"ANIM" not in kinds)
+    notes = [CREDENTIALS] if b"C2PA" in kinds else []
+    return Stored(lossless=b"VP8L" in kinds and b"ANIM" not in kinds, notes=notes)
 
 
 def _riff(data: bytes) -> list[int]:

@@ -1,4 +1,4 @@
-"""How each format is written, but for PNG and TIFF, which have modules of their own."""
+"""What each format holds, and how it is written; PNG and TIFF have modules of their own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from moceir.pictures import boxes, jp2, jxl, stale
+from moceir.errors import PictureError
+from moceir.pictures import boxes, jp2, jxl, png, stale
 from moceir.pictures.metadata import Metadata
-from moceir.pictures.pixels import image_of, without_hidden
+from moceir.pictures.pixels import image_of, levels, to_8_bits, without_hidden
 
 DEEP = {
     "PNG": 16,
@@ -40,7 +41,68 @@ _JPEGS = ("JPEG", "MPO")
 WITH_EXIF = (*_JPEGS, "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JXL", "JPEG2000")
 """Formats that hold EXIF and XMP data."""
 WITH_RESOLUTION = (*_JPEGS, "PNG", "TIFF", "BMP", "DIB", "PCX", "TGA")
+_CAPTIONED = ("JPEG", "MPO", "TIFF")
+_COMMENTED = ("JPEG", "MPO", "GIF")
 _JPEG_SEGMENT = 65533
+
+
+def of_channels(pixels: np.ndarray, file_format: str) -> tuple[np.ndarray, list[str]]:
+    """The pixels with alpha only where a format holds it, and what is reduced."""
+    notes = []
+    transparent = pixels.shape[2] in (2, 4)
+    if transparent and file_format in OPAQUE:
+        if (pixels[..., -1] != levels(pixels.dtype)).any():
+            mode = "RGBA" if pixels.shape[2] == 4 else "LA"
+            raise PictureError(
+                f"it is {mode}, and {file_format} has no transparency: choose .png or .tiff"
+            )
+        pixels = np.ascontiguousarray(pixels[..., :-1])
+    if file_format == "GIF":
+        if pixels.shape[2] >= 3:
+            notes.append("reduced to 256 colours, which is all that GIF holds")
+        if transparent and ((pixels[..., -1] > 0) & (pixels[..., -1] < 255)).any():
+            notes.append("half transparent pixels became opaque or wholly transparent")
+    return pixels, notes
+
+
+def of_depth(pixels: np.ndarray, bits: int, file_format: str) -> tuple[np.ndarray, int, list[str]]:
+    """The pixels as a format holds them, with how many bits it has, and what was rounded.
+
+    Args:
+        bits: of the file that they came from.
+    """
+    most = DEEP.get(file_format, 8)
+    if pixels.dtype == np.uint8 or (file_format == "TIFF"):
+        return pixels, pixels.itemsize * 8, []
+    if most == 8:
+        note = f"rounded to 8 bits, which is all that {file_format} is written with"
+        return to_8_bits(pixels), 8, [note]
+    said = []
+    if pixels.dtype == np.float32:
+        pixels, bits = np.rint(pixels * np.float32(65535)).astype(np.uint16), 16
+        said = [f"rounded to {most} bits, which is all that {file_format} holds"]
+    if bits > most:
+        said = [f"rounded to {most} bits, which is all that {file_format} holds"]
+    if most == 12:
+        return pixels, 10 if bits <= 10 else 12, said
+    return pixels, bits if file_format == "JPEG2000" else 16, said
+
+
+def left_out(metadata: Metadata, file_format: str) -> list[str]:
+    """What the format has no place for."""
+    blocks = {"EXIF data": metadata.exif, "XMP data": metadata.xmp}
+    lost = [name for name, data in blocks.items() if data and file_format not in WITH_EXIF]
+    if metadata.png_text and file_format != "PNG":
+        lost.append(f"texts ({png.keywords(metadata.png_text)})")
+    if stale.captions(metadata.photoshop) and file_format not in _CAPTIONED:
+        lost.append("IPTC captions")
+    if metadata.comments and file_format not in _COMMENTED:
+        lost.append("comment")
+    if {b"mDCV", b"cLLI"} & set(metadata.png_colour) and file_format != "PNG":
+        lost.append("brightness on HDR displays (mDCV, cLLI)")
+    if not lost:
+        return []
+    return [f"left out, as {file_format} has no place for them: {' and '.join(lost)}"]
 
 
 @dataclass

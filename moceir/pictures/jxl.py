@@ -27,6 +27,9 @@ class Header:
     xmp: bytes = b""
     packed: bool = False
     """XMP is there, but compressed."""
+    signed: bool = False
+    """With content credentials (C2PA)."""
+    gain_map: bool = False
 
 
 class _Bits:
@@ -76,7 +79,9 @@ def read(data: bytes) -> Header:
                 header.packed = True
             elif b.name == b"jbrd":
                 jpeg = True
-            elif b.name in (b"jxlc", b"jxlp") and len(stream) < 4096:
+            header.signed |= b.name == b"jumb"
+            header.gain_map |= b.name == b"jhgm"
+            if b.name in (b"jxlc", b"jxlp") and len(stream) < 4096:
                 stream += data[b.body + (4 if b.name == b"jxlp" else 0) : b.end][:4096]
     if not stream.startswith(_CODESTREAM):
         raise ValueError("no codestream")

@@ -13,7 +13,7 @@ from moceir.pictures import stale
 ORIENTATION = 274
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, ICC_TAG = 700, 33723, 34377, 34675
-_LAYERS = 37724
+_LAYERS, _C2PA = 37724, 52545
 EXIF_TAGS, GPS_TAGS = 34665, 34853
 
 # What a TIFF file says about its own pixels, which is not true of another file's.
@@ -21,7 +21,7 @@ STRUCTURE = {
     *range(254, 260), 262, 263, 264, 265, 266, 273, ORIENTATION, 277, 278, 279, 280, 281,
     284, 288, 289, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320, *range(322, 326), 330,
     *range(332, 344), 347, *range(512, 522), *range(529, 533),
-    XMP_TAG, IPTC_TAG, ICC_TAG, PHOTOSHOP_TAG, _LAYERS,
+    XMP_TAG, IPTC_TAG, ICC_TAG, PHOTOSHOP_TAG, _LAYERS, _C2PA,
 }  # fmt: skip
 
 
@@ -118,9 +118,11 @@ def read_tiff(data: bytes) -> tuple[Metadata, int, list[str]]:
         metadata.photoshop = _photoshop(tags, data, order, place[0])
         if _LAYERS in tags:
             notes.append("its Photoshop layers were left out")
+        if _C2PA in tags:
+            notes.append(stale.CREDENTIALS)
         metadata.icc = _bytes(tags.get(ICC_TAG))
-        if tags.get(RESOLUTION_UNIT, 2) == 2:
-            metadata.dpi = _dpi(tags.get(X_RESOLUTION, 0), tags.get(Y_RESOLUTION, 0))
+        unit = {2: 1, 3: 2.54}.get(tags.get(RESOLUTION_UNIT, 2), 0)  # inches, centimetres
+        metadata.dpi = _dpi(unit * tags.get(X_RESOLUTION, 0), unit * tags.get(Y_RESOLUTION, 0))
         for tag in (EXIF_TAGS, GPS_TAGS):  # to be read before they move
             tags.get_ifd(tag)
         for tag in list(tags):

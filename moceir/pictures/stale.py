@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 GAIN_MAP = "its gain map, which brightens it on HDR displays, was left out"
 MOTION = "the video of a motion photo was left out"
 _EXTENDED = "the second part of its XMP data was left out"
-_CREDENTIALS = "its content credentials (C2PA) were left out, which vouch for the file as it was"
+CREDENTIALS = "its content credentials (C2PA) were left out, which vouch for the file as it was"
 
 _WIDTH, _LENGTH = (256, 40962), (257, 40963)
-_EXIF_TAGS = 34665
+_EXIF_TAGS, _COLOUR_SPACE = 34665, 40961
 
 _PHOTOSHOP = b"Photoshop 3.0\0"
 CAPTIONS = 1028
@@ -80,32 +80,42 @@ def _without(xmp: bytes, names: bytes) -> tuple[bytes, int]:
 
 def sized(exif: bytes, width: int, height: int) -> bytes:
     """An EXIF block whose tags for the size of the picture, where it has them, say this one."""
+    sides = dict.fromkeys(_WIDTH, width) | dict.fromkeys(_LENGTH, height)
+    return _with_numbers(exif, sides)
+
+
+def of_srgb(exif: bytes) -> bytes:
+    """An EXIF block that, if it speaks of a colour space, says sRGB."""
+    return _with_numbers(exif, {_COLOUR_SPACE: 1})
+
+
+def _with_numbers(exif: bytes, values: dict[int, int]) -> bytes:
+    """An EXIF block with other numbers in those of these tags that it has."""
     block = bytearray(exif)
     order = "<" if exif[:2] == b"II" else ">"
     try:
         (place,) = struct.unpack_from(f"{order}I", block, 4)
-        inner = _resized(block, order, place, width, height)
+        inner = _set_numbers(block, order, place, values)
         if inner:
-            _resized(block, order, inner, width, height)
+            _set_numbers(block, order, inner, values)
     except struct.error:
         return exif  # damaged, which its reader has said
     return bytes(block)
 
 
-def _resized(block: bytearray, order: str, place: int, width: int, height: int) -> int:
-    """Sets the size in a directory; where that of EXIF is, or 0."""
+def _set_numbers(block: bytearray, order: str, place: int, values: dict[int, int]) -> int:
+    """Sets them in a directory; where that of EXIF is, or 0."""
     inner = 0
     (entries,) = struct.unpack_from(f"{order}H", block, place)
     for entry in range(place + 2, place + 2 + 12 * entries, 12):
         tag, kind, count, value = struct.unpack_from(f"{order}HHII", block, entry)
         if tag == _EXIF_TAGS:
             inner = value
-        elif tag in (*_WIDTH, *_LENGTH) and count == 1:
-            side = width if tag in _WIDTH else height
+        elif tag in values and count == 1:
             if kind == 4:
-                struct.pack_into(f"{order}I", block, entry + 8, side)
-            elif kind == 3 and side < 2**16:
-                struct.pack_into(f"{order}H", block, entry + 8, side)
+                struct.pack_into(f"{order}I", block, entry + 8, values[tag])
+            elif kind == 3 and values[tag] < 2**16:
+                struct.pack_into(f"{order}H", block, entry + 8, values[tag])
     return inner
 
 
@@ -210,7 +220,7 @@ def jpeg_notes(segments: Sequence[tuple[str, bytes]], data: bytes) -> list[str]:
     notes, others = [], []
     for name, content in segments:
         if name == "APP11" and b"jumb" in content[:64]:
-            notes.append(_CREDENTIALS)
+            notes.append(CREDENTIALS)
         elif name == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496:-1\0"):
             notes.append(GAIN_MAP)
         elif not content.startswith(_KNOWN.get(name, ())):
@@ -225,7 +235,7 @@ def jpeg_notes(segments: Sequence[tuple[str, bytes]], data: bytes) -> list[str]:
 
 def png_notes(names: Sequence[bytes]) -> list[str]:
     """What is left out of a PNG file for those chunks that are not kept."""
-    notes = [_CREDENTIALS] if b"caBX" in names else []
+    notes = [CREDENTIALS] if b"caBX" in names else []
     others = dict.fromkeys(n.decode("latin-1") for n in names if n != b"caBX")
     if others:
         notes.append(f"its chunks {', '.join(others)} were left out")

@@ -22,6 +22,7 @@ from moceir.errors import PictureError
 from moceir.pictures import codec, encoders
 from moceir.pictures.codec import Picture
 from moceir.pictures.metadata import Metadata, upright
+from moceir.pictures.pixels import to_8_bits
 from tests.small_network import noise
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -314,7 +315,7 @@ def test_all_that_is_written_can_be_read(file_format: str, channels: int) -> Non
     again = codec.decode(data, "a")
     assert again.notes == [] and again.pixels.shape[:2] == (20, 30)
     if not notes:
-        shown = codec.to_8_bits(again.pixels)[[2, 12], [2, 20], 0]
+        shown = to_8_bits(again.pixels)[[2, 12], [2, 20], 0]
         assert shown.tolist() == pytest.approx([255, 99], abs=3)
 
 

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from moceir.pictures import boxes, codec, png, stale
+from moceir.pictures import boxes, codec, colour, png, stale
 from moceir.pictures.codec import Picture
 from moceir.pictures.metadata import Metadata
 from moceir.pictures.stale import corrected_xmp
@@ -130,7 +130,7 @@ def test_captions_of_tiff_go_to_jpeg_and_back(wide: bool, order: str) -> None:
 @pytest.mark.parametrize(
     ("segments", "note"),
     [
-        ([(0xEB, b"JP\0\1\0\0\0\1\0\0\0\x20jumb")], stale._CREDENTIALS),
+        ([(0xEB, b"JP\0\1\0\0\0\1\0\0\0\x20jumb")], stale.CREDENTIALS),
         ([(0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0")], stale.GAIN_MAP),
         (
             [(0xE4, b"of the maker"), (0xE5, b"more"), (0xE4, b"more")],
@@ -170,11 +170,60 @@ def test_a_gain_map_in_avif_is_told() -> None:
     assert not boxes.has_gain_map(data)
 
 
+UUID_C2PA = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+
+
+@pytest.mark.parametrize(
+    ("file_format", "more", "note"),
+    [
+        ("AVIF", boxes.box(b"uuid", UUID_C2PA, b"signed"), stale.CREDENTIALS),
+        ("HEIF", boxes.box(b"uuid", UUID_C2PA, b"signed"), stale.CREDENTIALS),
+        ("HEIF", boxes.box(b"mpvd", VIDEO), stale.MOTION),
+        ("JXL", boxes.box(b"jumb", b"signed"), stale.CREDENTIALS),
+        ("JXL", boxes.box(b"jhgm", b"map"), stale.GAIN_MAP),
+        ("WEBP", b"C2PA\6\0\0\0signed", stale.CREDENTIALS),
+    ],
+)
+def test_what_lies_beside_the_picture_is_told(file_format: str, more: bytes, note: str) -> None:
+    plain, _ = written(Picture(np.asarray(noise()), ""), file_format)
+    assert codec.decode(plain, "a").notes == []
+    whole = plain + more
+    if file_format == "WEBP":
+        whole = whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:]
+    assert codec.decode(whole, "a").notes == [note]
+
+
+def test_exif_says_srgb_where_colours_were_converted() -> None:
+    tags = Image.Exif()
+    tags.get_ifd(34665)[40961] = 65535
+    exif_data = tags.tobytes()[6:]
+    wide = Picture(np.asarray(noise()), "", Metadata(exif=exif_data, icc=colour.profile((12, 13))))
+    for file_format, space in (("JPEG", 65535), ("JXL", 1)):
+        again = Image.Exif()
+        again.load(codec.decode(written(wide, file_format)[0], "a").metadata.exif)
+        assert again.get_ifd(34665)[40961] == space
+    cmyk = encoded(Image.new("CMYK", (4, 4)), "JPEG", exif=tags.tobytes())
+    again = Image.Exif()
+    again.load(codec.decode(cmyk, "a").metadata.exif)
+    assert again.get_ifd(34665)[40961] == 1
+
+
+def test_resolution_in_centimetres() -> None:
+    file = BytesIO()
+    tifffile.imwrite(
+        file, np.asarray(noise()), photometric="rgb", resolution=(100, 50), resolutionunit=3
+    )
+    picture = codec.decode(file.getvalue(), "a")
+    assert picture.metadata.dpi == pytest.approx((254, 127))
+    again = codec.decode(written(picture, "PNG")[0], "b")
+    assert again.metadata.dpi == pytest.approx((254, 127), abs=0.02)
+
+
 def test_chunks_of_png_that_are_left_out() -> None:
     plain = encoded(noise(), "PNG")
     more = chunk(b"caBX", b"signed") + chunk(b"bKGD", bytes(6)) + chunk(b"prVt", b"private")
     picture = codec.decode(plain[:33] + more + plain[33:], "a")
-    assert picture.notes == [stale._CREDENTIALS, "its chunks bKGD, prVt were left out"]
+    assert picture.notes == [stale.CREDENTIALS, "its chunks bKGD, prVt were left out"]
     known = chunk(b"sBIT", b"\x08\x08\x08")
     assert codec.decode(plain[:33] + known + plain[33:], "a").notes == []
 
