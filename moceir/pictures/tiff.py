@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -150,6 +151,9 @@ def _deep(page: TiffPage, frames: int) -> Stored:
         raise PictureError(f"TIFF with {samples} samples per pixel")
     if page.imagedepth != 1:
         raise PictureError("TIFF of a volume: extract one plane")
+    strips = math.prod(page.chunked)
+    if len(page.dataoffsets) < strips:  # tifffile would fill gigabytes with nothing
+        raise ValueError(f"{len(page.dataoffsets)} of its {strips} strips or tiles are there")
     pixels = page.asarray()
     if page.planarconfig == PLANARCONFIG.SEPARATE and samples > 1:
         pixels = pixels.transpose(1, 2, 0)

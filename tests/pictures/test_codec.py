@@ -525,6 +525,16 @@ def test_damage_is_named(data: bytes, message: str) -> None:
         codec.decode(data, "a")
 
 
+def test_tiffs_that_lack_most_of_what_they_claim_take_no_memory() -> None:
+    """tifffile would fill 4 GB with nothing."""
+    data = written(Picture(np.ones((40, 33, 4), np.uint16), ""), "TIFF")[0]
+    tall = struct.pack("<HHII", 257, 4, 1, 40)
+    assert data.count(tall) == 1
+    claims = data.replace(tall, struct.pack("<HHII", 257, 4, 1, 16_711_720))
+    with pytest.raises(PictureError, match="1 of its 4209 strips or tiles are there"):
+        codec.decode(claims, "a")
+
+
 def test_what_decoders_say_is_one_line() -> None:
     """libjxl's plug-in says three."""
     with pytest.raises(PictureError, match="a: cannot be read as a picture") as raised:
