@@ -1,9 +1,9 @@
-"""What the numbers of a picture's pixels mean as colours, from one format to another.
+"""Colour descriptions, carried from one file format to another.
 
-Files say it in three ways: an ICC profile; two code points of ITU-T H.273, for the primaries and
-the transfer function (AVIF and HEIC's nclx, PNG's cICP); numbers of their own (PNG's gAMA and
-cHRM). A file that says nothing means sRGB. Each format is given the way that it has; what has no
-profile becomes sRGB.
+A file describes its colours in one of three ways: an ICC profile; two code points of ITU-T H.273,
+for the primaries and the transfer function (nclx in AVIF and HEIC, cICP in PNG); or PNG's gAMA and
+cHRM. A file without a description is sRGB. The description is written in the way that the output
+format supports, as an equivalent ICC profile if need be; formats without profiles get sRGB.
 """
 
 from __future__ import annotations
@@ -113,17 +113,18 @@ def _of_png(chunks: dict[bytes, bytes]) -> bytes:
 def described(
     pixels: np.ndarray, metadata: Metadata, file_format: str
 ) -> tuple[np.ndarray, Metadata, list[str]]:
-    """A picture as a format can say what its colours are.
+    """A picture with its colours described in the way that a format supports.
 
     Args:
         pixels: (H, W, C).
 
     Returns:
-        The pixels, converted to sRGB where the format has no profile; their metadata with at most
-        the code points or the profile that it has; what was done.
+        The pixels, converted to sRGB if the format has no profiles; the metadata, with the code
+        points or the profile that the format supports; notes on what was done.
 
     Raises:
-        PictureError: the format can neither say it nor be given sRGB.
+        PictureError: the format supports no description of these colours, and they cannot be
+            converted to sRGB.
     """
     cicp, icc = metadata.cicp, metadata.icc
     try:
@@ -157,7 +158,7 @@ def described(
     return (
         pixels,
         metadata,
-        [f"its colours were converted to sRGB, as {file_format} has no profile"],
+        [f"its colours were converted to sRGB: {file_format} is written without a profile"],
     )
 
 

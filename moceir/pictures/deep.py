@@ -1,4 +1,4 @@
-"""Pixels that Pillow would read with fewer bits than they have, or otherwise wrongly."""
+"""What Pillow drops when it reads a file: bits beyond 8, colour descriptions, losslessness."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from moceir.pictures.stale import CREDENTIALS, GAIN_MAP
 
 @dataclass
 class Stored:
-    """What a file has that Pillow does not tell."""
+    """What Pillow does not report about a file."""
 
     pixels: np.ndarray | None = None
-    """(H, W, C) uint16 or float32, turned as Pillow's are; None: Pillow's are right."""
+    """(H, W, C), oriented as Pillow's; None if Pillow's pixels are right."""
     bits: int = 8
     """Of its samples."""
     lossless: bool = False
     """It was written without loss in a format that may lose something."""
     metadata: Metadata = field(default_factory=Metadata)
-    """Of these, what is not empty counts."""
+    """Fields that are not empty take precedence over Pillow's."""
     notes: list[str] = field(default_factory=list)
 
 
 def read(image: Image.Image, data: bytes) -> Stored:
-    """What Pillow does not tell of a file that it has opened, and not loaded yet.
+    """What Pillow does not report about a file that it has loaded.
 
     Raises:
         PictureError: a kind that is not read; more than memory has room for.

@@ -1,4 +1,4 @@
-"""What each format holds, and how it is written; PNG and TIFF have modules of their own."""
+"""What each file format can hold, and the encoders of all but PNG and TIFF."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What metadata say about the file that a picture came from, and is not true of another.
+"""Metadata that describe the old file, and do not hold for the restored one.
 
-A restored picture is upright, has new pixels, and lacks what stood beside the old ones: previews,
-gain maps, the video of a motion photo, a signature. What speaks of these goes, and is named.
+A restored picture is upright, has new pixels, and lacks what accompanied the old ones: previews, a
+gain map, the video of a motion photo, a signature. Metadata about these are corrected or removed,
+and a note names what was left out.
 """
 
 from __future__ import annotations

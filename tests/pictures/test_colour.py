@@ -139,7 +139,7 @@ def test_unknown_kinds_are_refused() -> None:
 def test_where_there_is_no_profile_colours_become_srgb(after: str) -> None:
     picture = codec.decode(avif(P3), "a")
     data, notes = written(picture, after, **({"quality": 100} if after == "JXL" else {}))
-    assert notes == [f"its colours were converted to sRGB, as {after} has no profile"]
+    assert notes == [f"its colours were converted to sRGB: {after} is written without a profile"]
     again = codec.decode(data, "b")
     seen = lab_of(again.pixels, b"")[4, 28::8]  # those within sRGB
     assert np.abs(seen - lab_of(PATCHES, colour.profile(P3))[4, 28::8]).max() <= 3

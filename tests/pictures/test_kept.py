@@ -131,13 +131,13 @@ def check_metadata(case: Case, column: str, cell: str) -> None:
     assert found in (b"", (), [], None) or (cell == "sRGB" and colour.is_srgb(found))
     if cell == "sRGB":
         assert any(note.startswith("its colours were converted to sRGB") for note in notes)
-    elif cell == "said":
+    elif cell == "noted":
         label = {"EXIF": "EXIF data", "XMP": "XMP data", "texts": "texts (Title)"}.get(
             column, column
         )
         assert any("has no place for them" in note and label in note for note in notes), notes
     else:
-        assert cell == "no" and column == "dpi"
+        assert cell == "dropped" and column == "dpi"
 
 
 def check_bits(case: Case, name: str, cell: str) -> None:
@@ -215,5 +215,5 @@ CHECKS = {
     "bits": check_bits,
     "transparency": check_transparency,
     "other colours": check_other_colours,
-    "date, rights": check_date,
+    "date, permissions": check_date,
 }
