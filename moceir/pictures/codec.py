@@ -270,6 +270,10 @@ def _picture_of(image: Image.Image, data: bytes, stored: deep.Stored) -> Picture
     metadata, orientation, notes = read_metadata(image, data)
     notes = [*stored.notes, *(note for note in notes if note not in stored.notes)]
     metadata.png_colour, metadata.png_text = held.png_colour, held.png_text
+    nclx = image.info.get("nclx_profile")  # of pillow-heif
+    if nclx:
+        numbers = nclx["color_primaries"], nclx["transfer_characteristics"]
+        held.cicp = colour.code_points(*numbers)
     if held.cicp and not (metadata.icc and image.format in ("AVIF", "HEIF")):
         metadata.cicp = held.cicp  # there a profile counts more
     if stored.pixels is not None:

@@ -80,11 +80,8 @@ def _heif(image: Image.Image, data: bytes) -> Stored:
     import pillow_heif
 
     found = Stored(bits=image.info.get("bit_depth", 8))
-    described = image.info.get("nclx_profile")
-    if described:
-        numbers = described["color_primaries"], described["transfer_characteristics"]
-        found.metadata.cicp = code_points(*numbers)
-        found.lossless = described["matrix_coefficients"] == 0
+    described = image.info.get("nclx_profile", {})
+    found.lossless = described.get("matrix_coefficients") == 0
     extras = {
         "depth map": image.info.get("depth_images"),
         "auxiliary pictures": [

@@ -84,6 +84,13 @@ def test_code_points_are_kept_from_any_format_that_has_them_to_any(
         assert (b"iCCP" in data) == (cicp not in (PQ, HLG))
 
 
+def test_a_pil_image_from_heic_has_its_colours() -> None:
+    with Image.open(BytesIO(heic(P3))) as image:
+        picture = codec.picture_of(image)
+    assert picture.metadata.cicp == P3
+    assert codec.pillow_of(picture).info["icc_profile"] == colour.profile(P3)
+
+
 @pytest.mark.parametrize("after", ["JPEG", "TIFF", "WEBP", "JPEG2000", "PNG"])
 @pytest.mark.parametrize("cicp", [P3, REC2020, (1, 1), (5, 4), (1, 8)])
 def test_code_points_become_an_equal_profile(after: str, cicp: tuple[int, int]) -> None:

@@ -21,7 +21,7 @@ def test_damaged_pictures_are_read_or_refused() -> None:
     assert report.faults == {}
     assert report.outcomes["read"] > 9 and report.outcomes["refused"] > 9
     assert sum(report.outcomes.values()) == number
-    assert 0 < report.seconds < mutants.SECONDS and 10**7 < report.peak < mutants.BYTES
+    assert 10**7 < report.peak < mutants.BYTES
 
 
 def test_whole_pictures_are_read() -> None:
@@ -67,8 +67,8 @@ def test_processes_that_die_or_hang_are_seen(
 ) -> None:
     python = tmp_path / "python"
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(mutants, "LOST", 1)
-    for what, fault in (("kill -SEGV $$", "died (-11)"), ("exec sleep 60", "no answer for 1 s")):
+    monkeypatch.setattr(mutants, "LOST", 0.5)
+    for what, fault in (("kill -SEGV $$", "died (-11)"), ("exec sleep 60", "no answer for 0.5 s")):
         python.write_text(f"#!/bin/sh\necho '{{\"begun\": 7}}'\n{what}\n")
         python.chmod(0o755)
         report = mutants.run(1, [7])

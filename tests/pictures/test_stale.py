@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-import time
 from io import BytesIO
 
 import numpy as np
@@ -60,9 +59,8 @@ def test_xmp_that_speaks_of_the_old_file(
 
 def test_xmp_takes_time_in_proportion_to_its_length() -> None:
     long = b"<hdrgm:a>" * 500_000 + b" hdrgm:a='" * 500_000 + b"<hdrgm:" * 500_000
-    begun = time.process_time()
-    corrected_xmp(long)
-    assert time.process_time() - begun < 20  # it would be hours
+    # It would take hours if each were searched for its end.
+    assert corrected_xmp(long)[0].startswith(b"<hdrgm:a>" * 500_000)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
