@@ -67,10 +67,11 @@ def _without(xmp: bytes, names: bytes) -> tuple[bytes, int]:
             continue
         if not start[0].endswith(b"/>"):
             closing = b"</" + start[1] + b">"
-            end = xmp.find(closing, end) + len(closing)
-            if end < start.end():
+            found = xmp.find(closing, end)
+            if found < 0:
                 unclosed += 1
                 continue
+            end = found + len(closing)
         kept.append(xmp[place : start.start()])
         place, number = end, number + 1
     return b"".join([*kept, xmp[place:]]), number
