@@ -39,8 +39,8 @@ def main(folder: Path, steps: int, repeat: int, threads: int, mixture: int) -> N
     config = TrainingConfig(preset="compact", data=data)
     module = RestorationModule(config)
     source = RestorationData(config)
-    loader = source.train_dataloader()
-    batches = enumerate(source.cut(batch, torch.device("cpu")) for batch in loader)
+    cpu = torch.device("cpu")
+    batches = enumerate(source.cut(batch, cpu) for batch in source.batches())
 
     def run(count: int) -> tuple[float, float]:
         start = time.perf_counter(), time.process_time()

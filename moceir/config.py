@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, short
 
 WINDOWS = (4, 8, 16, 32)
 """Windows of the FFT attention of expert 1, 2, 3, 4."""
@@ -98,18 +97,18 @@ class MoCEIRConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(
-                    f"{name} is {_short(getattr(self, name))}: choose one of {', '.join(choices)}"
+                    f"{name} is {short(getattr(self, name))}: choose one of {', '.join(choices)}"
                 )
         self._check_levels()
         self._check_channels()
         if not 0 <= self.num_refinement_blocks <= MAX_BLOCKS:
             raise ConfigError(
-                f"num_refinement_blocks is {_short(self.num_refinement_blocks)}: give 0 to "
+                f"num_refinement_blocks is {short(self.num_refinement_blocks)}: give 0 to "
                 f"{MAX_BLOCKS}"
             )
         if not 1 <= self.top_k <= self.num_experts:
             raise ConfigError(
-                f"top_k is {_short(self.top_k)}: choose 1 to num_experts={self.num_experts}"
+                f"top_k is {short(self.top_k)}: choose 1 to num_experts={self.num_experts}"
             )
 
     def _check_levels(self) -> None:
@@ -129,40 +128,40 @@ class MoCEIRConfig:
         for name in ("num_blocks", "num_dec_blocks", "heads"):
             if min(getattr(self, name)) < 1:
                 raise ConfigError(
-                    f"{name} is {_short(getattr(self, name))}: every entry must be 1 or more"
+                    f"{name} is {short(getattr(self, name))}: every entry must be 1 or more"
                 )
         for name in ("num_blocks", "num_dec_blocks"):
             if max(getattr(self, name)) > MAX_BLOCKS:
                 raise ConfigError(
-                    f"{name} is {_short(getattr(self, name))}: no entry may be more than "
+                    f"{name} is {short(getattr(self, name))}: no entry may be more than "
                     f"{MAX_BLOCKS}"
                 )
 
     def _check_channels(self) -> None:
         if self.dim < 2 or self.dim % 2:
-            raise ConfigError(f"dim is {_short(self.dim)}: give an even number of channels")
+            raise ConfigError(f"dim is {short(self.dim)}: give an even number of channels")
         if self.dims[-1] > MAX_CHANNELS:
             raise ConfigError(
-                f"dim is {_short(self.dim)}: it doubles with each of the {len(self.dims)} levels, "
+                f"dim is {short(self.dim)}: it doubles with each of the {len(self.dims)} levels, "
                 f"to at most {MAX_CHANNELS}"
             )
         for level, (channels, heads) in enumerate(zip(self.dims, self.heads, strict=True)):
             if channels % heads:
                 raise ConfigError(
-                    f"heads of level {level}: {_short(heads)} does not divide {channels}"
+                    f"heads of level {level}: {short(heads)} does not divide {channels}"
                 )
         # Written so that NaN is rejected.
         if not 1 <= self.dim * self.ffn_expansion <= MAX_CHANNELS:
             raise ConfigError(
-                f"ffn_expansion is {_short(self.ffn_expansion)}: times dim {self.dim} it must be "
+                f"ffn_expansion is {short(self.ffn_expansion)}: times dim {self.dim} it must be "
                 f"1 to {MAX_CHANNELS} hidden channels"
             )
         if not 2 <= self.num_experts <= len(WINDOWS):
             raise ConfigError(
-                f"num_experts is {_short(self.num_experts)}: choose 2 to 4 (windows {WINDOWS})"
+                f"num_experts is {short(self.num_experts)}: choose 2 to 4 (windows {WINDOWS})"
             )
         if not 1 <= self.rank <= MAX_CHANNELS:
-            raise ConfigError(f"rank is {_short(self.rank)}: give 1 to {MAX_CHANNELS}")
+            raise ConfigError(f"rank is {short(self.rank)}: give 1 to {MAX_CHANNELS}")
         if min(self.ranks(0)) < 1:
             raise ConfigError(f"dim {self.dim} is too small for {self.num_experts} spread ranks")
         if max(self.ranks(0)) > MAX_CHANNELS:
@@ -219,17 +218,10 @@ class MoCEIRConfig:
         return MoCEIRConfig(**values)
 
 
-def _short(value: Any) -> str:
-    """``repr``, truncated: it goes into messages, and may come from a file."""
-    if isinstance(value, int) and abs(value) >= 10**18:
-        return "a number of more than 18 digits"
-    return reprlib.repr(value)
-
-
 def _unknown(what: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {what} {_short(name)}: {hint}known are {', '.join(known)}"
+    return f"unknown {what} {short(name)}: {hint}known are {', '.join(known)}"
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
@@ -243,7 +235,7 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         good = type(value) is type(default)
         expected = {int: "a whole number", str: "a text", bool: "true or false"}[type(default)]
     if not good:
-        raise ConfigError(f"{name} is {_short(value)}: give {expected}")
+        raise ConfigError(f"{name} is {short(value)}: give {expected}")
 
 
 PRESETS: dict[str, MoCEIRConfig] = {

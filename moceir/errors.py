@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 
 class MoceirError(Exception):
@@ -34,3 +36,19 @@ class CheckpointError(MoceirError, RuntimeError):
 
 class NonFiniteLoss(MoceirError, RuntimeError):
     """The loss or its gradient became NaN or infinite; the last checkpoint is from before."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, without what follows: advice to its own users, traces."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def short(value: Any) -> str:
+    """As ``repr``, cut where it is long: it goes into messages, and may come from a file."""
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a number of more than 18 digits"
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60

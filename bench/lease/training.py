@@ -123,7 +123,7 @@ def waiting(device: torch.device) -> Iterator[Row]:
             training = _Refusing(fabric, step.module, step, data)
             what = f"training loop, {'a CUDA graph' if graph else 'eager'}"
             yield _whether_refused(what, training.fit)
-        batches = iter(data.train_dataloader())
+        batches = data.batches()
         plain = Training(fabric, step.module, step, data)
         plain.inputs(next(batches))
 

@@ -33,6 +33,7 @@ from moceir.data.kinds import (
     Snow,
     check_images,
 )
+from moceir.errors import short
 from moceir.pictures.codec import Picture
 from moceir.pictures.pixels import levels, to_image, to_rgb, to_tensor
 
@@ -53,6 +54,10 @@ __all__ = [
     "generator_for",
     "parse",
 ]
+
+
+MAX_STEPS = 32
+"""Degradations that one text may ask for."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,17 @@ def parse(text: str) -> Degradation:
     Raises:
         ValueError: unknown kind or parameter, or a value out of range; says what is valid.
     """
-    steps = tuple(_parse_single(part.strip()) for part in text.split(","))
+    parts = text.split(",")
+    if len(parts) > MAX_STEPS:
+        raise ValueError(f"{len(parts)} degradations of one picture: give at most {MAX_STEPS}")
+    steps = tuple(_parse_single(part.strip()) for part in parts)
     return steps[0] if len(steps) == 1 else Composition(steps)
 
 
 def _parse_single(text: str) -> Degradation:
     kind, *assignments = (token.strip() for token in text.split(":"))
     if kind not in SINGLES:
-        raise ValueError(f"unknown degradation {kind!r}; valid: {', '.join(KINDS)}")
+        raise ValueError(f"unknown degradation {short(kind)}; valid: {', '.join(KINDS)}")
     names = [parameter.name for parameter in fields(SINGLES[kind])]
     values: dict[str, float] = {}
     for assignment in assignments:
@@ -116,14 +124,14 @@ def _parse_single(text: str) -> Degradation:
         if name not in names or not equals:
             raise ValueError(
                 f"{kind}: expected NAME=VALUE with a name from {', '.join(names)}, "
-                f"got {assignment!r}"
+                f"got {short(assignment)}"
             )
         if name in values:
             raise ValueError(f"{kind}: {name} is given twice")
         try:
             values[name] = float(value)
         except ValueError:
-            raise ValueError(f"{kind}: {name} must be a number, got {value!r}") from None
+            raise ValueError(f"{kind}: {name} must be a number, got {short(value)}") from None
     return SINGLES[kind](**values)
 
 

@@ -84,13 +84,22 @@ class MixturePatches:
 
     def _pixels(self, pair: Pair) -> list[np.ndarray]:
         pictures = [self._cache[path] for path in pair if path is not None]
-        if len(pictures) == 2:
-            clean, degraded = (picture.shape[1::-1] for picture in pictures)
-            check_sizes(pair, degraded, clean)
-        height, width = pictures[0].shape[:2]
-        if min(height, width) < self.crop:
-            raise PictureError(
-                f"{pair.clean} is {width} x {height} pixels, smaller than the crop of "
-                f"{self.crop}: leave it out or set a smaller data.crop"
-            )
+        check_pair(pair, pictures, self.crop)
         return pictures
+
+
+def check_pair(pair: Pair, pictures: Sequence[np.ndarray], crop: int) -> None:
+    """Refuse pictures that no patch can be cut from.
+
+    Raises:
+        PictureError: they are smaller than the crop, or differ in size.
+    """
+    if len(pictures) == 2:
+        clean, degraded = (picture.shape[1::-1] for picture in pictures)
+        check_sizes(pair, degraded, clean)
+    height, width = pictures[0].shape[:2]
+    if min(height, width) < crop:
+        raise PictureError(
+            f"{pair.clean} is {width} x {height} pixels, smaller than the crop of {crop}: leave it "
+            "out or set a smaller data.crop"
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from moceir.errors import CheckpointError
+from moceir.errors import CheckpointError, first_line
 from moceir.files import whole_file
 
 
@@ -32,9 +32,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the host, without running pickled code.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or is none of a training run.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({first_line(error)}); put back a copy "
+            "of it, or remove it to start anew"
+        ) from error
+    if not isinstance(checkpoint, dict) or not (
+        isinstance(checkpoint.get("global_step"), int)
+        and isinstance(checkpoint.get("training_config"), dict)
+    ):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of moceir train; choose another --run, and name weights to "
+            "start from with --weights"
+        )
+    return checkpoint

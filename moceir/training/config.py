@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moceir.config import MoCEIRConfig, preset
-from moceir.data.degradations import KINDS
-from moceir.errors import ConfigError
+from moceir.data.degradations import KINDS, parse
+from moceir.errors import ConfigError, short
 from moceir.training.loss import LOSSES
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -38,8 +38,14 @@ class SetConfig:
 
     def __post_init__(self) -> None:
         _at_least("data.mixture", self, repeat=1)
+        _at_most("data.mixture", self, repeat=1_000_000)
         if (self.set is None) == (self.clean is None):
             raise ConfigError("data.mixture: give each part either a set or a folder of clean")
+        try:
+            if self.degradation is not None:
+                parse(self.degradation)
+        except ValueError as error:
+            raise ConfigError(f"data.mixture: degradation: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,14 @@ class DataConfig:
             "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, clean=0,
             validation_pictures=1, cache_mb=0, workers=0,
         )  # fmt: skip
+        _at_most("data", self, crop=4096, batch_size=100_000, max_mixture=len(KINDS), workers=1024)
         for name, share in (("mixed", self.mixed), ("clean", self.clean)):
             if share > 1:
                 raise ConfigError(f"data.{name} is {share}: give a share from 0 to 1")
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
-            raise ConfigError(f"data.kinds is {self.kinds}: choose some of {', '.join(KINDS)}")
+            what = f"has {short(unknown[0])}" if unknown else "is empty"
+            raise ConfigError(f"data.kinds {what}: choose some of {', '.join(KINDS)}")
 
 
 @dataclass
@@ -164,12 +172,12 @@ class OptimizerConfig:
         )
         if self.schedule not in SCHEDULES:
             raise ConfigError(
-                f"optimizer.schedule is {self.schedule!r}: choose {', '.join(SCHEDULES)}"
+                f"optimizer.schedule is {short(self.schedule)}: choose {', '.join(SCHEDULES)}"
             )
         if self.ema_decay >= 1:
             raise ConfigError(f"optimizer.ema_decay is {self.ema_decay}: give less than 1")
         if self.loss not in LOSSES:
-            raise ConfigError(f"optimizer.loss is {self.loss!r}: choose {', '.join(LOSSES)}")
+            raise ConfigError(f"optimizer.loss is {short(self.loss)}: choose {', '.join(LOSSES)}")
 
 
 @dataclass
@@ -260,8 +268,11 @@ class TrainingConfig:
         _at_least("", self, steps=1, seed=0, checkpoint_every=1, validate_every=1, log_every=1)
         _at_least("", self, routing_warmup=0)
         _at_least("", self, devices=1, nodes=1, accumulate=1)
+        _at_most("", self, devices=1024, nodes=100_000)
         if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}: choose {', '.join(PRECISIONS)}")
+            raise ConfigError(
+                f"precision is {short(self.precision)}: choose {', '.join(PRECISIONS)}"
+            )
         parts = self.devices * self.nodes * self.accumulate
         if self.data.batch_size % parts:
             raise ConfigError(
@@ -280,7 +291,9 @@ class TrainingConfig:
         experts = self.network().num_experts
         for label, expert in self.expert_of.items():
             if not 1 <= expert <= experts:
-                raise ConfigError(f"expert_of: {label} has expert {expert}: give 1 to {experts}")
+                raise ConfigError(
+                    f"expert_of: {short(label)} has expert {expert}: give 1 to {experts}"
+                )
 
     def share(self, rank: int) -> Share:
         """The part of each step's patches that the process of this rank has."""
@@ -316,9 +329,17 @@ class TrainingConfig:
 def _at_least(section: str, config: object, **limits: float) -> None:
     for name, limit in limits.items():
         value = getattr(config, name)
-        if value < limit:
+        if not value >= limit:  # nor NaN
             where = f"{section}.{name}" if section else name
             raise ConfigError(f"{where} is {value}: give at least {limit}")
+
+
+def _at_most(section: str, config: object, **limits: int) -> None:
+    for name, limit in limits.items():
+        value = getattr(config, name)
+        if value > limit:
+            where = f"{section}.{name}" if section else name
+            raise ConfigError(f"{where} is {value}: give at most {limit}")
 
 
 def plain(config: TrainingConfig) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,14 +12,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from moceir.data.check import check_pictures
 from moceir.data.crops import CleanPatches
 from moceir.data.datasets import TRAINING, Pair, pair_folders, pairs_of
 from moceir.data.degradations import parse
 from moceir.data.patches import MixturePatches, Source
 from moceir.data.resident import ResidentPatches, fit
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, MoceirError, first_line
 from moceir.pictures.images import find_pictures, open_rgb
 from moceir.training.config import DataConfig, SetConfig, Share, TrainingConfig
+
+MAX_EPOCH = 100_000_000
+"""Patches of an epoch of a mixture."""
 
 
 class Batch(TypedDict, total=False):
@@ -34,6 +39,9 @@ class Batch(TypedDict, total=False):
     """Number of its first patch among those of the step."""
     numbers: list[int]
     """Of patches that are yet to be cut on the device, in place of ``clean``."""
+    error: MoceirError
+    """Why there is no batch, in place of all else: what a DataLoader's worker raises has its trace
+    in the message."""
 
 
 class BatchStream(IterableDataset[Batch]):
@@ -57,7 +65,10 @@ class BatchStream(IterableDataset[Batch]):
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
             step, part = divmod(number, self.share.accumulate)
-            yield self._batch(self.start + step, self.share.offset(part))
+            try:
+                yield self._batch(self.start + step, self.share.offset(part))
+            except MoceirError as error:
+                yield {"error": error}
             number += workers
 
     def _batch(self, step: int, offset: int) -> Batch:
@@ -76,6 +87,16 @@ class BatchStream(IterableDataset[Batch]):
         if any(len(patch.pixels) == 2 for patch in patches):
             batch["degraded"] = torch.from_numpy(np.stack([patch.pixels[-1] for patch in patches]))
         return batch
+
+
+def _as_arrays(batch: Any) -> Any:
+    """As workers hand it over. Tensors would go through /dev/shm, which is small in containers:
+    when it is full, a worker prints a trace and the run waits for it for ever."""
+    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _as_tensors(batch: Any) -> Any:
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
 
 class CentreCrops(Dataset[Tensor]):
@@ -103,10 +124,17 @@ def sources_of(data: DataConfig) -> list[Source]:
     """The sets of ``data.mixture``.
 
     Raises:
-        ConfigError: a set that is none, or no degradation for clean pictures.
+        ConfigError: a set that is none, no degradation for clean pictures, or too long an epoch.
         PictureError: a folder is missing or empty, or a picture unpaired.
     """
-    return [_source(data.root, part) for part in data.mixture]
+    sources = [_source(data.root, part) for part in data.mixture]
+    patches = sum(len(source.pairs) * source.repeat for source in sources)
+    if patches > MAX_EPOCH:  # whose order is made anew for each
+        raise ConfigError(
+            f"data.mixture: an epoch would have {patches:,} patches, at most {MAX_EPOCH:,} are "
+            "possible: repeat the sets less often"
+        )
+    return sources
 
 
 def _source(root: Path, part: SetConfig) -> Source:
@@ -167,18 +195,62 @@ class RestorationData:
             find_pictures(data.validation)[: data.validation_pictures] if data.validation else []
         )
 
-    def train_dataloader(self, start: int = 0, rank: int = 0) -> DataLoader[Batch]:
-        """The batches of the process ``rank`` from step ``start`` on, without end."""
+    def batches(self, start: int = 0, rank: int = 0) -> Iterator[Batch]:
+        """The batches of the process ``rank`` from step ``start`` on, without end.
+
+        Raises:
+            PictureError: a picture that cannot be used.
+            ConfigError: a worker has died.
+        """
         workers, share = self.config.data.workers, self.config.share(rank)
-        if self._fit:
-            return DataLoader(BatchStream(None, start, share), batch_size=None)
-        return DataLoader(
-            BatchStream(self.patches, start, share),
+        patches, workers = (None, 0) if self._fit else (self.patches, workers)
+        loader: DataLoader[Batch] = DataLoader(
+            BatchStream(patches, start, share),
             batch_size=None,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available() and self.config.accelerator != "cpu",
+            collate_fn=_as_arrays,
             persistent_workers=workers > 0,
         )
+        try:
+            for batch in loader:
+                if "error" in batch:
+                    raise batch["error"]
+                yield _as_tensors(batch)
+        except OSError as error:
+            if error.filename is not None or error.errno != errno.ENOSPC:
+                raise
+            raise ConfigError(
+                "/dev/shm has no room for the semaphores of processes that read pictures: set "
+                "data.workers to 0, or empty or enlarge it (docker run --shm-size 1g)"
+            ) from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise ConfigError(
+                f"a process that reads pictures has ended ({first_line(error)}), perhaps for want "
+                "of memory: set fewer data.workers, 0 for none, or a smaller data.cache_mb"
+            ) from error
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures, or pairs of them, are trained on."""
+        if isinstance(self.patches, CleanPatches):
+            return len(self.patches.paths)
+        return sum(len(source.pairs) for source in self.patches.sources)
+
+    def check(self) -> None:
+        """Decode every picture once, but for those that are decoded before the first step anyway.
+
+        Raises:
+            PictureError: some cannot be used; all are counted and the first few named.
+        """
+        pairs = [Pair(path) for path in self.validation]
+        if isinstance(self.patches, MixturePatches):
+            mixture = [pair for source in self.patches.sources for pair in source.pairs]
+            check_pictures(mixture, self.config.data.crop)
+        elif not self._fit:
+            pairs += [Pair(path) for path in self.patches.paths]
+        check_pictures(pairs)
 
     def cut(self, batch: Batch, device: torch.device) -> Batch:
         """A batch with its patches on the device, where they are cut if they are not there yet."""

@@ -88,7 +88,7 @@ class Training:
         self._bar = _Bar(config.steps, self.done, self.fabric.is_global_zero)
         zero = self.fabric.is_global_zero
         self.curves = SummaryWriter(str(config.run / "curves")) if zero else None
-        batches = iter(self.data.train_dataloader(self.done, self.fabric.global_rank))
+        batches = self.data.batches(self.done, self.fabric.global_rank)
         try:
             with self._bar:
                 while self.done < config.steps:

@@ -6,18 +6,19 @@ the command line replaces one of them, and VALUE is read as YAML.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, short
 from moceir.training.config import TrainingConfig
+from moceir.training.plain_yaml import MAX_CHARACTERS, read_plain_yaml
 
 HELP = """moceir train [--config FILE] [--NAME VALUE ...]: train a network.
 
@@ -51,7 +52,7 @@ def parse(arguments: Sequence[str]) -> TrainingConfig:
             _merge(values, read_yaml(Path(value)))
         else:
             *sections, last = name.split(".")
-            nested: dict[str, Any] = {last: _yaml(value, f"--{name}")}
+            nested: dict[str, Any] = {last: read_plain_yaml(value, f"--{name}")}
             for section in reversed(sections):
                 nested = {section: nested}
             _merge(values, nested)
@@ -65,10 +66,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read.
     """
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: a folder, pipe or device: name a file")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    values = _yaml(text, str(path))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8: save it as plain text in UTF-8") from None
+    values = read_plain_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: give names and values, as in configs/")
     return values
@@ -98,13 +104,6 @@ def help_text() -> str:
     return "\n".join(parts)
 
 
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML ({error})") from None
-
-
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
     for name, value in more.items():
         if isinstance(value, Mapping) and isinstance(values.get(name), dict):
@@ -131,25 +130,32 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is object:
         return value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML takes 1e-3, which has no point, for a word
-        except ValueError:
-            pass
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)  # YAML takes 1e-3, which has no point, for a word
+            if math.isfinite(number):
+                return number
+    if hint is int and type(value) is int and abs(value) < 2**63:
         return value
     if hint is bool and isinstance(value, bool):
         return value
     if hint in (str, Path) and isinstance(value, (str, int, float, Path)):
         return hint(str(value)) if hint is Path else str(value)
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    names = {
+        float: "a finite number",
+        int: "a whole number of at most 18 digits",
+        bool: "true or false",
+        str: "a text",
+    }
     many = {list: "a list, such as [a, b]", tuple: f"{len(arguments)} values, such as [1, 2]"}
     wanted = names.get(hint) or many.get(typing.get_origin(hint), str(hint).replace("pathlib.", ""))
-    raise ConfigError(f"{where} is {value!r}: give {wanted}")
+    raise ConfigError(f"{where} is {short(value)}: give {wanted}")
 
 
 def _section(value: Any, kind: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where or 'the configuration'} is {value!r}: give names and values")
+        raise ConfigError(
+            f"{where or 'the configuration'} is {short(value)}: give names and values"
+        )
     hints = typing.get_type_hints(kind)
     found = {}
     for name, item in value.items():
@@ -157,6 +163,6 @@ def _section(value: Any, kind: Any, where: str) -> Any:
         if name not in hints:
             close = difflib.get_close_matches(str(name), hints, 1)
             advice = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(hints)}"
-            raise ConfigError(f"unknown name {path!r}: {advice}")
+            raise ConfigError(f"unknown name {short(path)}: {advice}")
         found[name] = _convert(item, hints[name], path)
     return kind(**found)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import lightning
 import torch
-import yaml
 from lightning.fabric import Fabric
 from torch.nn.parallel import DistributedDataParallel
 
-from moce_kernels.backends import choose
-from moceir import __version__
 from moceir.data.patches import MixturePatches
-from moceir.errors import CheckpointError, ConfigError
-from moceir.files import whole_file
+from moceir.errors import ConfigError, short
 from moceir.model import load_model, save_weights
-from moceir.training.checkpoint import load_checkpoint
-from moceir.training.config import TrainingConfig, plain
+from moceir.training.config import TrainingConfig
 from moceir.training.data import RestorationData
 from moceir.training.loop import Checkpoint, Training
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
+from moceir.training.record import Before, before, changes, write_record
 from moceir.training.step import CudaGraphs, TrainingStep
 from moceir.weights.state import load_state
 
@@ -39,9 +33,10 @@ def train(
     """Run, or go on with, a training run; returns the file of its weights.
 
     The run folder holds ``last.ckpt``, ``config.yaml``, ``versions.json`` (what ran each part of
-    the run), ``experts.csv`` (how often each expert was taken, by degradation and block),
-    TensorBoard's curves and sample pictures in ``curves/``, and at the end ``model.safetensors``:
-    the averaged weights. A run that ``max_minutes`` ends returns its last checkpoint instead.
+    the run, and which values changed there), ``experts.csv`` (how often each expert was taken, by
+    degradation and block), TensorBoard's curves and sample pictures in ``curves/``, and at the end
+    ``model.safetensors``: the averaged weights. A run that ``max_minutes`` ends returns its last
+    checkpoint instead.
 
     Args:
         keep: also called with a checkpoint, about every ``keep_minutes`` and at the end.
@@ -65,21 +60,32 @@ def train(
     )
     why_no_graph = config.why_no_graph(fabric.device.type)
     last = config.run / "last.ckpt"
-    if last.exists():
-        _check_continues(last, config)
+    continued = before(last, config) if last.exists() else None
+    ended = continued is not None and continued.step >= config.steps
+    if not ended and os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each machine
+        data.check()
     fabric.launch()
     device = fabric.device
     torch.manual_seed(config.seed)
-    module = _module(config, data, start=not last.exists()).to(device)
+    module = _module(config, data, start=continued is None).to(device)
     if fabric.is_global_zero:
-        # A run that goes on from a packed state has a checkpoint and no configuration.
-        if not last.exists() or not (config.run / "config.yaml").exists():
-            _write_configuration(config)
-        _write_versions(config, module, device, why_no_graph)
+        if continued is None:
+            changed = {}
+        else:
+            changed = changes(continued.values, config)
+            _say_how_it_goes_on(continued, config, changed)
+        if not ended:
+            about = {
+                "cuda_graph": why_no_graph is None,
+                "parameters": sum(p.numel() for p in module.model.parameters()),
+                "pictures": data.pictures,
+            }
+            step = continued.step if continued else 0
+            write_record(config, device, about, step, changed)
         how = "each step as one CUDA graph"
         if why_no_graph is not None:
             how = f"without a CUDA graph: {why_no_graph}"
-        print(f"training on {device}, {how}", file=sys.stderr)
+        _say(f"training on {device}, {how}")
     network = None
     if processes > 1:
         ids = [device.index] if device.type == "cuda" else None
@@ -88,7 +94,7 @@ def train(
     training = Training(
         fabric, module, TrainingStep(module, graphs, network), data, keep, keep_minutes
     )
-    if last.exists():
+    if continued is not None:
         training.load()
     if not training.fit():
         return last
@@ -96,6 +102,28 @@ def train(
     if fabric.is_global_zero:
         save_weights(training.step.average, weights)
     return weights
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _say_how_it_goes_on(
+    continued: Before, config: TrainingConfig, changed: dict[str, tuple[object, object]]
+) -> None:
+    done = f"the run in {config.run} has done {continued.step} steps"
+    if continued.step >= config.steps:
+        _say(f"{done} of {config.steps}: nothing is trained; a larger --steps or --epochs goes on")
+        return
+    if changed:
+        shown = (f"{name} {short(old)} -> {short(new)}" for name, (old, new) in changed.items())
+        record = config.run / "versions.json"
+        _say(f"{done} and goes on with other values: {', '.join(shown)}; {record} keeps this")
+    if config.weights is not None and config.weights != continued.values.get("weights"):
+        _say(
+            f"{done} and goes on from its checkpoint, not from the weights {config.weights}: to "
+            "start from these, choose another --run"
+        )
 
 
 def _with_steps(config: TrainingConfig, data: RestorationData) -> TrainingConfig:
@@ -132,49 +160,6 @@ def _module(config: TrainingConfig, data: RestorationData, start: bool) -> Resto
         }
         load_state(module.model, state)
     return module
-
-
-def _write_configuration(config: TrainingConfig) -> None:
-    config.run.mkdir(parents=True, exist_ok=True)
-    with whole_file(config.run / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(plain(config), sort_keys=False))
-
-
-def _write_versions(
-    config: TrainingConfig, module: RestorationModule, device: torch.device, no_graph: str | None
-) -> None:
-    """Add what is about to run to ``versions.json``."""
-    path = config.run / "versions.json"
-    parts = json.loads(path.read_text()) if path.exists() else []
-    gpu = device.type == "cuda"
-    dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
-    part = {
-        "moceir": __version__,
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device)
-        if gpu
-        else f"cpu, {torch.get_num_threads()} threads",
-        "processes": config.devices * config.nodes,
-        "backend": choose("grouped_experts", None, device, dtype),
-        "cuda_graph": no_graph is None,
-        "parameters": sum(p.numel() for p in module.model.parameters()),
-    }
-    if not parts or parts[-1] != part:
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps([*parts, part], indent=1))
-
-
-def _check_continues(last: Path, config: TrainingConfig) -> None:
-    """A checkpoint continues a run of the same network."""
-    saved = load_checkpoint(last).get("training_config", {})
-    network = TrainingConfig(preset=saved.get("preset", ""), model=saved.get("model", {})).network()
-    if network != config.network():
-        raise CheckpointError(
-            f"{last} is of another network; choose another run folder, or give the network of "
-            f"{last.parent / 'config.yaml'}"
-        )
 
 
 def main(arguments: Sequence[str]) -> Path:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig, preset
-from moceir.errors import WeightsError
+from moceir.errors import WeightsError, first_line
 from moceir.weights.files import check_file, read_safetensors
 
 CONTAINERS = ("params_ema", "state_dict", "model", "params")
@@ -55,10 +55,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(
             f"{path}: not a checkpoint, or it contains more than tensors and plain values and "
             "could run code when loaded; save only its state_dict and load that "
-            f"({str(error).splitlines()[0]})"
+            f"({_reason(error)})"
         ) from None
     except Exception as error:  # a truncated archive raises whatever its reader trips over
-        raise WeightsError(f"{path}: not a complete checkpoint ({error})") from None
+        raise WeightsError(f"{path}: not a complete checkpoint ({first_line(error)})") from None
     state = content
     if isinstance(content, Mapping):
         names = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
@@ -79,6 +79,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(state, _config(content))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its configuration cannot be used ({error})") from None
+
+
+def _reason(error: pickle.UnpicklingError) -> str:
+    """Without torch's advice to read the file all the same."""
+    text = str(error).rpartition("WeightsUnpickler error: ")[2]
+    return (text.splitlines() or ["no pickle"])[0].partition(" Please ")[0][:200]
 
 
 def _check_archive(path: Path) -> None:
