@@ -151,7 +151,7 @@ class Pipeline:
         else:
             reason = str(error) or type(error).__name__
             if not isinstance(error, (MoceirError, OSError, ValueError)):
-                reason = f"unexpected {type(error).__name__}: {reason} (--debug shows where)"
+                reason = f"unexpected {type(error).__name__}: {reason} (moceir --debug shows where)"
         text = reason if reason.startswith(name) else f"{name}: {reason}"
         return Outcome.of(job, "failed", error=text)
 

@@ -330,7 +330,7 @@ class Restorer:
                     f"{self.device} ran out of memory with "
                     + (f"tiles of {size}" if size else f"the whole {width} x {height}")
                     + ": "
-                    + ("omit --tile 0, or " if tile == 0 else "")
+                    + ("use tiles, such as --tile 512, or " if tile == 0 else "")
                     + "free some memory or choose another device"
                 )
             notes.append(f"{self.device} ran out of memory: continued with tiles of {smaller}")
@@ -387,7 +387,7 @@ class Restorer:
         if need(tile or 0) <= room:
             return tile or 0, []
         if tile == 0:
-            raise PictureError(f"{numbers}: omit --tile 0 to use tiles")
+            raise PictureError(f"{numbers}: use tiles, such as --tile 512")
         candidates = [
             n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)
         ]

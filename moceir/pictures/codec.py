@@ -93,7 +93,10 @@ def writable(suffix: str) -> str:
         plugin = _PLUGINS.get(suffix.lower())
         if plugin:
             raise PictureError(f"{suffix} files take a plug-in: pip install {plugin}")
-        raise PictureError(f"no picture format is written as {suffix!r}; try .png (--ext png)")
+        raise PictureError(
+            f"no picture format is written as {suffix!r}: name the result .png (--ext png names "
+            "those that go to a folder)"
+        )
     return name
 
 

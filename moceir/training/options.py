@@ -22,8 +22,8 @@ from moceir.training.plain_yaml import MAX_CHARACTERS, read_plain_yaml
 
 HELP = """moceir train [--config FILE] [--NAME VALUE ...]: train a network.
 
-FILE is YAML with any of the names below, those of a section indented below its name, as in
-configs/. On the command line NAME is one of them, such as --data.crop 96, and replaces the file's.
+FILE is YAML with any of the names below, those of a section indented below its name, as in the
+repository's configs/. On the command line NAME is one of them, such as --data.crop 96, and replaces the file's.
 """
 
 
@@ -76,7 +76,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not UTF-8: save it as plain text in UTF-8") from None
     values = read_plain_yaml(text, str(path))
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: give names and values, as in configs/")
+        raise ConfigError(f"{path}: give names and values, such as steps: 1000")
     return values
 
 

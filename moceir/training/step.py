@@ -254,7 +254,8 @@ class TrainingStep:
                     self._lay_out(p, group.get("momentum") is not None)
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"the checkpoint does not fit this network and optimiser ({error})"
+                f"the checkpoint does not fit this network and optimiser ({error}): set "
+                "optimizer.muon as it was, or choose another --run"
             ) from error
 
     def _numbers(self, state: Mapping[str, Tensor]) -> dict[str, int]:

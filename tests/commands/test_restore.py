@@ -340,7 +340,7 @@ def test_dry_run_does_nothing(tmp_path: Path, restore: Restore) -> None:
         ("text.png", b"some text\n", "text.png: not a picture"),
         ("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "cut.png: "),
         ("bomb.png", bomb(100_000, 100_000), "claims 100000 x 100000 = 10,000 megapixels"),
-        ("raw.cr2", b"II*\0", "no picture format is written as '.cr2'; try .png (--ext png)"),
+        ("raw.cr2", b"II*\0", "no picture format is written as '.cr2': name the result .png"),
     ],
 )
 def test_malformed_files_are_named_and_the_rest_is_restored(
@@ -628,7 +628,7 @@ def test_unexpected_errors_are_one_line_and_a_traceback_with_debug(
     source = picture(tmp_path / "a.png")
     result = restore(source, "-o", tmp_path / "b.png")
     assert result.exit_code == 1
-    assert "a.png: unexpected RuntimeError: what nobody thought of (--debug" in result.output
+    assert "a.png: unexpected RuntimeError: what nobody thought of (moceir --debug" in result.output
     assert "Traceback" not in result.output
     result = restore(source, "-o", tmp_path / "b.png", before=("--debug",))
     assert "Traceback" in result.output and "in broken" in result.output
