@@ -21,6 +21,17 @@ _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts a name into the OSErrors that have none: those of a disk that is full, mostly."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole_file(
     path: Path, overwrite: bool = True, source: os.stat_result | None = None
 ) -> Iterator[Path]:

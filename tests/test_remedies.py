@@ -1,4 +1,4 @@
-"""What messages tell people to do can be done: options, extras, variables, names and pages exist."""
+"""What messages tell people to do can be done: options, extras, variables and pages exist."""
 
 from __future__ import annotations
 

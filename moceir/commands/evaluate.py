@@ -75,7 +75,6 @@ def evaluate(
     from moceir.evaluation.lpips import find_lpips
     from moceir.evaluation.methods import find_method
     from moceir.evaluation.run import as_markdown, measure, write_results
-    from moceir.files import whole_file
     from moceir.pictures.images import save_image
     from moceir.pictures.pixels import to_image
     from moceir.web.report import Examples, report
@@ -106,9 +105,7 @@ def evaluate(
             if save_pictures:
                 folder = output / "pictures" / benchmark.name.replace("/", "_")
                 save_image(to_image(restored), (folder / measurement.picture).with_suffix(".png"))
-    write_results(rows, about, output)
-    with whole_file(output / "report.html") as temporary:
-        temporary.write_text(report(rows, about, examples), encoding="utf-8")
+    write_results(rows, about, output, report(rows, about, examples))
     click.echo(as_markdown(rows, about))
 
 

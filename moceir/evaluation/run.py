@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from moceir.evaluation.methods import Method
 from moceir.evaluation.metrics import psnr, ssim
 from moceir.evaluation.paper import SETTINGS, Score, Setting
 from moceir.evaluation.protocol import Benchmark, Protocol
-from moceir.files import whole_file
+from moceir.files import naming, whole_file
 
 
 @dataclass(frozen=True)
@@ -207,17 +208,26 @@ def _score(score: Score | None) -> str:
     return f"{value:.2f}" + ("" if similarity is None else f" / {similarity:.3f}")
 
 
-def write_results(rows: Sequence[Measurement], about: dict[str, Any], folder: Path) -> None:
-    """Write ``pictures.csv``, ``results.json`` and ``results.md``, each atomically.
+def write_results(
+    rows: Sequence[Measurement], about: dict[str, Any], folder: Path, page: str
+) -> None:
+    """``pictures.csv``, ``results.json``, ``results.md`` and ``report.html``: they get their names
+    when all of them are written, so that none is of another evaluation than the rest.
+
+    Args:
+        page: what ``report.html`` contains.
 
     Raises:
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("pictures.csv", as_csv(rows)),
-        ("results.json", as_json(rows, about)),
-        ("results.md", as_markdown(rows, about)),
-    ):
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with ExitStack() as whole:
+        for name, text in (
+            ("pictures.csv", as_csv(rows)),
+            ("results.json", as_json(rows, about)),
+            ("results.md", as_markdown(rows, about)),
+            ("report.html", page),
+        ):
+            temporary = whole.enter_context(whole_file(folder / name))
+            with naming(folder / name):
+                temporary.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from moceir.model.routing import Router
 from moceir.weights import published
 from moceir.weights.bundled import BUNDLED, bundled_path
 from moceir.weights.checkpoints import OURS, PUBLISHED, of_network, read_checkpoint
-from moceir.weights.files import has_configuration, read_weights, write_weights
+from moceir.weights.files import has_configuration, read_weights, torch_save, write_weights
 from moceir.weights.names import current_names
 
 
@@ -155,7 +155,4 @@ def save_published(model: MoCEIR, path: Path) -> None:
             "global_step": 0,
         }
     with whole_file(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # what torch's zip writer raises on a full disk
-            raise OSError(f"{path}: cannot be written ({error})") from error
+        torch_save(content, temporary)

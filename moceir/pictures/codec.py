@@ -153,14 +153,26 @@ def size_of(path: Path) -> tuple[int, int]:
         PictureError: the file cannot be read as a picture.
     """
     with _named(str(path)), open(path, "rb") as file:
-        head = file.read(24)
-        file.seek(0)
-        if head.startswith(png.SIGNATURE) and len(head) == 24:
-            return struct.unpack_from(">II", head, 16)
-        if head[:4] in tiff.SIGNATURES:
-            return tiff.size_of(file)
-        with _open(file) as image:
-            return image.size
+        return _size_of(file)
+
+
+def size_in(data: bytes, name: str) -> tuple[int, int]:
+    """``size_of`` of a file's content, which messages call ``name``."""
+    with _named(name):
+        return _size_of(BytesIO(data))
+
+
+def _size_of(file: BinaryIO) -> tuple[int, int]:
+    head = file.read(24)
+    file.seek(0)
+    if not head:
+        raise PictureError("the file is empty")
+    if head.startswith(png.SIGNATURE) and len(head) == 24:
+        return struct.unpack_from(">II", head, 16)
+    if head[:4] in tiff.SIGNATURES:
+        return tiff.size_of(file)
+    with _open(file) as image:
+        return image.size
 
 
 def decode(data: bytes, name: str) -> Picture:

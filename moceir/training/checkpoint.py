@@ -9,6 +9,7 @@ import torch
 
 from moceir.errors import CheckpointError, first_line
 from moceir.files import whole_file
+from moceir.weights.files import torch_save
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -20,11 +21,11 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary:
-            torch.save(checkpoint, temporary)
-    except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
+            torch_save(checkpoint, temporary)
+    except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be written ({error}); the checkpoint before it is untouched. "
-            "Free some disk space and start the same command again"
+            f"{path}: cannot be written ({error.strerror}); the checkpoint before it is "
+            "untouched. Free some disk space and start the same command again"
         ) from error
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from moceir.data import synthesis
 from moceir.errors import NonFiniteLoss
+from moceir.files import naming
 from moceir.training.checkpoint import load_checkpoint, save_checkpoint
 from moceir.training.config import plain
 from moceir.training.data import Batch, RestorationData, to_device
@@ -75,6 +79,7 @@ class Training:
         Raises:
             NonFiniteLoss: a loss or a gradient is not finite; the last checkpoint stays.
             CheckpointError: a checkpoint cannot be written; the one before stays.
+            OSError: curves or counts cannot be written.
             PictureError: a picture that cannot be used.
         """
         config = self.config
@@ -86,20 +91,15 @@ class Training:
         self._end = None if config.max_minutes is None else now + 60 * config.max_minutes
         self._keep_next = now + 60 * self.keep_minutes
         self._bar = _Bar(config.steps, self.done, self.fabric.is_global_zero)
-        zero = self.fabric.is_global_zero
-        self.curves = SummaryWriter(str(config.run / "curves")) if zero else None
+        folder = config.run / "curves" if self.fabric.is_global_zero else None
         batches = self.data.batches(self.done, self.fabric.global_rank)
-        try:
-            with self._bar:
-                while self.done < config.steps:
-                    parts = [self.inputs(next(batches)) for _ in range(config.accumulate)]
-                    self.step(self.done, parts)
-                    self.done += 1
-                    if self._after(parts[0]):
-                        break
-        finally:
-            if self.curves is not None:
-                self.curves.close()
+        with _writer(folder) as self.curves, self._bar:
+            while self.done < config.steps:
+                parts = [self.inputs(next(batches)) for _ in range(config.accumulate)]
+                self.step(self.done, parts)
+                self.done += 1
+                if self._after(parts[0]):
+                    break
         return self.done == config.steps
 
     def inputs(self, batch: Batch) -> Inputs:
@@ -225,6 +225,26 @@ class Training:
             rows = torch.cat([degraded, self._restore(degraded), clean], dim=3)
             picture = torch.cat([*rows], dim=1)
             self.curves.add_image(f"degraded, restored, clean/{name}", picture, self.done)
+
+
+@contextmanager
+def _writer(folder: Path | None) -> Iterator[SummaryWriter | None]:
+    """Writes curves. On a full disk its thread dies with a trace; the next call here says why."""
+    if folder is None:
+        yield None
+        return
+    hook = threading.excepthook
+
+    def quiet(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            hook(args)
+
+    threading.excepthook = quiet
+    try:
+        with naming(folder), closing(SummaryWriter(str(folder))) as writer:
+            yield writer
+    finally:
+        threading.excepthook = hook
 
 
 class _Bar:

@@ -23,7 +23,8 @@ from moceir.training.plain_yaml import MAX_CHARACTERS, read_plain_yaml
 HELP = """moceir train [--config FILE] [--NAME VALUE ...]: train a network.
 
 FILE is YAML with any of the names below, those of a section indented below its name, as in the
-repository's configs/. On the command line NAME is one of them, such as --data.crop 96, and replaces the file's.
+repository's configs/. On the command line NAME is one of them, such as --data.crop 96, and
+replaces the file's.
 """
 
 

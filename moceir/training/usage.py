@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moceir.evaluation.cost import cost
-from moceir.files import whole_file
+from moceir.files import naming, whole_file
 from moceir.training.config import TrainingConfig
 
 
@@ -47,7 +47,7 @@ class ExpertUsage:
             for block, row in enumerate(of_label, start=1):
                 if any(row):
                     writer.writerow([step, label, block, *row])
-        with open(self.path, "a", newline="") as file:
+        with naming(self.path), open(self.path, "a", newline="") as file:
             file.write(lines.getvalue())
         values = {"compute/forward_petamacs": self.macs / 1e15}
         for label, of in [*zip(self.labels, counts, strict=True), ("all", counts.sum(0))]:

@@ -33,7 +33,7 @@ from moceir.config import MoCEIRConfig
 from moceir.data.degradations import KINDS, degrade_picture, parse
 from moceir.errors import ConfigError, MoceirError, PictureError
 from moceir.inference.restorer import Restorer, Run
-from moceir.pictures.codec import Picture, decode, encode
+from moceir.pictures.codec import Picture, decode, encode, size_in
 from moceir.web import pages
 
 N = TypeVar("N")
@@ -200,14 +200,13 @@ def _number(request: Request, name: str, kind: Callable[[str], N], default: D) -
 
 
 def _decode(data: bytes) -> Picture:
-    picture = decode(data, "the file")
-    height, width = picture.pixels.shape[:2]
+    width, height = size_in(data, "the file")
     if height * width > MAX_PIXELS:
         raise PictureError(
             f"the picture has {width} x {height} pixels: the limit here is "
             f"{MAX_PIXELS / 1e6:g} megapixels, the command moceir restore takes larger ones"
         )
-    return picture
+    return decode(data, "the file")
 
 
 def _page(restorer: Restorer) -> str:

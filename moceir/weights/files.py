@@ -42,6 +42,21 @@ def write_weights(
         temporary.write_bytes(content)
 
 
+def torch_save(content: object, path: Path) -> None:
+    """``torch.save``, which by itself says of a full disk only where its writer was.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with open(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
 def check_file(path: Path) -> None:
     """Raises WeightsError for a folder, pipe or device: reading from a pipe may never end."""
     if path.exists() and not path.is_file():
