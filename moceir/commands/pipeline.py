@@ -36,6 +36,7 @@ class Settings:
     ext: str | None = None
     quality: int | None = None
     overwrite: bool = False
+    skip_existing: bool = False
     jobs: int = 2
 
 
@@ -139,7 +140,10 @@ class Pipeline:
         try:
             outcome.notes += writing.result()
         except Exception as error:
-            outcome = self._failed(job, error)
+            if self._settings.skip_existing and isinstance(error, FileExistsError):
+                outcome = Outcome.of(job, "skipped")  # another process was there before
+            else:
+                outcome = self._failed(job, error)
         self._writing.popleft()
         return outcome
 

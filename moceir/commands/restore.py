@@ -145,6 +145,7 @@ def restore(
                 "ext": ext,
                 "quality": quality,
                 "overwrite": overwrite,
+                "skip_existing": skip_existing,
                 "jobs": jobs,
             },
         )

@@ -556,6 +556,50 @@ def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
     assert names(tmp_path / "out") == [f"{name}.png" for name in "abcdefgh"]
 
 
+@pytest.mark.parametrize("skip", [True, False])
+def test_another_process_was_there_before(
+    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch, skip: bool
+) -> None:
+    """Two that go on with one folder: neither replaces nor fails for what the other has done."""
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+    restore_batch = Restorer.restore_batch
+
+    def meanwhile(*args: object, **settings: object) -> object:
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "a.png").write_text("of the other process")
+        return restore_batch(*args, **settings)
+
+    monkeypatch.setattr(Restorer, "restore_batch", meanwhile)
+    more = ("--skip-existing",) if skip else ()
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", *more)
+    assert result.exit_code == (0 if skip else 1)
+    said = "a.png: already there, skipped" if skip else "has appeared meanwhile, and is kept"
+    assert said in result.output
+    assert (tmp_path / "out" / "a.png").read_text() == "of the other process"
+    assert names(tmp_path / "out") == ["a.png", "b.png"]
+
+
+def test_two_processes_go_on_with_one_folder(tmp_path: Path, weights: Path) -> None:
+    for i in range(12):
+        picture(tmp_path / "in" / f"{i}.png", 24 + i)
+    words = [str(w) for w in ("restore", tmp_path / "in", "-o", tmp_path / "out", "-m", weights)]
+    script = "import sys; from moceir.commands.main import main; main(sys.argv[1:])"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *words, "--skip-existing"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert names(tmp_path / "out") == sorted(f"{i}.png" for i in range(12))
+    for i in range(12):
+        assert Image.open(tmp_path / "out" / f"{i}.png").size == (24 + i, 16)
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -212,6 +213,39 @@ def test_large_files_are_refused(url: str) -> None:
     for answer in (declared, sent):
         assert answer.status == 413
         assert answer.body == b"the file is too large: the limit is 100 MB"
+
+
+def test_an_upload_that_is_cut_short_costs_nothing(url: str, image: Image.Image) -> None:
+    """Nor is it a trace in the terminal: the server's last words are looked at when it stops."""
+    address = (urlsplit(url).hostname, urlsplit(url).port)
+    head = f"POST /restore HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n".encode()
+    for rest in (
+        b"Content-Length: 1000000\r\n\r\n",
+        b"Content-Length: 1000000\r\n\r\n" + bytes(300_000),
+        b"Transfer-Encoding: chunked\r\n\r\nffff\r\nabc",
+    ):
+        with socket.create_connection(address) as connection:
+            connection.sendall(head + rest)
+    assert ask(url, "/restore", encoded(image)).status == 200
+
+
+def test_requests_at_once_get_their_own_answers(url: str) -> None:
+    pictures = [encoded(Image.effect_noise((30 + i, 24), 60)) for i in range(6)]
+    alone = [ask(url, "/restore", data).image.tobytes() for data in pictures]
+    with ThreadPoolExecutor(len(pictures)) as threads:
+        answers = list(threads.map(lambda data: ask(url, "/restore", data), pictures))
+    assert [answer.image.tobytes() for answer in answers] == alone
+
+
+def test_pixels_are_counted_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moceir.errors import PictureError
+    from moceir.web import app
+
+    monkeypatch.setattr(app, "decode", None)  # which would fail otherwise
+    for file_format in ("PNG", "JPEG", "TIFF", "WEBP"):
+        monkeypatch.setattr(app, "MAX_PIXELS", 60 * 50 - 1)
+        with pytest.raises(PictureError, match="60 x 50 pixels: the limit here is"):
+            app._decode(encoded(Image.new("RGB", (60, 50)), file_format))
 
 
 @pytest.mark.parametrize(
