@@ -26,7 +26,6 @@ from tests.hostile.weights import weights
 
 ROOT = Path(__file__).parents[2]
 
-SECONDS = 1.0
 MEGABYTES = 200
 
 
@@ -42,13 +41,13 @@ class Result(NamedTuple):
     megabytes: float
     """Beyond what the process had before."""
 
-    def problems(self) -> list[str]:
+    def problems(self, seconds: float) -> list[str]:
         found = []
         if not self.refused:
             found.append(f"not refused as it should be: {self.message}")
         if "\n" in self.message or len(self.message) > 2000 or "Traceback" in self.message:
             found.append(f"not one short line: {self.message[:300]!r}")
-        if self.seconds > SECONDS:
+        if self.seconds > seconds:
             found.append(f"{self.seconds:.2f} s")
         if self.megabytes > MEGABYTES:
             found.append(f"{self.megabytes:.0f} MB")
@@ -120,6 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="Take every n-th file alone.")
+    parser.add_argument("--seconds", type=float, default=1.0, help="That each may take.")
     options = parser.parse_args()
     bad = 0
     for kind, make in KINDS.items():
@@ -132,7 +132,7 @@ def main() -> int:
                 bad += 1
             os.chdir(ROOT)
         for result in results:
-            wrong = result.problems()
+            wrong = result.problems(options.seconds)
             bad += bool(wrong)
             print(
                 f"{result.seconds:5.2f} s {result.megabytes:4.0f} MB  {result.name}: "

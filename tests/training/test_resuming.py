@@ -39,7 +39,7 @@ def arguments(run: Path, pictures: Path, *more: str) -> list[str]:
     values = {
         "run": run,
         "model": '{"dim": 8, "num_blocks": [1, 1], "num_dec_blocks": [1], "heads": [1, 1], '
-        '"num_refinement_blocks": 0, "stage_depth": [1]}',
+        '"num_refinement_blocks": 0}',
         "data.train": pictures,
         "data.crop": 16,
         "data.batch_size": 2,
