@@ -15,7 +15,7 @@ NAMED = 5
 
 
 def check_pictures(pairs: Sequence[Pair], crop: int = 0) -> None:
-    """Decode every picture once, in as many threads as there are processors, and keep none.
+    """Decode every picture once, in several threads, and keep none.
 
     Args:
         pairs: each picture once, however often it is among them.

@@ -40,6 +40,8 @@ FORMS: dict[str, Callable[[Tensors, Tensors], Any]] = {
     "bare": lambda t, _: t,
     "data parallel": lambda t, _: prefixed("module.", t),
     "compiled": lambda t, _: prefixed("_orig_mod.", t),
+    "lightning": lambda t, _: {"state_dict": prefixed("net.", t), "hyper_parameters": {"lr": 1}},
+    "data parallel, compiled": lambda t, _: prefixed("_orig_mod.module.", t),
     "lightning, compiled": lambda t, _: {"state_dict": prefixed("net._orig_mod.", t), "epoch": 3},
     "parts compiled": lambda t, _: {
         k.replace("latent.", "latent._orig_mod."): v for k, v in prefixed("module.", t).items()
