@@ -224,7 +224,7 @@ def test_all_broken_pictures_are_counted(tmp_path: Path) -> None:
         check_pictures(pairs, 24)
     text = str(error.value)
     assert text.startswith("5 of 6 training pictures cannot be used: mend them or take them out")
-    for part in ("cut.png", "damaged.png", "empty.png", "a pair must have one size", "20 x 30"):
+    for part in ("cut.png", "damaged.png", "empty.png", "the same size", "20 x 30"):
         assert part in text
     check_pictures([Pair(folder / "good.png"), Pair(small)])
 
