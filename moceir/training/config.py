@@ -292,7 +292,7 @@ class TrainingConfig:
         for label, expert in self.expert_of.items():
             if not 1 <= expert <= experts:
                 raise ConfigError(
-                    f"expert_of: {short(label)} has expert {expert}: give 1 to {experts}"
+                    f"expert_of: {label} has expert {expert}: give 1 to {experts}"
                 )
 
     def share(self, rank: int) -> Share:
