@@ -130,7 +130,7 @@ def test_a_full_disk_is_named(
     out = tmp_path / "out"
     result = run("-m", weights, "--benchmarks", "lolv1", "--data", root, "-o", out)
     assert result.exit_code == 1
-    assert f"{out / 'pictures.csv'}: No space left on device" in result.output
+    assert f"{out / 'report.html'}: No space left on device" in result.output
     assert not list(out.iterdir())
 
 
