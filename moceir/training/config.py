@@ -291,9 +291,7 @@ class TrainingConfig:
         experts = self.network().num_experts
         for label, expert in self.expert_of.items():
             if not 1 <= expert <= experts:
-                raise ConfigError(
-                    f"expert_of: {label} has expert {expert}: give 1 to {experts}"
-                )
+                raise ConfigError(f"expert_of: {label} has expert {expert}: give 1 to {experts}")
 
     def share(self, rank: int) -> Share:
         """The part of each step's patches that the process of this rank has."""
