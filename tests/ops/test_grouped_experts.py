@@ -218,6 +218,27 @@ def test_refuses(change: dict[str, Any], error: type[Exception], message: str) -
         grouped_experts(**{**arguments(), **change})
 
 
+@pytest.mark.parametrize("role", ExpertWeights._fields)
+def test_the_library_has_the_same_roles(role: str) -> None:
+    """In the same order and of the same size: csrc/cpu/expert_weights.h."""
+    skip_unless_it_runs("cpu", "grouped_experts")
+    given = arguments()
+    plan, bank = given["plan"], given["weights"]
+    size = getattr(bank, role).numel()
+    wrong = bank._replace(**{role: torch.empty(0)})
+    message = rf"\b{role} must be contiguous float32 with {size} elements"
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.moce_kernels.grouped_experts(
+            given["x"],
+            given["shared"],
+            *(plan.expert, plan.gate, plan.order, plan.offsets),
+            list(wrong),
+            RANKS,
+            WINDOWS,
+            1e-5,
+        )
+
+
 def test_refuses_a_plan_that_is_none() -> None:
     """An order that does not belong to the index would read another expert's weights."""
     skip_unless_it_runs("cpu", "grouped_experts")
