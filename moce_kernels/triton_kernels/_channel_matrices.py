@@ -145,6 +145,7 @@ def _rows(head: int) -> tuple[int, int, int]:
 
 
 def attention_of(gram: Tensor, squares: Tensor, temperature: Tensor) -> Tensor:
+    """A (B, heads, c, c): the softmax of the cosines times the temperature."""
     batch, heads, head, _ = gram.shape
     rows, columns, warps = _rows(head)
     attention = torch.empty_like(gram)

@@ -71,7 +71,7 @@ def _pointwise_conv(
     x,  # (B, C, H, W)
     beside,  # (B, N, H, W)
     out,  # (B, N, H, W)
-    weight,  # a Matrix
+    weight,  # Matrix, (N, C) or (B, N, C)
     bias,  # (N,) or None
     eps,
     go_in,
