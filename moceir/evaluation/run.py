@@ -23,6 +23,7 @@ from moceir.evaluation.paper import SETTINGS, Score, Setting
 from moceir.evaluation.protocol import PROTOCOLS, Benchmark, Protocol
 from moceir.files import check_free, whole_file
 from moceir.inference.restorer import Restorer
+from moceir.model import MoCEIR
 from moceir.pictures.images import save_image
 from moceir.pictures.pixels import to_image
 
@@ -68,7 +69,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Method | Restorer | str | Path | None,
+    model: Method | Restorer | MoCEIR | str | Path | None,
     benchmarks: Sequence[Benchmark],
     protocol: str = "published",
     *,
@@ -106,6 +107,8 @@ def evaluate(
         raise ConfigError(
             f"unknown protocol {protocol!r}: choose {', '.join(PROTOCOLS)}", "protocol"
         )
+    if isinstance(model, MoCEIR):
+        model = Restorer(model)
     if isinstance(model, Restorer):
         model = network(model)
     method = model if isinstance(model, Method) else find_method(model)
