@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moce_kernels.backends import choose
 from moceir import __version__
-from moceir.data.patches import MixturePatches
 from moceir.errors import CheckpointError, ConfigError
 from moceir.files import whole_file
 from moceir.model import load_model, save_weights
@@ -102,8 +101,7 @@ def _with_steps(config: TrainingConfig, data: RestorationData) -> TrainingConfig
     """With the steps of ``epochs``."""
     if config.epochs is None:
         return config
-    assert isinstance(data.patches, MixturePatches)  # the configuration has checked it
-    patches = len(data.patches)
+    patches = len(data.source.samples)
     batches = patches // config.data.batch_size
     if batches == 0:
         raise ConfigError(
@@ -118,7 +116,7 @@ def _module(config: TrainingConfig, data: RestorationData, start: bool) -> Resto
     teachers = {weights: load_model(weights) for weights in set(by_label.values())}
     module = RestorationModule(
         config,
-        data.patches.sources if isinstance(data.patches, MixturePatches) else (),
+        data.source.samples.labels,
         {label: teachers[weights] for label, weights in by_label.items()},
     )
     if config.weights is not None and start:

@@ -7,6 +7,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from moceir import __version__
 from moceir.evaluation.paper import SETTINGS
-from moceir.evaluation.run import Measurement, own_name, setting_table, summaries
+from moceir.evaluation.run import Evaluation, Measurement, own_name, setting_table
+from moceir.files import whole_file
 from moceir.pictures.pixels import to_image
 from moceir.web import pages
 
@@ -45,9 +47,18 @@ def gain(measurement: Measurement) -> float:
     return measurement.psnr - measurement.psnr_input
 
 
-def report(rows: Sequence[Measurement], about: dict[str, Any], examples: Examples) -> str:
-    """The HTML page; it opens without a server and loads nothing."""
-    found = summaries(rows)
+def write_report(evaluation: Evaluation, examples: Examples, path: Path) -> None:
+    """Write an HTML page that opens without a server and loads nothing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(_page(evaluation, examples), encoding="utf-8")
+
+
+def _page(evaluation: Evaluation, examples: Examples) -> str:
+    found, about = evaluation.summaries(), evaluation.about
     head = ["benchmark", "pictures", "PSNR input", "PSNR", "SSIM input", "SSIM", "seconds"]
     body = [
         [

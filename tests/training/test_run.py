@@ -221,7 +221,7 @@ def test_what_the_starting_weights_teach_does_not_change(
 def test_each_label_has_its_own_teacher(pictures: Path) -> None:
     config = parse(arguments(Path("run"), pictures, "--data.max_mixture", "1"))
     teachers = [MoCEIR(config.network()) for _ in range(2)]
-    module = RestorationModule(config, (), {"noise": teachers[0], "jpeg": teachers[1]})
+    module = RestorationModule(config, None, {"noise": teachers[0], "jpeg": teachers[1]})
     clean, degraded = torch.rand(2, 4, 3, 16, 16)
     labels = [module.labels.index(label) for label in ("jpeg", "rain", "noise", "jpeg")]
     taught = module.targets(clean, degraded, labels)
