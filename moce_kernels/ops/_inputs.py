@@ -67,16 +67,43 @@ def check_same(operator: str, **tensors: Tensor) -> None:
 
 
 def check_parameters(
-    operator: str, device: torch.device, shapes: Mapping[str, tuple[int, ...]], **tensors: Tensor
+    operator: str,
+    device: torch.device,
+    parameters: Mapping[str, tuple[Tensor | None, tuple[int, ...]]],
 ) -> None:
-    check_floating(operator, **tensors)
-    for name, t in tensors.items():
-        if tuple(t.shape) != shapes[name]:
-            raise ValueError(
-                f"{operator}: {name} must have shape {shapes[name]}, not {tuple(t.shape)}"
-            )
+    """The parameters that are given have these shapes and lie with the activations."""
+    given = {name: t for name, (t, _) in parameters.items() if t is not None}
+    check_floating(operator, **given)
+    for name, t in given.items():
+        shape = parameters[name][1]
+        if tuple(t.shape) != shape:
+            raise ValueError(f"{operator}: {name} must have shape {shape}, not {tuple(t.shape)}")
         if t.device != device:
             raise ValueError(f"{operator}: {name} is on {t.device}, the activations on {device}")
+
+
+def of_norm(
+    norm: tuple[Tensor, Tensor] | None, channels: int
+) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """LayerNorm's weight and bias as ``check_parameters`` takes them."""
+    if norm is None:
+        return {}
+    weight, bias = norm
+    return {"norm[0]": (weight, (channels,)), "norm[1]": (bias, (channels,))}
+
+
+def check_matrix(operator: str, form: str, **matrices: Tensor) -> None:
+    for name, t in matrices.items():
+        if t.dim() != 2 or 0 in t.shape:
+            raise ValueError(f"{operator}: {name} must be {form}, not {tuple(t.shape)}")
+
+
+def check_heads(operator: str, temperature: Tensor, channels: int) -> None:
+    if temperature.dim() != 1 or not temperature.numel() or channels % temperature.numel():
+        raise ValueError(
+            f"{operator}: temperature must be (heads,), heads a divisor of {channels} channels, "
+            f"not {tuple(temperature.shape)}"
+        )
 
 
 def check_beside(operator: str, like: Tensor, channels: int, **tensors: Tensor) -> None:

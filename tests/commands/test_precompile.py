@@ -22,6 +22,7 @@ from moce_kernels.precompile import capability, collected
 from moceir.commands.main import main
 from moceir.errors import ConfigError
 from moceir.training.precompile import network
+from tests.ops.samples import SPECS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -42,9 +43,7 @@ def test_fake_tensors_launch_what_real_ones_do(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton specialises by the divisibility of addresses and sizes."""
-    from tests.ops.compile_triton import samples
-
-    table = list(samples())
+    table = [(spec.name, sample) for spec in SPECS for sample in spec.launched()]
 
     def work() -> None:
         for operator, sample in table:
