@@ -72,11 +72,12 @@ def check_parameters(
     parameters: Mapping[str, tuple[Tensor | None, tuple[int, ...]]],
 ) -> None:
     """The parameters that are given have these shapes and lie with the activations."""
-    given = {name: t for name, (t, _) in parameters.items() if t is not None}
-    check_floating(operator, **given)
-    for name, t in given.items():
-        shape = parameters[name][1]
-        if tuple(t.shape) != shape:
+    for name, (t, shape) in parameters.items():
+        if t is None:
+            continue
+        if t.dtype not in DTYPES:
+            check_floating(operator, **{name: t})
+        if t.shape != shape:
             raise ValueError(f"{operator}: {name} must have shape {shape}, not {tuple(t.shape)}")
         if t.device != device:
             raise ValueError(f"{operator}: {name} is on {t.device}, the activations on {device}")
@@ -119,9 +120,9 @@ def check_beside(operator: str, like: Tensor, channels: int, **tensors: Tensor) 
                 raise ValueError(f"{operator}: {name} must have {what} {b}, not {a}")
 
 
-def float_parameters(*parameters: Tensor | None) -> tuple[Tensor | None, ...]:
+def float_parameters(*parameters: Tensor | None) -> list[Tensor | None]:
     """As the kernels take them: contiguous float32."""
-    return tuple(None if p is None else p.float().contiguous() for p in parameters)
+    return [None if p is None else p.float().contiguous() for p in parameters]
 
 
 def new_like(t: Tensor, channels: int | None = None) -> Tensor:
