@@ -54,4 +54,5 @@ __all__ = [
     "window_fft_conv",
 ]
 
+# An operator counts as soon as its file is there.
 registry.import_all(ops.__path__, ops.__name__)

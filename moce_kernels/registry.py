@@ -61,7 +61,7 @@ OPERATORS: dict[str, Operator] = {}
 
 
 def names(backend: str | None = None) -> tuple[str, ...]:
-    """In alphabetical order: of all operators, or of those that a backend has kernels for."""
+    """All operators, or those that a backend has kernels for, in alphabetical order."""
     return tuple(
         sorted(o.name for o in OPERATORS.values() if backend is None or backend in o.kernels)
     )
@@ -73,7 +73,7 @@ def composed() -> tuple[str, ...]:
 
 
 def whose_gradients_call(name: str) -> tuple[str, ...]:
-    """In alphabetical order."""
+    """The operators that declare ``name`` in ``gradient_calls``, in alphabetical order."""
     return tuple(sorted(o.name for o in OPERATORS.values() if name in o.gradient_calls))
 
 

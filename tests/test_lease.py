@@ -40,7 +40,9 @@ def test_dry_run(tmp_path: Path) -> None:
     assert all(r["ok"] for r in rows if "ok" in r)
     written = (out / "lease.md").read_text()
     assert "| moce_ir_s 1280 x 720 | float32 | ours | eager |" in written
-    assert "| fft_attention | window 32 | float32 | forward | cpu |" in written
+    assert (
+        "| fft_attention | 1x48x32x32-channels_last-window32 | float32 | forward | cpu |" in written
+    )
 
 
 def test_a_slice_is_trained_at_the_end(tmp_path: Path) -> None:
