@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.errors import TritonError
 from triton.runtime import JITFunction, driver
 
-from moce_kernels import composites
+from moce_kernels import registry
 from moce_kernels.failures import KernelUnavailableError
 from moce_kernels.ops import _library
 from moce_kernels.triton_kernels import interpreted
@@ -85,7 +85,7 @@ def unavailable(raw: str, kernel: str, error: Exception) -> KernelUnavailableErr
         operator,
         f"Triton cannot compile or load {kernel} for this GPU (compute capability "
         f"{capability // 10}.{capability % 10}): {type(error).__name__}: {error}",
-        composites.made_of(operator),
+        registry.whose_gradients_call(operator),
     )
 
 

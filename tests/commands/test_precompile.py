@@ -24,6 +24,7 @@ from moceir.config import preset
 from moceir.errors import ConfigError
 from moceir.training import precompile as training_precompile
 from moceir.training.precompile import network, precompile_network
+from tests.ops.samples import SPECS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -44,9 +45,7 @@ def test_fake_tensors_launch_what_real_ones_do(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton specialises by the divisibility of addresses and sizes."""
-    from tests.ops.compile_triton import samples
-
-    table = list(samples())
+    table = [(spec.name, sample) for spec in SPECS for sample in spec.launched()]
 
     def work() -> None:
         for operator, sample in table:

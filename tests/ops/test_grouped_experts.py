@@ -18,11 +18,11 @@ from moce_kernels import (
     routing_plan,
 )
 from moce_kernels.reference.grouped_experts import every_expert
+from tests.ops.samples import grouped_experts as samples
 from tests.ops.spec import (
     activations,
     assert_close_to_float64,
     examples,
-    experts_sample,
     sizes,
     skip_unless_it_runs,
 )
@@ -87,7 +87,7 @@ def test_bands_of_a_large_picture() -> None:
     """What does not fit a cache is taken in bands of rows: the last is cut off, two experts add."""
     skip_unless_it_runs("cpu", "grouped_experts")
     torch.manual_seed(0)
-    sample = experts_sample((1, 24, 75, 800), "channels_last", (6, 24), (8, 32), [[1, 0]])
+    sample = samples.sample((1, 24, 75, 800), "channels_last", (6, 24), (8, 32), [[1, 0]])
     ours = sample.call("cpu", **sample.tensors)
     exact = sample.call("reference", **sample.cast(torch.float64))
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
