@@ -21,7 +21,6 @@ import torch
 
 from moceir.training.config import DataConfig, TrainingConfig
 from moceir.training.data import RestorationData
-from moceir.training.module import RestorationModule
 
 KINDS = ["noise", "rain", "haze"]
 
@@ -37,16 +36,13 @@ def main(folder: Path, steps: int, repeat: int, threads: int, mixture: int) -> N
     torch.set_num_threads(threads)
     data = DataConfig(train=folder, kinds=KINDS, max_mixture=mixture, crop=128, batch_size=32)
     config = TrainingConfig(preset="compact", data=data)
-    module = RestorationModule(config)
-    source = RestorationData(config)
-    cpu = torch.device("cpu")
-    batches = enumerate(source.cut(batch, cpu) for batch in source.batches())
+    pipeline = RestorationData(config)
+    reads = pipeline.batches()
 
     def run(count: int) -> tuple[float, float]:
         start = time.perf_counter(), time.process_time()
         for _ in range(count):
-            step, batch = next(batches)
-            clean, degraded, _ = module.prepare(batch, step)
+            clean, degraded, _ = pipeline.source.batch(next(reads), torch.device("cpu"))
             assert clean.shape == degraded.shape == (32, 3, 128, 128)
         return time.perf_counter() - start[0], time.process_time() - start[1]
 

@@ -1,16 +1,19 @@
-"""What the microbenchmarks of all operators share: the contenders, and one measurement."""
+"""What the microbenchmarks of operators share: inputs, contenders, and one measurement."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from moce_kernels import registry
 from moce_kernels.backends import BACKENDS, why_not
+from moce_kernels.registry import Cost
+from tests.ops.spec import OpSpec, Sample
 
 DIRECTIONS = ("forward", "forward_backward")
 # Each with the reason where it cannot run; "compiled" is torch.compile of the reference.
@@ -22,9 +25,31 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def activation(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    t = torch.randn(shape, device=device, dtype=dtype)
-    return t.contiguous(memory_format=torch.channels_last)
+def images_and_side(device: torch.device, quick: bool = False) -> tuple[int, int]:
+    """Of the inputs: on a GPU more than its cache holds."""
+    if quick:
+        return 1, 32
+    return 16 if device.type == "cuda" else 1, 256
+
+
+def timed(spec: OpSpec, device: torch.device, images: int, side: int) -> Iterator[Sample]:
+    """The operator's samples for benchmarks, made on the device one after the other."""
+    samples = spec.timed(images, side)
+    while True:
+        with torch.device(device):
+            sample = next(samples, None)
+        if sample is None:
+            return
+        yield sample
+
+
+def of_dtype(sample: Sample, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The sample's tensors with activations of this dtype and parameters of float32."""
+    return {n: t if n in sample.master else t.to(dtype) for n, t in sample.tensors.items()}
+
+
+def cost_of(operator: str, sample: Sample, tensors: dict[str, Tensor]) -> Cost:
+    return registry.OPERATORS[operator].cost(*sample.raw(**tensors))
 
 
 def measure(
@@ -32,28 +57,21 @@ def measure(
     operator: str,
     contender: str,
     direction: str,
-    size: str,
-    leaves: list[Tensor],
-    call: Callable[..., Tensor],
-    bytes_moved: float,
-    flops: float,
+    sample: Sample,
+    tensors: dict[str, Tensor],
+    cost: Cost,
     quick: bool,
 ) -> None:
-    """Time ``call(backend, *leaves)``, or it and its gradients.
-
-    ``bytes_moved`` and ``flops`` are what the operator cannot do without (see the heads of the
-    kernels): each input read and each output written once.
-    """
-    device, dtype = leaves[0].device, leaves[0].dtype
-    if contender == "published":
-        function = functools.partial(call, contender)
-    elif contender in BACKENDS:
-        reason = why_not(contender, operator, device, dtype)
-        if reason:
-            pytest.skip(f"{contender}: {reason}")
-        function = functools.partial(call, contender)
+    """Time ``sample.call(contender, **tensors)``, or it and all gradients."""
+    first = next(iter(tensors.values()))
+    device, dtype = first.device, first.dtype
+    reason = why_not(contender, operator, device, dtype) if contender in BACKENDS else None
+    if reason:
+        pytest.skip(f"{contender}: {reason}")
+    if contender == "compiled":
+        function = functools.partial(torch.compile(sample.call, dynamic=False), "reference")
     else:
-        function = functools.partial(torch.compile(call, dynamic=False), "reference")
+        function = functools.partial(sample.call, contender)
     # On a GPU several calls are made for each look at the clock, which waits for the last.
     calls = 1 if device.type == "cpu" or quick else 20
 
@@ -61,31 +79,31 @@ def measure(
 
         def once() -> None:
             with torch.no_grad():
-                function(*leaves)
+                function(**tensors)
     else:
-        for leaf in leaves:
-            leaf.requires_grad_(leaf.is_floating_point())
-        trained = [leaf for leaf in leaves if leaf.requires_grad]
-        grad = torch.randn_like(function(*leaves))
+        leaves = [t.requires_grad_() for t in tensors.values()]
+        grad = torch.randn_like(function(**tensors))
 
         def once() -> None:
-            torch.autograd.grad(function(*leaves), trained, grad)
+            torch.autograd.grad(function(**tensors), leaves, grad)
 
     def run() -> None:
         for _ in range(calls):
             once()
         synchronize(device)
 
-    benchmark.group = f"{operator} {size} {str(dtype)[6:]} {direction}"
+    both = cost.bytes, cost.operations
+    bytes_moved, operations = both if direction == "forward" else cost.with_backward
+    benchmark.group = f"{operator} {sample.name} {str(dtype)[6:]} {direction}"
     benchmark.extra_info.update(
         operator=operator,
         contender=contender,
         direction=direction,
-        size=size,
+        size=sample.name,
         dtype=str(dtype)[6:],
         calls=calls,
         bytes=bytes_moved,
-        flops=flops,
+        flops=operations,
     )
     run()
     if quick:

@@ -2,9 +2,9 @@
 
     python bench/roofline.py --preset moce_ir_s --height 224 --width 224
 
-Multiply-accumulates and bytes of every operator of the network, counted from the configuration: an
+Operations and bytes of every operator that the network calls, as the operators declare them: an
 operator reads its inputs and writes its output once, in float32. The rates are measured here:
-a matrix product of 1024 x 1024 and a copy of 256 MB. Floors follow: no time is below the products
+a matrix product of 1024 x 1024 and a copy of 256 MB. Floors follow: no time is below the operations
 at the matrix rate, nor below the bytes at the copy's rate where they come from memory.
 """
 
@@ -15,72 +15,60 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from moceir import preset
+from moce_kernels import registry, use_backends
+from moceir import MoCEIR, preset
 from moceir.config import MoCEIRConfig
 
 
-class Count:
-    """Sums for each operator: multiply-accumulates, and floats read and written."""
+class Count(TorchDispatchMode):
+    """Sums of what is called inside: for each operator its operations and the bytes it moves.
 
-    def __init__(self) -> None:
-        self.macs: Counter[str] = Counter()
-        self.floats: Counter[str] = Counter()
+    Every image takes the expert of this number, 0 the cheapest.
+    """
 
-    def add(self, name: str, pixels: int, macs: float, floats: float) -> None:
-        self.macs[name] += int(pixels * macs)
-        self.floats[name] += int(pixels * floats)
+    def __init__(self, expert: int) -> None:
+        super().__init__()
+        self.expert = expert
+        self.operations: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
 
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in ("conv2d", "convolution"):
+            x, weight = args[:2]
+            name = f"conv2d {weight.shape[2]}x{weight.shape[3]}"
+            self.add(name, x.nbytes + result.nbytes, 2 * result.numel() * weight[0].numel())
+        elif func.namespace == "moce_kernels" and name in registry.OPERATORS:
+            if name == "grouped_experts":
+                *tensors, ranks, windows, eps = args
+                one = [ranks[self.expert]], [windows[self.expert]]
+                args = (*tensors, *one, eps)
+            cost = registry.OPERATORS[name].cost(*args)
+            self.add(name, cost.bytes, cost.operations)
+        return result
 
-def transposed_attention(count: Count, P: int, C: int, heads: int) -> None:
-    """MDTA: x is read and v written, then v and the residual are read and the sum written."""
-    count.add("transposed_attention", P, 4 * C * C + 27 * C + C * C / heads, 5 * C)
-
-
-def feedforward(count: Count, P: int, C: int, expansion: float) -> None:
-    hidden = int(C * expansion)
-    count.add("gated_feedforward", P, 3 * hidden * C + 18 * hidden, 2 * C)
-
-
-def encoder_block(count: Count, P: int, C: int, heads: int, expansion: float) -> None:
-    transposed_attention(count, P, C, heads)
-    feedforward(count, P, C, expansion)
-
-
-def decoder_block(count: Count, P: int, C: int, heads: int, expansion: float, rank: int) -> None:
-    transposed_attention(count, P, C, heads)
-    count.add("pointwise_conv", P, C * C, 2 * C)  # to the experts
-    r = rank
-    count.add("grouped_experts", P, 3 * r * C + 4 * r * r + 107 * r, 4 * C + 6 * r)
-    # Queries with the experts' project_out folded in; keys and values.
-    count.add("projected_depthwise_conv", P, 3 * C * C + 9 * C + 98 * C, 2 * C + 3 * C)
-    count.add("channel_attention", P, C * C / heads + C * C, 5 * C)
-    feedforward(count, P, C, expansion)
+    def add(self, name: str, moved: float, operations: float) -> None:
+        self.bytes[name] += int(moved)
+        self.operations[name] += int(operations)
 
 
-def network(config: MoCEIRConfig, height: int, width: int, expert: int) -> Count:
-    """With the expert of this number, 0 the cheapest, in every decoder block."""
-    count = Count()
-    levels = range(len(config.dims) - 1)
-    pixels = [height * width // 4**level for level in range(len(config.dims))]
-    ffn = config.ffn_expansion
-    C, P = config.dims[0], pixels[0]
-    count.add("conv2d 3x3", P, 2 * 27 * C, 2 * (3 + C))
-    for level in range(len(config.dims)):
-        for _ in range(config.num_blocks[level]):
-            encoder_block(count, pixels[level], config.dims[level], config.heads[level], ffn)
-    for level in levels:
-        C, P = config.dims[level], pixels[level]
-        count.add("conv2d 3x3", P, 9 * C * C / 2, C + C / 2)  # down
-        count.add("conv2d 3x3", P // 4, 9 * 2 * C * 4 * C, 2 * C + 4 * C)  # up
-        count.add("pointwise_conv", P, 2 * C * C, 5 * C)  # fusion with the skip connection
-        for _ in range(config.num_dec_blocks[level]):
-            rank = config.ranks(level)[expert]
-            decoder_block(count, P, C, config.heads[level], ffn, rank)
-    for _ in range(config.num_refinement_blocks):
-        encoder_block(count, pixels[0], config.dims[0], config.heads[0], ffn)
+def counted(config: MoCEIRConfig, height: int, width: int, expert: int) -> Count:
+    """A forward pass, of which nothing is computed."""
+    model = MoCEIR(config).eval()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, torch.inference_mode(), use_backends("cpu"):
+        x = torch.rand(1, 3, height, width)
+        with Count(expert) as count:
+            model(x)
     return count
 
 
@@ -103,26 +91,28 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     config = preset(arguments.preset)
-    cheapest = network(config, arguments.height, arguments.width, 0)
-    count = network(config, arguments.height, arguments.width, config.num_experts - 1)
+    size = arguments.height, arguments.width
+    cheapest = counted(config, *size, 0)
+    count = counted(config, *size, config.num_experts - 1)
     a, b = torch.randn(2, 1024, 1024)
     matrix = 1024**3 / seconds(lambda: a @ b)
     source, target = torch.randn(2, 2**26)
-    copy = 2 * source.numel() * 4 / seconds(lambda: target.copy_(source))
+    copy = 2 * source.nbytes / seconds(lambda: target.copy_(source))
     print(f"{arguments.preset}, {arguments.width} x {arguments.height}, the most expensive expert")
-    print("| operator | G multiply-accumulates | MB | floor of products ms | of bytes ms |")
+    print("| operator | G multiply-accumulates | MB | floor of these ms | of bytes ms |")
     print("| --- | ---: | ---: | ---: | ---: |")
 
-    def row(name: str, macs: float, floats: float) -> None:
+    def row(name: str, operations: float, moved: float) -> None:
+        macs = operations / 2
         print(
-            f"| {name} | {macs / 1e9:.2f} | {4 * floats / 1e6:.0f} | {1e3 * macs / matrix:.0f} | "
-            f"{1e3 * 4 * floats / copy:.0f} |"
+            f"| {name} | {macs / 1e9:.2f} | {moved / 1e6:.0f} | {1e3 * macs / matrix:.0f} | "
+            f"{1e3 * moved / copy:.0f} |"
         )
 
-    for name in sorted(count.macs, key=lambda n: -count.macs[n]):
-        row(name, count.macs[name], count.floats[name])
-    row("all", count.macs.total(), count.floats.total())
-    row("all, the cheapest expert", cheapest.macs.total(), cheapest.floats.total())
+    for name in sorted(count.operations, key=lambda n: -count.operations[n]):
+        row(name, count.operations[name], count.bytes[name])
+    row("all", count.operations.total(), count.bytes.total())
+    row("all, the cheapest expert", cheapest.operations.total(), cheapest.bytes.total())
     print(f"\nmatrix rate {2 * matrix / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s (both ways)")
 
 

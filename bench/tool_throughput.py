@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from moceir import machine
-from moceir.commands.jobs import plan
-from moceir.commands.pipeline import Pipeline, Settings
+from moceir.inference.batch import restore_files
+from moceir.inference.jobs import plan_files
 from moceir.inference.restorer import Restorer
 
 BLOCK = 100
@@ -66,9 +66,9 @@ def main() -> None:
             if block == 0:
                 bare(restorer, images[:5])
             bare_seconds += bare(restorer, images)
-            jobs, _ = plan([source], Path(folder, f"out{block}"))
+            plan = plan_files(source, Path(folder, f"out{block}"))
             start = time.perf_counter()
-            outcomes = list(Pipeline(restorer, jobs, Settings(jobs=arguments.jobs)))
+            outcomes = restore_files(plan, restorer, jobs=arguments.jobs)
             tool_seconds += time.perf_counter() - start
             assert [o.status for o in outcomes] == ["restored"] * BLOCK
             first = first or resident()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moce_kernels import backends, composites, triton_kernels
+from moce_kernels import backends, composites, registry, triton_kernels
 
 Launch = Callable[..., Any]
 """Called with the kernel (a ``JITFunction``), its grid, positional and keyword arguments."""
@@ -135,8 +135,8 @@ def absent_gpu(
     from triton.runtime.jit import JITFunction
 
     def choose(operator: str, backend: str | None, *_: Any) -> str:
-        of_library = operator in (*backends.KERNELS["cuda"], *composites.OPERATORS)
-        return "cuda" if library and of_library else "triton"
+        on_cuda = "cuda" in registry.OPERATORS[operator].backends
+        return "cuda" if library and on_cuda else "triton"
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         launch(self, grid, args, kwargs)

@@ -10,37 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from moce_kernels import composites, native, triton_kernels
+from moce_kernels import composites, native, registry, triton_kernels
 from moce_kernels.failures import VARIABLE, BackendUnavailableError
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # fastest first
-
-OPERATORS = (
-    "channel_attention",
-    "depthwise_conv",
-    "fft_attention",
-    "gated_depthwise_conv",
-    "gated_feedforward",
-    "grouped_experts",
-    "pointwise_conv",
-    "projected_depthwise_conv",
-    "routing_plan",
-    "transposed_attention",
-    "window_fft_conv",
-)
-
-# The operators that each backend has kernels for. ``cuda`` can also run composites.OPERATORS.
-KERNELS: dict[str, tuple[str, ...]] = {
-    "cuda": (
-        "depthwise_conv",
-        "fft_attention",
-        "gated_depthwise_conv",
-        "routing_plan",
-        "window_fft_conv",
-    ),
-    "triton": triton_kernels.OPERATORS,
-    "cpu": OPERATORS,
-}
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -53,8 +26,8 @@ def why_not(
     """Why ``backend`` cannot run ``operator`` on such tensors, or None if it can."""
     if backend == "reference":
         return None
-    composed = backend == "cuda" and operator in composites.OPERATORS
-    if operator not in KERNELS[backend] and not composed:
+    declared = registry.OPERATORS[operator]
+    if backend not in declared.backends:
         name = {"cuda": "CUDA", "triton": "Triton", "cpu": "CPU"}[backend]
         return f"no {name} kernel for {operator} in this version"
     if backend == "triton" and device.type == "cpu" and triton_kernels.interpreted():
@@ -67,10 +40,10 @@ def why_not(
         return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
     if backend == "triton":
         return triton_kernels.load()
-    reason = native.load(backend)
-    if backend == "cuda":
-        reason = reason or native.why_not_on_gpu(device.index)
-    return reason or (composites.load() if composed else None)
+    if backend == "cpu":
+        return native.load("cpu")
+    reason = native.load("cuda") or native.why_not_on_gpu(device.index)
+    return reason or (composites.load() if declared.composed else None)
 
 
 def _assume_constant_result(function: F) -> F:
@@ -133,8 +106,9 @@ def parse(text: str, source: str) -> dict[str, str]:
             operator = "*"
         if not operator or not backend:
             problem = "write operator=backend, *=backend or a backend"
-        elif operator != "*" and operator not in OPERATORS:
-            problem = f"no operator {operator!r}; there are {', '.join(OPERATORS)}, and * for all"
+        elif operator != "*" and operator not in registry.OPERATORS:
+            known = ", ".join(registry.names())
+            problem = f"no operator {operator!r}; there are {known}, and * for all"
         elif backend not in BACKENDS:
             problem = f"no backend {backend!r}; there are {', '.join(BACKENDS)}"
         elif operator in found:

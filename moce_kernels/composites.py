@@ -10,30 +10,8 @@ from __future__ import annotations
 
 import functools
 
-from moce_kernels import native, triton_kernels
-from moce_kernels.ops import _library, grouped_window_conv  # noqa: F401, it declares
-
-OPERATORS = (
-    "gated_feedforward",
-    "grouped_experts",
-    "projected_depthwise_conv",
-    "transposed_attention",
-)
-
-# The operators that their gradients call, on every backend.
-PARTS = {
-    "gated_feedforward": ("gated_depthwise_conv", "pointwise_conv"),
-    "projected_depthwise_conv": ("depthwise_conv", "pointwise_conv"),
-    "transposed_attention": ("channel_attention", "depthwise_conv", "pointwise_conv"),
-}
-
-# What these and their gradients take from Triton.
-FROM_TRITON = ("channel_attention", "pointwise_conv")
-
-
-def made_of(part: str) -> tuple[str, ...]:
-    """The operators whose gradients call this one."""
-    return tuple(operator for operator, parts in PARTS.items() if part in parts)
+from moce_kernels import native, registry, triton_kernels
+from moce_kernels.ops import _library
 
 
 def load() -> str | None:
@@ -53,14 +31,20 @@ def register() -> None:
     from moce_kernels.triton_kernels._parts import of_cuda_library
 
     parts = of_cuda_library(_library.raw("cuda"))
-    for operator in FROM_TRITON:
+    for operator in _from_triton():
         module = import_module(f"moce_kernels.triton_kernels.{operator}")
         implement(operator, _library.COMPILED)(module.forward)
         implement(f"{operator}_backward", _library.COMPILED)(module.backward)
-    for operator in OPERATORS:
+    for operator in registry.composed():
         module = import_module(f"moce_kernels.triton_kernels.{operator}")
         implement(operator, _library.COMPILED)(functools.partial(module.forward, parts=parts))
     backward = import_module("moce_kernels.triton_kernels.grouped_experts").backward
     implement("grouped_experts_backward", _library.COMPILED)(
         functools.partial(backward, parts=parts)
     )
+
+
+def _from_triton() -> list[str]:
+    """The operators that gradients of the composed ones call and the library has no kernels for."""
+    called = {c for name in registry.composed() for c in registry.OPERATORS[name].gradient_calls}
+    return sorted(name for name in called if "cuda" not in registry.OPERATORS[name].kernels)

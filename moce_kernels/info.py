@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from moce_kernels import backends, native
+from moce_kernels import backends, native, registry
 
 
 def report() -> str:
@@ -20,7 +20,7 @@ def report() -> str:
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda"))
-    for operator in backends.OPERATORS:
+    for operator in registry.names():
         for device in devices:
             lines.append(f"{operator} on {device}: {_runs(operator, device)}")
             for backend in backends.BACKENDS:

@@ -2,6 +2,10 @@
 
 >>> from moceir import Restorer
 >>> Restorer()("photo.jpg").save("restored.png")
+
+What the command ``moceir`` does are functions here too: ``restore_files``, ``degrade_file``,
+``evaluate``, ``routes``, ``measure_cost``, ``export_onnx``, ``convert_weights``,
+``write_comparison``.
 """
 
 from __future__ import annotations
@@ -10,8 +14,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moceir.config import MoCEIRConfig, preset
+    from moceir.data.degradations import degrade_file
+    from moceir.evaluation.cost import measure_cost
+    from moceir.evaluation.protocol import benchmarks
+    from moceir.evaluation.routes import routes
+    from moceir.evaluation.run import evaluate, write_results
+    from moceir.inference.batch import restore_files
+    from moceir.inference.export import convert_weights, export_onnx
+    from moceir.inference.jobs import plan_files
     from moceir.inference.restorer import Restorer
     from moceir.model import MoCEIR, load_model
+    from moceir.web.compare import write_comparison
 
 __version__ = "0.1.0"
 
@@ -19,11 +32,39 @@ _HOMES = {
     "MoCEIR": "moceir.model",
     "MoCEIRConfig": "moceir.config",
     "Restorer": "moceir.inference.restorer",
+    "benchmarks": "moceir.evaluation.protocol",
+    "convert_weights": "moceir.inference.export",
+    "degrade_file": "moceir.data.degradations",
+    "evaluate": "moceir.evaluation.run",
+    "export_onnx": "moceir.inference.export",
     "load_model": "moceir.model",
+    "measure_cost": "moceir.evaluation.cost",
+    "plan_files": "moceir.inference.jobs",
     "preset": "moceir.config",
+    "restore_files": "moceir.inference.batch",
+    "routes": "moceir.evaluation.routes",
+    "write_comparison": "moceir.web.compare",
+    "write_results": "moceir.evaluation.run",
 }
 
-__all__ = ["MoCEIR", "MoCEIRConfig", "Restorer", "load_model", "preset"]
+__all__ = [
+    "MoCEIR",
+    "MoCEIRConfig",
+    "Restorer",
+    "benchmarks",
+    "convert_weights",
+    "degrade_file",
+    "evaluate",
+    "export_onnx",
+    "load_model",
+    "measure_cost",
+    "plan_files",
+    "preset",
+    "restore_files",
+    "routes",
+    "write_comparison",
+    "write_results",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -22,6 +22,9 @@ ROUTING_NOISE = ("train", "always", "never")
 FORMER_FIELDS = ("depth_schedule", "stage_depth")
 """Fields of earlier versions that never changed a result. Files may have them: they are ignored."""
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""What activations may be computed in, by PyTorch's names."""
+
 # Upper bounds, far above the paper's networks: a configuration in an untrusted file must not make
 # loading hang or fill memory.
 MAX_LEVELS = 6

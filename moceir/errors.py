@@ -1,4 +1,7 @@
-"""Errors caused by user input. Each message names what is wrong and the remedy."""
+"""Errors caused by user input. Each message names what is wrong and the remedy.
+
+Messages speak of functions and their arguments. Commands add the option that sets the argument.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,16 @@ from typing import Any
 
 
 class MoceirError(Exception):
-    """Base of the errors below."""
+    """Base of the errors below.
+
+    Args:
+        message: what is wrong with what, and what to do.
+        argument: name of the function's argument whose value would have to change, if there is one.
+    """
+
+    def __init__(self, message: str, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class ConfigError(MoceirError, ValueError):

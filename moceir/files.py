@@ -20,6 +20,21 @@ _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """How file systems refuse fsync that have none. A full or broken disk says something else."""
 
 
+def shown(path: Path | str) -> str:
+    """A path as it is printed: on one line, whatever is in the name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def check_free(path: Path, overwrite: bool = False) -> None:
+    """Refuse to write what is already there, before any work is done for it.
+
+    Raises:
+        FileExistsError: something bears this name, and ``overwrite`` is false.
+    """
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "already there", str(path))
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Puts a name into the OSErrors that have none: those of a disk that is full, mostly."""

@@ -14,17 +14,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moce_kernels import backends, composites, fft_attention, native, use_backends
+from moce_kernels import backends, fft_attention, native, registry, use_backends
 from moce_kernels.backends import (
     BACKENDS,
-    KERNELS,
-    OPERATORS,
     VARIABLE,
     BackendUnavailableError,
     choose,
     why_not,
 )
-from tests.ops.spec import SPECS, skip_unless_it_runs
+from tests.ops.samples import spec_of
+from tests.ops.spec import skip_unless_it_runs
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -39,7 +38,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     return [*torch.randn(3, 1, 2, 4, 4, dtype=dtype), torch.ones(2), torch.zeros(2)]
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", registry.names())
 def test_every_operator_runs_here(operator: str) -> None:
     runs = choose(operator, None, CPU)
     assert why_not(runs, operator, CPU) is None
@@ -180,15 +179,14 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("operator", composites.OPERATORS)
-def test_parts_of_gradients(operator: str) -> None:
-    """composites.PARTS names them: an error's remedy goes by it."""
-    spec = next(s for s in SPECS if s.name == operator)
-    sample = next(spec.tiny())
+@pytest.mark.parametrize("operator", registry.names())
+def test_what_gradients_call(operator: str) -> None:
+    """Operators declare it: an error's remedy goes by it."""
+    sample = next(spec_of(operator).tiny())
     leaves = {n: t.float().requires_grad_() for n, t in sample.tensors.items()}
     with Operators() as seen:
         sample.call("cpu", **leaves).sum().backward()
-    assert seen.called == {operator, *composites.PARTS.get(operator, ())}
+    assert seen.called == {operator, *registry.OPERATORS[operator].gradient_calls}
 
 
 def test_an_unknown_backend() -> None:
@@ -225,7 +223,7 @@ def test_without_the_library_the_reference_runs(
     """As on a machine without a C++ compiler: setup.py notes why it left the library out."""
     (tmp_path / "_build.json").write_text('{"cpu": "there was no C++ compiler"}')
     monkeypatch.setattr(native, "FOLDER", tmp_path)
-    for operator in KERNELS["cpu"]:
+    for operator in registry.names("cpu"):
         assert choose(operator, None, CPU) == "reference"
     with pytest.raises(BackendUnavailableError, match="no CPU library: there was no C\\+\\+ comp"):
         fft_attention(*inputs(), 4, backend="cpu")

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from moce_kernels import info, use_backends
-from moce_kernels.backends import BACKENDS, OPERATORS, VARIABLE, choose, why_not
+from moce_kernels import info, registry, use_backends
+from moce_kernels.backends import BACKENDS, VARIABLE, choose, why_not
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def test_report_says_what_runs_and_why_not_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     lines = info.report().splitlines()
-    for operator in OPERATORS:
+    for operator in registry.names():
         runs = choose(operator, None, CPU)
         at = lines.index(f"{operator} on cpu: {runs}, the fastest that can run")
         for backend, line in zip(BACKENDS, lines[at + 1 :], strict=False):

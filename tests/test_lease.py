@@ -14,8 +14,8 @@ from bench.lease.__main__ import alone, beside
 from bench.lease.checks import _redrawn
 from bench.lease.table import markdown
 from bench.lease.training import failed_operators
-from moce_kernels.backends import OPERATORS
-from tests.ops.spec import SPECS
+from moce_kernels import registry
+from tests.ops.samples import spec_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,11 +36,13 @@ def test_dry_run(tmp_path: Path) -> None:
     planned = [*beside(True), *alone(out, None, True)]
     assert steps == {s.name: "passed" for s in planned}
     checked = {r["operator"] for r in rows if "sample" in r}
-    assert checked == set(OPERATORS)
+    assert checked == set(registry.names())
     assert all(r["ok"] for r in rows if "ok" in r)
     written = (out / "lease.md").read_text()
     assert "| moce_ir_s 1280 x 720 | float32 | ours | eager |" in written
-    assert "| fft_attention | window 32 | float32 | forward | cpu |" in written
+    assert (
+        "| fft_attention | 1x48x32x32-channels_last-window32 | float32 | forward | cpu |" in written
+    )
 
 
 def test_a_slice_is_trained_at_the_end(tmp_path: Path) -> None:
@@ -128,8 +130,7 @@ def test_a_step_that_is_compiled_beside_others_measures_when_it_is_told(
 
 def test_a_sample_that_failed_is_drawn_again() -> None:
     """The reference against itself: the errors are plain PyTorch's."""
-    spec = next(s for s in SPECS if s.name == "pointwise_conv")
-    sample = next(spec.samples())
+    sample = next(spec_of("pointwise_conv").samples())
     found = _redrawn(sample, "out", "reference", torch.bfloat16, torch.device("cpu"))
     assert found["ours"] == found["plain"] > 0
 

@@ -113,8 +113,6 @@ def test_options_exist_where_they_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     of_file = {f"moceir/commands/{name}.py": own[name] for name in own}
     of_file |= {
         "moceir/commands/train.py": training,
-        "moceir/commands/jobs.py": own["restore"],
-        "moceir/commands/pipeline.py": own["restore"] | options(main),
         "moceir/training/slices.py": options(slices.main) | training,
         "moceir/evaluation/experts.py": options(experts.main),
         "moceir/evaluation/synthetic.py": options(synthetic.main),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -102,7 +102,7 @@ def trace(
 
     def launch(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = [p.name for p in kernel.params]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        given = _flat({**dict(zip(names, args, strict=False)), **kwargs})
         sizes = grid(given) if callable(grid) else grid
         x, y, z = (*sizes, 1, 1)[:3]
         arrays = tuple(array(n, v) for n, v in given.items() if isinstance(v, Tensor))
@@ -125,11 +125,21 @@ def trace(
     return found
 
 
+def _flat(named: Mapping[str, Any]) -> dict[str, Any]:
+    """With the parts of a strided tensor ``x`` by themselves: ``x``, ``x.b``, ``x.c`` and so on."""
+    found: dict[str, Any] = {}
+    for name, value in named.items():
+        parts = value._asdict() if hasattr(value, "_asdict") else {"data": value}
+        found |= {name if part == "data" else f"{name}.{part}": v for part, v in parts.items()}
+    return found
+
+
 def _triton_kernel(compiled: Any, arrays: tuple[Array, ...], scalars: dict[str, Any]) -> Kernel:
     """With the parameters of the machine code: Triton has made constants of some arguments, and
     adds two pointers of its own."""
     code = machine_code.read(compiled.asm["cubin"])
-    names = [name for name, kind in compiled.src.signature.items() if kind != "constexpr"]
+    kinds = _flat(compiled.src.signature)
+    names = [name for name, kind in kinds.items() if kind != "constexpr"]
     pointers = {one.name: (i + 1) << POINTER for i, one in enumerate(arrays)}
     parameters: list[Value] = [None] * max(at + size for at, size in code.parameters)
     for name, (at, size) in zip(names, code.parameters, strict=False):

@@ -123,7 +123,7 @@ def alone(out: Path, published: str | None, dry: bool, some: str = "") -> list[S
         Step("inference", "measure.network", (whole, who, theirs), 80),
         Step("training", "measure.network", (step, "ours;published", theirs), 80),
         *(Step(f"whole training step {d}", "training.speed", (d,), 60) for d in dtypes),
-        *(Step(f"operators {d}", "operators.operators", (d, some), 60) for d in dtypes),
+        *(Step(f"operators {d}", "operators.operators", (d, some), 90) for d in dtypes),
         Step("experts", "operators.experts", (theirs,), 30),
         *(
             Step(f"kernels of {task}, {d}", "measure.profile", (task, d, str(out / file)), 30)

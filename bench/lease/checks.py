@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moce_kernels import backends, composites, info
+from moce_kernels import backends, info
 from moceir import MoCEIR, MoCEIRConfig, preset
 from moceir.inference.graphs import Replayed
 from moceir.model.routing import Router
 from moceir.training.loss import restoration_loss
-from tests.ops.spec import SPECS, OpSpec, Sample
+from tests.ops.samples import SPECS
+from tests.ops.spec import OpSpec, Sample
 from tests.ops.test_all_ops import error, run
 
 Row = dict[str, Any]
@@ -62,10 +63,9 @@ def operators(
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     one, of = map(int, part.split("/"))
-    known = backends.KERNELS[backend] + (composites.OPERATORS if backend == "cuda" else ())
-    if some is not None:
-        known = tuple(name for name in known if name in some.split(","))
-    for spec in (s for s in SPECS if s.name in known):
+    for spec in SPECS:
+        if backend not in spec.kernels or (some is not None and spec.name not in some.split(",")):
+            continue
         for i, sample in enumerate(spec.samples()):
             if i % of == one:
                 yield from _operator(spec, sample, backend, getattr(torch, dtype), device)

@@ -14,17 +14,21 @@ from collections.abc import Callable
 import torch
 
 from bench.lease.checks import SMALL
-from bench.lease.operators import cases, layer_of_experts
-from moce_kernels.triton_kernels import OPERATORS
+from bench.microbenchmark import images_and_side, of_dtype, timed
+from moce_kernels import registry
 from moceir.training.precompile import network_work
-from tests.ops.spec import DTYPES, SPECS
+from tests.ops.samples import SPECS
+from tests.ops.spec import DTYPES
 from tests.ops.test_all_ops import run
 
 Work = Callable[[], None]
 CPU = torch.device("cpu")  # where tensors are that are none
+GPU = images_and_side(torch.device("cuda"))
 
 
-def checks(names: str = ",".join(OPERATORS), dtypes: str = "float32,bfloat16,float16") -> Work:
+def checks(
+    names: str = ",".join(registry.names("triton")), dtypes: str = "float32,bfloat16,float16"
+) -> Work:
     """The samples of some operators, forward and backward, and the small network."""
     samples = [s for spec in SPECS if spec.name in names.split(",") for s in spec.samples()]
     networks = [
@@ -43,16 +47,14 @@ def checks(names: str = ",".join(OPERATORS), dtypes: str = "float32,bfloat16,flo
 
 
 def operators() -> Work:
-    """The operators that are measured alone, and the layer of experts."""
+    """The operators that are measured alone."""
 
     def work() -> None:
         for dtype in (torch.float32, torch.bfloat16):
-            layer, layer_call, _ = layer_of_experts(CPU, dtype, True)
-            single = ((leaves, call) for _, _, leaves, call, _ in cases(CPU, dtype, True))
-            for leaves, call in ((layer, layer_call), *single):
-                for leaf in leaves:
-                    leaf.requires_grad_()
-                out = call("triton", *leaves)
-                torch.autograd.grad(out, leaves, torch.empty_like(out))
+            for spec in SPECS:
+                for sample in timed(spec, CPU, *GPU):
+                    leaves = {n: t.requires_grad_() for n, t in of_dtype(sample, dtype).items()}
+                    out = sample.call("triton", **leaves)
+                    torch.autograd.grad(out, list(leaves.values()), torch.empty_like(out))
 
     return work

@@ -21,7 +21,7 @@ from bench.lease.checks import SMALL
 from bench.lease.measure import Row, _memory, timed
 from moceir.errors import MoceirError
 from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
-from moceir.training.data import RestorationData
+from moceir.training.data import RestorationData, clean_pictures
 from moceir.training.loop import Training
 from moceir.training.module import RestorationModule
 from moceir.training.options import build, read_yaml
@@ -216,12 +216,13 @@ def speed(device: torch.device, dtype: str) -> Iterator[Row]:
         found = timed(work, device, 2.0)
         yield {**row, **found, "host_ms": _host(work, device), **_memory(device, 0)}
         del step, work
-    module = RestorationModule(config)
+    samples = clean_pictures(data, [Path("none")])
+    taken = np.zeros(size, dtype=np.int64)
     pixels = torch.randint(256, (size, 3, crop, crop), dtype=torch.uint8).to(device)
 
     def degrade() -> None:
         with torch.no_grad():
-            module.prepare({"clean": pixels, "offset": 0}, 0)
+            samples.degrade(pixels, None, range(size), taken, seed=1)
 
     row = {"task": "moceir train, degradations of 32 x 128 x 128", "contender": "ours"}
     yield {**row, "dtype": "float32", "run": "eager", **timed(degrade, device, 1.0)}

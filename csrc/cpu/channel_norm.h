@@ -1,7 +1,7 @@
 // Normalisation of pixels over their channels, and its gradient, W pixels at a time.
 #pragma once
 
-#include "moce/simd.h"
+#include "simd.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

@@ -2,7 +2,7 @@
 // weight and bias. The gradient of x is the convolution of out's gradient with flipped weights.
 //
 // An image is cut into tiles of 16 x 64 pixels and blocks of as many channels as a vector has lanes
-// (see moce/depthwise.h for one block of one tile). The blocks of a tile follow each other, so that
+// (see depthwise.h for one block of one tile). The blocks of a tile follow each other, so that
 // cache lines which they share are fetched once. Each pass reads and writes every element of memory
 // once but for the halo of the tiles; 2 K K float operations for each element.
 //
@@ -10,7 +10,8 @@
 
 #include "depthwise_conv_kernel.h"
 
-#include "moce/depthwise.h"
+#include "depthwise.h"
+#include "depthwise_in_place.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

@@ -4,15 +4,14 @@
 // out, or dx, is written. About 110 float operations for each element of out, 280 backward.
 //
 // Tiles of 32 x 32 pixels, blocks of as many channels of a and of b as a vector has lanes; rings of
-// three rows of x, and of the gradients of a and b, stay in a first-level cache (see
-// moce/depthwise.h).
+// three rows of x, and of the gradients of a and b, stay in a first-level cache (see depthwise.h).
 //
 // Compiled once for each instruction set; see simd.h for what that forbids.
 
 #include "gated_depthwise_conv_kernel.h"
 
+#include "depthwise.h"
 #include "gelu.h"
-#include "moce/depthwise.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

@@ -1,7 +1,7 @@
 // GELU x Phi(x), Phi the normal distribution function, and its derivative.
 #pragma once
 
-#include "linear.h"
+#include "simd.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

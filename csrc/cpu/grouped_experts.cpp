@@ -4,6 +4,7 @@
 #include "grouped_experts_kernel.h"
 
 #include <algorithm>
+#include <iterator>
 #include <tuple>
 #include <vector>
 
@@ -14,8 +15,19 @@ MOCE_DECLARE_KERNEL(GroupedExpertsKernel, grouped_experts)
 
 namespace moce {
 
-// The roles of ExpertWeights in their order.
-constexpr int kRoles = 13;
+// What is known of a role of ExpertWeights, in the order in which the operator takes them.
+struct Role {
+  const char* name;
+  int64_t (*floats)(int64_t r, int64_t C);  // that an expert of rank r on C channels has of it
+  float* ExpertWeights::*of_expert;
+};
+constexpr Role kRoles[] = {
+#define MOCE_EXPERT_ROLE(role, floats) \
+  {#role, []([[maybe_unused]] int64_t r, [[maybe_unused]] int64_t C) -> int64_t { return floats; }, \
+   &ExpertWeights::role},
+    MOCE_EXPERT_ROLES(MOCE_EXPERT_ROLE)
+#undef MOCE_EXPERT_ROLE
+};
 
 struct Layer {
   ExpertOnImage base{};
@@ -23,20 +35,20 @@ struct Layer {
   std::vector<int64_t> ranks, windows;
   const int64_t *order, *offsets;
   const float* gates;
-  std::vector<float*> roles;  // of the weights
+  std::vector<float*> weights;  // of all experts, role by role
 
-  // Of expert i among tensors of the same roles.
-  ExpertParameters parameters(const std::vector<float*>& of, size_t i) const {
-    int64_t rows = 0, squares = 0;
-    for (size_t j = 0; j < i; j++) {
-      rows += ranks[j];
-      squares += ranks[j] * ranks[j];
-    }
-    const int64_t C = base.C;
-    return {of[0] + rows * C, of[1] + rows * C,      of[2] + rows * C,
-            of[3] + squares,  of[4] + rows * 9,      of[5] + rows,
-            of[6] + 2 * squares, of[7] + 2 * rows * 49, of[8] + 2 * rows,
-            of[9] + rows,     of[10] + rows,         of[11] + squares, of[12] + rows};
+  // Floats that the experts before expert i have of a role.
+  int64_t floats_before(size_t i, const Role& role) const {
+    int64_t sum = 0;
+    for (size_t j = 0; j < i; j++) sum += role.floats(ranks[j], base.C);
+    return sum;
+  }
+  // Those of expert i among tensors of all roles.
+  ExpertWeights of_expert(size_t i, const std::vector<float*>& tensors) const {
+    ExpertWeights own;
+    for (size_t n = 0; n < std::size(kRoles); n++)
+      own.*kRoles[n].of_expert = tensors[n] + floats_before(i, kRoles[n]);
+    return own;
   }
 };
 
@@ -67,16 +79,14 @@ static Layer describe(const Tensor& x, const Tensor& shared, const Tensor& index
   layer.order = indices(order, slots, "order");
   layer.offsets = indices(offsets, experts + 1, "offsets");
   layer.gates = float_vector(gate, slots, "gate");
-  STD_TORCH_CHECK(weights.size() == kRoles && windows.size() == ranks.size(),
-                  "expected 13 weights, and a rank and a window for each expert");
-  int64_t total = 0, squares = 0;
+  STD_TORCH_CHECK(weights.size() == std::size(kRoles) && windows.size() == ranks.size(),
+                  "expected a tensor for each of the ", std::size(kRoles),
+                  " roles of weights, and a rank and a window for each expert");
   std::vector<bool> seen(slots, false);
   for (int64_t i = 0; i < experts; i++) {
     const int64_t P = windows[i];
     STD_TORCH_CHECK(ranks[i] >= 1, "ranks must be at least 1");
     STD_TORCH_CHECK(P == 4 || P == 8 || P == 16 || P == 32, "windows must be 4, 8, 16 or 32");
-    total += ranks[i];
-    squares += ranks[i] * ranks[i];
     // The plan must be one: every slot once, under its expert.
     const int64_t begin = layer.offsets[i], end = layer.offsets[i + 1];
     STD_TORCH_CHECK(begin >= 0 && begin <= end && end <= slots, "offsets do not fit order");
@@ -89,13 +99,12 @@ static Layer describe(const Tensor& x, const Tensor& shared, const Tensor& index
   }
   STD_TORCH_CHECK(layer.offsets[0] == 0 && layer.offsets[experts] == slots,
                   "offsets must begin with 0 and end with the number of slots");
-  const int64_t sizes[kRoles] = {total * e.C, total * e.C, total * e.C, squares,    total * 9,
-                                 total,       2 * squares, total * 98,  total * 2,  total,
-                                 total,       squares,     total};
-  for (int i = 0; i < kRoles; i++)
-    layer.roles.push_back(const_cast<float*>(float_vector(weights[i], sizes[i], "each weight")));
   layer.ranks = std::move(ranks);
   layer.windows = std::move(windows);
+  for (size_t n = 0; n < std::size(kRoles); n++) {
+    const int64_t floats = layer.floats_before(experts, kRoles[n]);
+    layer.weights.push_back(const_cast<float*>(float_vector(weights[n], floats, kRoles[n].name)));
+  }
   return layer;
 }
 
@@ -115,7 +124,7 @@ static void walk(const Layer& layer, const ExpertOnImage& tensors, Begin&& begin
     ExpertOnImage e = tensors;
     e.rank = static_cast<int>(layer.ranks[i]);
     e.window = static_cast<int>(layer.windows[i]);
-    e.weights = layer.parameters(layer.roles, i);
+    e.weights = layer.of_expert(i, layer.weights);
     begin(e);
     for (int64_t s = layer.offsets[i]; s < layer.offsets[i + 1]; s++) {
       const int64_t slot = layer.order[s], b = slot / layer.top_k;
@@ -183,11 +192,11 @@ static std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> grouped_experts_b
   Tensor dx = new_output(x), dshared = new_output(shared);
   Tensor dgate = empty_floats({layer.B, layer.top_k}, x);
   std::vector<Tensor> dweights;
-  std::vector<float*> roles;
+  std::vector<float*> gradients;
   for (const Tensor& w : weights) {
     Tensor d = torch::stable::empty(w.sizes(), ScalarType::Float, std::nullopt, w.device());
-    roles.push_back(static_cast<float*>(d.mutable_data_ptr()));
-    std::fill_n(roles.back(), d.numel(), 0.f);
+    gradients.push_back(static_cast<float*>(d.mutable_data_ptr()));
+    std::fill_n(gradients.back(), d.numel(), 0.f);
     dweights.push_back(d);
   }
   auto* gates = static_cast<float*>(dgate.mutable_data_ptr());
@@ -228,7 +237,9 @@ static std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> grouped_experts_b
         run(kernel.backward_rows, kParts, 1);
         gates[slot] = static_cast<float>(kernel.gate_gradient(e));
       },
-      [&](const ExpertOnImage& e, size_t i) { kernel.add_parts(e, layer.parameters(roles, i)); });
+      [&](const ExpertOnImage& e, size_t i) {
+        kernel.add_parts(e, layer.of_expert(i, gradients));
+      });
   return {dx, dshared, dgate, dweights};
 }
 

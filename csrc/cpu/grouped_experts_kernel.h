@@ -2,18 +2,10 @@
 // instruction set, offers to grouped_experts.cpp.
 #pragma once
 
+#include "expert_weights.h"
 #include "moce/types.h"
 
 namespace moce {
-
-// The weights of one expert, or where their gradients go: the roles of ExpertWeights, its own rows.
-struct ExpertParameters {
-  float *in_proj, *mod_proj, *out_proj;              // (r, C)
-  float *query, *query_dw, *query_dw_bias;           // (r, r), (r, 9), (r)
-  float *key_value, *key_value_dw, *key_value_dw_bias;  // (2r, r), (2r, 49), (2r)
-  float *norm, *norm_bias;                           // (r)
-  float *attn_out, *attn_out_bias;                   // (r, r), (r)
-};
 
 // The gradients of weights are summed in this many parts, whatever the number of threads, so that
 // the order of the sums does not depend on it.
@@ -26,7 +18,7 @@ struct ExpertOnImage {
   int64_t C, H, W;
   int rank, window;
   float eps;
-  ExpertParameters weights;
+  ExpertWeights weights;
   float* packed;  // the weights as the kernels read them, made by `pack`
   float gate;
   // Activations of this image (their batch stride is not used).
@@ -60,7 +52,7 @@ struct GroupedExpertsKernel {
   void (*backward_rows)(const ExpertOnImage&, int64_t begin, int64_t end, float* scratch);
   // Adds the sum of the parts to the gradients of the weights; returns the gate's.
   double (*gate_gradient)(const ExpertOnImage&);
-  void (*add_parts)(const ExpertOnImage&, const ExpertParameters& gradients);
+  void (*add_parts)(const ExpertOnImage&, const ExpertWeights& gradients);
 };
 
 }  // namespace moce

@@ -2,7 +2,7 @@
 // adjacent.
 #pragma once
 
-#include "moce/simd.h"
+#include "simd.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

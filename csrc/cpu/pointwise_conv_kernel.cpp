@@ -8,7 +8,7 @@
 #include "pointwise_conv_kernel.h"
 
 #include "channel_norm.h"
-#include "linear.h"
+#include "matmul.h"
 #include "pixels.h"
 
 namespace moce {

@@ -4,8 +4,8 @@
 #pragma once
 
 #include "channel_norm.h"
-#include "linear.h"
-#include "moce/depthwise.h"
+#include "depthwise.h"
+#include "matmul.h"
 #include "pixels.h"
 
 namespace moce {

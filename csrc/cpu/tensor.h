@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "blocks.h"
+#include "memory_pool.h"
 #include "moce/tensor.h"
 
 namespace moce {
@@ -12,14 +12,14 @@ namespace moce {
 // Vectors of channels whose weights one thread packs at least.
 constexpr int64_t kPackedVectors = 8;
 
-struct Free {
+struct FreeScratch {
   size_t bytes = 0;
   void operator()(float* p) const {
-    if (bytes >= kSmallestBlock) give_block(p, bytes);
+    if (bytes >= kPoolThreshold) pool_free(p, bytes);
     else std::free(p);
   }
 };
-using Scratch = std::unique_ptr<float[], Free>;
+using Scratch = std::unique_ptr<float[], FreeScratch>;
 
 // PyTorch's allocator says it in the same words.
 inline void* require_memory(void* p, size_t bytes) {
@@ -29,21 +29,21 @@ inline void* require_memory(void* p, size_t bytes) {
 
 inline Scratch allocate_scratch(int64_t floats) {
   const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-  void* p = bytes >= kSmallestBlock ? take_block(bytes) : std::aligned_alloc(64, bytes);
-  return Scratch(static_cast<float*>(require_memory(p, bytes)), Free{bytes});
+  void* p = bytes >= kPoolThreshold ? pool_allocate(bytes) : std::aligned_alloc(64, bytes);
+  return Scratch(static_cast<float*>(require_memory(p, bytes)), FreeScratch{bytes});
 }
 
-// new_like, in a block where it is large.
+// new_like, from the memory pool where it is large.
 inline Tensor new_output(const Tensor& t, int64_t channels) {
   const int64_t B = t.size(0), C = channels, H = t.size(2), W = t.size(3);
   const size_t bytes = static_cast<size_t>(B * C * H * W) * t.element_size();
-  if (bytes < kSmallestBlock) return new_like(t, channels);
+  if (bytes < kPoolThreshold) return new_like(t, channels);
   const bool last = t.stride(1) == 1;
   const int64_t size[4] = {B, C, H, W};
   const int64_t stride[4] = {C * H * W, last ? 1 : H * W, last ? W * C : W, last ? C : 1};
-  void* block = require_memory(take_block(bytes), bytes);
+  void* block = require_memory(pool_allocate(bytes), bytes);
   return torch::stable::from_blob(block, {size, 4}, {stride, 4}, t.device(), t.scalar_type(),
-                                  [=](void* p) { give_block(p, bytes); });
+                                  [=](void* p) { pool_free(p, bytes); });
 }
 inline Tensor new_output(const Tensor& t) { return new_output(t, t.size(1)); }
 

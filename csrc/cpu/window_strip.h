@@ -4,8 +4,8 @@
 // nothing of the element type, which only `Strip` and what comes after the transforms look at.
 #pragma once
 
-#include "moce/window_fft.h"
 #include "pixels.h"
+#include "window_fft.h"
 #include "window_fft_conv_kernel.h"
 
 namespace moce {

@@ -2,7 +2,7 @@
 // its gradients, channel by channel. Part of fft_attention_kernel.cu.
 #pragma once
 
-#include "fft_attention_kernel.h"
+#include "attention_tiling.h"
 #include "window_fft_device.h"
 
 namespace moce {

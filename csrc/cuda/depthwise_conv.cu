@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "depthwise_conv_kernel.h"
+#include "depthwise_tiles.h"
 #include "sum_rows.h"
 
 namespace moce {

@@ -11,6 +11,8 @@
 
 #include "depthwise_conv_kernel.h"
 
+#include "depthwise_rows.h"
+
 namespace moce {
 namespace {
 

@@ -10,62 +10,11 @@
 
 #include <type_traits>
 
+#include "depthwise_tiles.h"
 #include "device.h"
-#include "moce/types.h"
 #include "packed.h"
 
 namespace moce {
-
-constexpr int kRowThreads = 128;
-
-inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
-// Whether two neighbouring channels can be loaded and stored as one 32-bit word.
-inline bool has_pairs(const Strided& s, int64_t channels, Type type) {
-  return type != Type::kFloat && s.c == 1 && (channels | s.b | s.h | s.w) % 2 == 0 &&
-         reinterpret_cast<uintptr_t>(s.data) % 4 == 0;
-}
-
-// Into how many tiles of equal height to cut images, of which `blocks` blocks side by side do each
-// row of tiles and `slots` run at once: as few rows as possible one after the other, with those that
-// a tile reads above and below.
-inline unsigned tiles_down(int64_t height, int kernel, int64_t blocks, int64_t slots) {
-  narrow(height);  // rows and columns are counted in 32 bits
-  int64_t best = 1, least = INT64_MAX;
-  const int64_t most = std::min(parts(height, 4), parts(8 * slots, blocks));
-  for (int64_t down = 1; down <= most; down++) {
-    const int64_t rows = parts(blocks * down, slots) * (parts(height, down) + kernel);
-    if (rows < least) {
-      best = down;
-      least = rows;
-    }
-  }
-  return static_cast<unsigned>(best);
-}
-
-// The tiles of a convolution: each block has `rows` rows of one image, each thread of it a unit of
-// channels and a run of columns.
-struct RowTiles {
-  unsigned units, runs, across;  // blocks across: of kRowThreads units in all runs
-  unsigned down, rows, blocks;
-  unsigned staged;     // units whose taps a block may need
-  bool channels_last;  // neighbouring threads have neighbouring units, else neighbouring runs
-};
-
-inline RowTiles row_tiles(const Strided& x, int64_t B, int64_t units, int64_t H, int64_t W,
-                          int kernel, int columns, int64_t slots) {
-  RowTiles s{};
-  s.units = narrow(units);
-  s.runs = narrow(parts(narrow(W), columns));
-  s.across = narrow(parts(narrow(units * s.runs), kRowThreads));
-  s.rows = narrow(parts(H, tiles_down(H, kernel, B * s.across, slots)));
-  s.down = narrow(parts(H, s.rows));
-  s.blocks = narrow(B * s.down * s.across);
-  s.channels_last = x.c == 1;
-  s.staged = s.channels_last ? kRowThreads : (kRowThreads - 1) / s.runs + 2;
-  s.staged = std::min(s.staged, s.units);
-  return s;
-}
 
 #if defined(__CUDACC__) || defined(MOCE_EMULATED)
 

@@ -3,6 +3,7 @@
 
 #include <tuple>
 
+#include "attention_tiling.h"
 #include "fft_attention_kernel.h"
 #include "sum_rows.h"
 #include "window_tensors.h"

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "depthwise_conv.h"
+#include "depthwise_tiles.h"
 #include "sum_rows.h"
 
 namespace moce {

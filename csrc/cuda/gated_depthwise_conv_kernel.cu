@@ -7,6 +7,8 @@
 
 #include "gated_depthwise_conv_kernel.h"
 
+#include "depthwise_rows.h"
+
 namespace moce {
 namespace {
 

@@ -1,7 +1,10 @@
-// What the CUDA kernels of gated_depthwise_conv are given.
+// Depthwise convolution with a GELU gate: what gated_depthwise_conv_kernel.cu offers to
+// gated_depthwise_conv.cu.
 #pragma once
 
-#include "depthwise_rows.h"
+#include <cuda_runtime.h>
+
+#include "moce/types.h"
 
 namespace moce {
 
@@ -15,9 +18,7 @@ struct GatedDepthwiseConv {
   float* sums;
 };
 
-inline int64_t summed_rows(const RowTiles& s) {
-  return int64_t{s.across ? s.blocks / s.across : 0} * s.runs;
-}
+struct RowTiles;  // see depthwise_tiles.h
 
 struct GatedDepthwiseConvKernel {
   void (*forward)(const GatedDepthwiseConv&, int multiprocessors, cudaStream_t);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "window_tensors.h"
+#include "window_tiling.h"
 
 namespace moce {
 

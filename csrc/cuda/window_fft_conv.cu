@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "window_tensors.h"
+#include "window_tiling.h"
 
 namespace moce {
 

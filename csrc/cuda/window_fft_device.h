@@ -4,9 +4,9 @@
 
 #include <type_traits>
 
-#include "moce/small_window_fft.h"
 #include "packed.h"
-#include "window_fft_conv_kernel.h"
+#include "small_window_fft.h"
+#include "window_tiling.h"
 
 namespace moce {
 namespace {

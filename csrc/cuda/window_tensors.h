@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "device.h"
 #include "window_fft_conv_kernel.h"
 
 namespace moce {

@@ -67,16 +67,44 @@ def check_same(operator: str, **tensors: Tensor) -> None:
 
 
 def check_parameters(
-    operator: str, device: torch.device, shapes: Mapping[str, tuple[int, ...]], **tensors: Tensor
+    operator: str,
+    device: torch.device,
+    parameters: Mapping[str, tuple[Tensor | None, tuple[int, ...]]],
 ) -> None:
-    check_floating(operator, **tensors)
-    for name, t in tensors.items():
-        if tuple(t.shape) != shapes[name]:
-            raise ValueError(
-                f"{operator}: {name} must have shape {shapes[name]}, not {tuple(t.shape)}"
-            )
+    """The parameters that are given have these shapes and lie with the activations."""
+    for name, (t, shape) in parameters.items():
+        if t is None:
+            continue
+        if t.dtype not in DTYPES:
+            check_floating(operator, **{name: t})
+        if t.shape != shape:
+            raise ValueError(f"{operator}: {name} must have shape {shape}, not {tuple(t.shape)}")
         if t.device != device:
             raise ValueError(f"{operator}: {name} is on {t.device}, the activations on {device}")
+
+
+def of_norm(
+    norm: tuple[Tensor, Tensor] | None, channels: int
+) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """LayerNorm's weight and bias as ``check_parameters`` takes them."""
+    if norm is None:
+        return {}
+    weight, bias = norm
+    return {"norm[0]": (weight, (channels,)), "norm[1]": (bias, (channels,))}
+
+
+def check_matrix(operator: str, form: str, **matrices: Tensor) -> None:
+    for name, t in matrices.items():
+        if t.dim() != 2 or 0 in t.shape:
+            raise ValueError(f"{operator}: {name} must be {form}, not {tuple(t.shape)}")
+
+
+def check_heads(operator: str, temperature: Tensor, channels: int) -> None:
+    if temperature.dim() != 1 or not temperature.numel() or channels % temperature.numel():
+        raise ValueError(
+            f"{operator}: temperature must be (heads,), heads a divisor of {channels} channels, "
+            f"not {tuple(temperature.shape)}"
+        )
 
 
 def check_beside(operator: str, like: Tensor, channels: int, **tensors: Tensor) -> None:
@@ -92,9 +120,9 @@ def check_beside(operator: str, like: Tensor, channels: int, **tensors: Tensor) 
                 raise ValueError(f"{operator}: {name} must have {what} {b}, not {a}")
 
 
-def float_parameters(*parameters: Tensor | None) -> tuple[Tensor | None, ...]:
+def float_parameters(*parameters: Tensor | None) -> list[Tensor | None]:
     """As the kernels take them: contiguous float32."""
-    return tuple(None if p is None else p.float().contiguous() for p in parameters)
+    return [None if p is None else p.float().contiguous() for p in parameters]
 
 
 def new_like(t: Tensor, channels: int | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from moce_kernels.failures import KernelUnavailableError, no_image
+from moce_kernels.registry import OPERATORS, Cost, Operator
 
 # The compiled libraries implement the operators of the first, one for CPU tensors and one for CUDA
 # tensors; Triton's kernels those of the second. A graph recorded with one backend differentiates
@@ -132,6 +133,24 @@ def _named(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise named from error
 
 
+def operator(
+    name: str,
+    schema: str,
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    *,
+    cost: Callable[..., Cost],
+    kernels: tuple[str, ...],
+    composed: bool = False,
+    gradient_calls: tuple[str, ...] = (),
+    again: bool = False,
+) -> None:
+    """Declare an operator: its raw one, as ``declare`` does, and what the registry holds of it."""
+    declare(name, schema, fake, setup_context, backward, again)
+    OPERATORS[name] = Operator(name, cost, kernels, composed, gradient_calls, again)
+
+
 def declare(
     name: str,
     schema: str,
@@ -140,7 +159,7 @@ def declare(
     backward: Callable[..., Any] | None = None,
     again: bool = False,
 ) -> None:
-    """Declare an operator in both namespaces.
+    """Declare a raw operator in both namespaces.
 
     ``backward`` is called with the namespace's operators, ctx and the upstream gradients. With
     ``again`` its result can be differentiated as well: it is made of operators that all have a

@@ -10,6 +10,7 @@ from torch import Tensor
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import channel_attention as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "channel_attention"
 
@@ -31,24 +32,18 @@ def channel_attention(
     passes: one for q k^T and the lengths, one that multiplies v with W times the matrices.
     Differentiable in all tensors.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
         query: (B, C, H, W); with ``key_value`` None, q, k and v beside each other, (B, 3C, H, W).
-            Any H and W, any strides; float32, bfloat16, float16, or float64 on the reference
-            backend. Under autocast it is cast to its dtype.
-        key_value: (B, 2C, H, W), k before v, in query's dtype.
-        temperature: (heads,), heads a divisor of C; of any floating dtype, as weight and bias.
+        key_value: (B, 2C, H, W), k before v.
+        temperature: (heads,), heads a divisor of C.
         weight: (N, C), the output projection.
         bias: (N,).
-        residual: (B, N, H, W) in query's dtype.
-        backend: as in ``depthwise_conv``.
+        residual: (B, N, H, W).
 
     Returns:
-        (B, N, H, W) in query's dtype. From the kernels: channels-last in memory where query's
-        channels are adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, N, H, W).
     """
     (query,) = _inputs.autocast(query.device, query)
     _inputs.check_same(OPERATOR, query=query)
@@ -63,23 +58,15 @@ def channel_attention(
     else:
         (key_value,) = _inputs.autocast(query.device, key_value)
         _inputs.check_beside(OPERATOR, query, 2 * channels, key_value=key_value)
-    if temperature.dim() != 1 or not temperature.numel() or channels % temperature.numel():
-        raise ValueError(
-            f"{OPERATOR}: temperature must be (heads,), heads a divisor of {channels} channels, "
-            f"not {tuple(temperature.shape)}"
-        )
-    if weight.dim() != 2 or weight.shape[0] == 0:
-        raise ValueError(f"{OPERATOR}: weight must be (N, C), not {tuple(weight.shape)}")
+    _inputs.check_heads(OPERATOR, temperature, channels)
+    _inputs.check_matrix(OPERATOR, "(N, C)", weight=weight)
     outer = weight.shape[0]
-    parameters = {"temperature": temperature, "weight": weight}
-    if bias is not None:
-        parameters["bias"] = bias
-    shapes = {
-        "temperature": tuple(temperature.shape),
-        "weight": (outer, channels),
-        "bias": (outer,),
+    parameters = {
+        "temperature": (temperature, tuple(temperature.shape)),
+        "weight": (weight, (outer, channels)),
+        "bias": (bias, (outer,)),
     }
-    _inputs.check_parameters(OPERATOR, query.device, shapes, **parameters)
+    _inputs.check_parameters(OPERATOR, query.device, parameters)
     if residual is not None:
         (residual,) = _inputs.autocast(query.device, residual)
         _inputs.check_beside(OPERATOR, query, outer, residual=residual)
@@ -90,14 +77,32 @@ def channel_attention(
                 query, key_value, temperature, weight, bias, residual
             )
     out, _, _ = _library.kernels(runs).channel_attention(
-        query,
-        key_value,
-        temperature.float().contiguous(),
-        weight.float().contiguous(),
-        None if bias is None else bias.float().contiguous(),
-        residual,
+        query, key_value, *_inputs.float_parameters(temperature, weight, bias), residual
     )
     return out
+
+
+def _cost(
+    query: Tensor,
+    key_value: Tensor | None,
+    temperature: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+) -> Cost:
+    """C / heads products for each of C channels to compare them, N C to project; backward twice as
+    many more. Forward reads q, k, v and the residual; backward q, k, v and the gradient, and writes
+    three gradients."""
+    outer, channels = weight.shape
+    pixels, size = query.numel() // query.shape[1], query.element_size()
+    operations = 2 * pixels * channels * (channels // temperature.shape[0] + outer)
+    results = outer * (1 if residual is None else 2)
+    return Cost(
+        pixels * (3 * channels + results) * size,
+        operations,
+        pixels * (6 * channels + outer) * size,
+        2 * operations,
+    )
 
 
 def _fake(
@@ -153,13 +158,15 @@ def _backward(ops: Any, ctx: Any, grad: Tensor, *of_sums: None) -> tuple[Tensor 
 
 
 # gram: q k^T, (B, heads, c, c); squares: the sums of q^2 and of k^2, (B, 2, C); both float32.
-_library.declare(
-    "channel_attention",
+_library.operator(
+    OPERATOR,
     "(Tensor query, Tensor? key_value, Tensor temperature, Tensor weight, Tensor? bias,"
     " Tensor? residual) -> (Tensor out, Tensor gram, Tensor squares)",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton"),
 )
 _library.declare(
     "channel_attention_backward",

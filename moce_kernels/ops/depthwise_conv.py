@@ -10,6 +10,7 @@ from torch import Tensor
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import depthwise_conv as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "depthwise_conv"
 
@@ -22,23 +23,15 @@ def depthwise_conv(
     The convolution of the projections of GDFN (3 x 3), of the experts' queries (3 x 3) and of keys
     and values (7 x 7). Differentiable in all three tensors, any number of times.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
-            reference backend. Under autocast it is cast to its dtype.
-        weight: (C, 1, K, K), K 3 or 7, of any floating dtype.
-        bias: (C,), of any floating dtype.
-        backend: "reference", "cpu", "triton" or "cuda": that one or an error. By default what
-            ``use_backends`` or the environment's MOCE_KERNELS_BACKEND says, or else the fastest
-            that can run.
+        x: (B, C, H, W).
+        weight: (C, 1, K, K), K 3 or 7.
+        bias: (C,).
 
     Returns:
-        (B, C, H, W) in x's dtype; the kernels add up in float32 and keep weight and bias as exact
-        as they are given. From the kernels: channels-last in memory where x's channels are
-        adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, C, H, W).
     """
     (x,) = _inputs.autocast(x.device, x)
     _inputs.check_same(OPERATOR, x=x)
@@ -47,16 +40,20 @@ def depthwise_conv(
         raise ValueError(
             f"{OPERATOR}: weight must be (C, 1, 3, 3) or (C, 1, 7, 7), not {tuple(weight.shape)}"
         )
-    shapes = {"weight": (channels, 1, kernel, kernel), "bias": (channels,)}
-    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    parameters = {"weight": (weight, (channels, 1, kernel, kernel)), "bias": (bias, (channels,))}
+    _inputs.check_parameters(OPERATOR, x.device, parameters)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     if runs == "reference":
         with _inputs.no_autocast(x.device):
             return reference.depthwise_conv(x, weight, bias)
-    return _library.kernels(runs).depthwise_conv(
-        x, weight.float().contiguous(), None if bias is None else bias.float().contiguous()
-    )
+    return _library.kernels(runs).depthwise_conv(x, *_inputs.float_parameters(weight, bias))
+
+
+def _cost(x: Tensor, weight: Tensor, bias: Tensor | None) -> Cost:
+    """K^2 products for each value; backward twice as many more. Forward reads x and writes the
+    output; backward reads the gradient twice and x, and writes a gradient."""
+    operations = 2 * weight.shape[-1] ** 2 * x.numel()
+    return Cost(2 * x.nbytes, operations, 4 * x.nbytes, 2 * operations)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -79,12 +76,14 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dweight if needs_weight else None, dbias if needs_bias else None
 
 
-_library.declare(
-    "depthwise_conv",
+_library.operator(
+    OPERATOR,
     "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton", "cuda"),
     again=True,
 )
 

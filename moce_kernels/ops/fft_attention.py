@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import fft_attention as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "fft_attention"
 
@@ -31,38 +33,44 @@ def fft_attention(
     channel of each tile of q is convolved circularly with that of k; LayerNorm over the channels of
     each pixel; product with v. There is no softmax. Differentiable in all five tensors.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        q, k, v: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on
-            the reference backend. Under autocast they are cast to its dtype.
-        weight, bias: (C,), LayerNorm's, of any floating dtype.
+        q, k, v: (B, C, H, W).
+        weight, bias: (C,), LayerNorm's.
         window: 4, 8, 16 or 32.
         eps: added to the variance.
-        backend: "reference", "cpu", "triton" or "cuda": that one or an error. By default what
-            ``use_backends`` or the environment's MOCE_KERNELS_BACKEND says, or else the fastest
-            that can run.
 
     Returns:
-        (B, C, H, W) in q's dtype; sums, statistics and spectra are float32. From the kernels:
-        channels-last in memory where q's channels are adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes, devices or window that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, C, H, W).
     """
     q, k, v = _inputs.autocast(q.device, q, k, v)
     _inputs.check_window(OPERATOR, window)
     _inputs.check_eps(OPERATOR, eps)
     _inputs.check_same(OPERATOR, q=q, k=k, v=v)
-    channels = (q.shape[1],)
-    _inputs.check_parameters(
-        OPERATOR, q.device, {"weight": channels, "bias": channels}, weight=weight, bias=bias
-    )
+    parameters = {"weight": (weight, (q.shape[1],)), "bias": (bias, (q.shape[1],))}
+    _inputs.check_parameters(OPERATOR, q.device, parameters)
     runs = backends.choose(OPERATOR, backend, q.device, q.dtype)
     if runs == "reference":
         with _inputs.no_autocast(q.device):
             return reference.fft_attention(q, k, v, weight, bias, window, eps)
     return _library.kernels(runs).fft_attention(
-        q, k, v, weight.float().contiguous(), bias.float().contiguous(), window, eps
+        q, k, v, *_inputs.float_parameters(weight, bias), window, eps
+    )
+
+
+def _cost(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, window: int, _: Any
+) -> Cost:
+    """A real transform of a P x P window takes 2.5 P^2 log2(P^2) = 5 P^2 log2 P operations; there
+    are 3 forward and 6 more backward. Product, LayerNorm and gate take 11 for each value, their
+    gradients 24. Forward moves q, k, v and the output; backward four inputs and three gradients."""
+    transform = 5 * math.log2(window)
+    return Cost(
+        4 * q.nbytes,
+        q.numel() * (3 * transform + 11),
+        7 * q.nbytes,
+        q.numel() * (6 * transform + 24),
     )
 
 
@@ -95,12 +103,14 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *grads, None, None
 
 
-_library.declare(
-    "fft_attention",
+_library.operator(
+    OPERATOR,
     "(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor bias, int window, float eps) -> Tensor",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton", "cuda"),
 )
 _library.declare(
     "fft_attention_backward",

@@ -10,6 +10,7 @@ from torch import Tensor
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import gated_depthwise_conv as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "gated_depthwise_conv"
 
@@ -22,20 +23,15 @@ def gated_depthwise_conv(
     The middle of GDFN (Restormer, Zamir et al. 2022). Differentiable in all three tensors; the
     backward convolves again and stores nothing.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        x: (B, 2C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
-            reference backend. Under autocast it is cast to its dtype.
-        weight: (2C, 1, 3, 3), of any floating dtype.
-        bias: (2C,), of any floating dtype.
-        backend: as in ``depthwise_conv``.
+        x: (B, 2C, H, W).
+        weight: (2C, 1, 3, 3).
+        bias: (2C,).
 
     Returns:
-        (B, C, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
-        adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, C, H, W).
     """
     (x,) = _inputs.autocast(x.device, x)
     _inputs.check_same(OPERATOR, x=x)
@@ -44,16 +40,20 @@ def gated_depthwise_conv(
         raise ValueError(
             f"{OPERATOR}: x must have an even number of channels, not {tuple(x.shape)}"
         )
-    shapes = {"weight": (channels, 1, 3, 3), "bias": (channels,)}
-    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    parameters = {"weight": (weight, (channels, 1, 3, 3)), "bias": (bias, (channels,))}
+    _inputs.check_parameters(OPERATOR, x.device, parameters)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     if runs == "reference":
         with _inputs.no_autocast(x.device):
             return reference.gated_depthwise_conv(x, weight, bias)
-    return _library.kernels(runs).gated_depthwise_conv(
-        x, weight.float().contiguous(), None if bias is None else bias.float().contiguous()
-    )
+    return _library.kernels(runs).gated_depthwise_conv(x, *_inputs.float_parameters(weight, bias))
+
+
+def _cost(x: Tensor, weight: Tensor, bias: Tensor | None) -> Cost:
+    """9 products for each value of x; backward three times as many more, for it convolves again.
+    Forward reads 2 C channels and writes C; backward reads both and writes a gradient."""
+    operations = 18 * x.numel()
+    return Cost(1.5 * x.nbytes, operations, 2.5 * x.nbytes, 3 * operations)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -75,12 +75,14 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dweight, dbias if ctx.needs_input_grad[2] else None
 
 
-_library.declare(
-    "gated_depthwise_conv",
+_library.operator(
+    OPERATOR,
     "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton", "cuda"),
 )
 _library.declare(
     "gated_depthwise_conv_backward",

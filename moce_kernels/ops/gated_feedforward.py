@@ -10,6 +10,7 @@ from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.ops.pointwise_conv import fold_norm
 from moce_kernels.reference import gated_feedforward as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "gated_feedforward"
 
@@ -32,53 +33,35 @@ def gated_feedforward(
     pass. Differentiable in all tensors; the backward computes the hidden features again and stores
     nothing but x.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
-            reference backend. Under autocast it is cast to its dtype.
-        project_in: W_i, (2N, C), of any floating dtype like all parameters.
+        x: (B, C, H, W).
+        project_in: W_i, (2N, C).
         depthwise: (2N, 1, 3, 3).
         project_out: W_o, (C, N).
         in_bias, depthwise_bias, out_bias: (2N,), (2N,), (C,).
         norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
         eps: of the LayerNorm.
-        backend: as in ``depthwise_conv``.
 
     Returns:
-        (B, C, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
-        adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, C, H, W).
     """
     (x,) = _inputs.autocast(x.device, x)
     _inputs.check_eps(OPERATOR, eps)
     _inputs.check_same(OPERATOR, x=x)
-    if project_out.dim() != 2 or project_out.shape[1] == 0:
-        raise ValueError(f"{OPERATOR}: project_out must be (C, N), not {tuple(project_out.shape)}")
+    _inputs.check_matrix(OPERATOR, "(C, N)", project_out=project_out)
     channels, hidden = x.shape[1], project_out.shape[1]
-    shapes = {
-        "project_in": (2 * hidden, channels),
-        "depthwise": (2 * hidden, 1, 3, 3),
-        "project_out": (channels, hidden),
-        "in_bias": (2 * hidden,),
-        "depthwise_bias": (2 * hidden,),
-        "out_bias": (channels,),
-        "norm[0]": (channels,),
-        "norm[1]": (channels,),
+    parameters = {
+        "project_in": (project_in, (2 * hidden, channels)),
+        "depthwise": (depthwise, (2 * hidden, 1, 3, 3)),
+        "project_out": (project_out, (channels, hidden)),
+        "in_bias": (in_bias, (2 * hidden,)),
+        "depthwise_bias": (depthwise_bias, (2 * hidden,)),
+        "out_bias": (out_bias, (channels,)),
+        **_inputs.of_norm(norm, channels),
     }
-    given = {
-        "project_in": project_in,
-        "depthwise": depthwise,
-        "project_out": project_out,
-        "in_bias": in_bias,
-        "depthwise_bias": depthwise_bias,
-        "out_bias": out_bias,
-        "norm[0]": norm and norm[0],
-        "norm[1]": norm and norm[1],
-    }
-    parameters = {name: t for name, t in given.items() if t is not None}
-    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    _inputs.check_parameters(OPERATOR, x.device, parameters)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     with _inputs.no_autocast(x.device):
         if runs == "reference":
@@ -94,6 +77,15 @@ def gated_feedforward(
             norm is not None,
             eps,
         )
+
+
+def _cost(x: Tensor, project_in: Tensor, *_: Any) -> Cost:
+    """For each pixel 3 C N products of the matrices and 18 N of the convolution; backward twice as
+    many more. Forward reads x and writes the output; backward reads x and the gradient and writes
+    one."""
+    doubled, channels = project_in.shape
+    operations = x.numel() // channels * doubled * (3 * channels + 18)
+    return Cost(2 * x.nbytes, operations, 3 * x.nbytes, 2 * operations)
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:
@@ -133,11 +125,15 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *(g if n else None for g, n in zip(gradients, needs[:7], strict=True)), None, None
 
 
-_library.declare(
-    "gated_feedforward",
+_library.operator(
+    OPERATOR,
     "(Tensor x, Tensor project_in, Tensor? in_bias, Tensor depthwise, Tensor? depthwise_bias,"
     " Tensor project_out, Tensor? out_bias, bool norm, float eps) -> Tensor",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton"),
+    composed=True,
+    gradient_calls=("gated_depthwise_conv", "pointwise_conv"),
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import pointwise_conv as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "pointwise_conv"
 
@@ -28,43 +29,30 @@ def pointwise_conv(
     The projections of MDTA, GDFN and the experts, with the LayerNorm before and the sum after
     them. Differentiable in all tensors; the backward normalises again and stores nothing.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
-            reference backend. Under autocast it is cast to its dtype.
-        weight: (N, C), of any floating dtype.
-        bias: (N,), of any floating dtype.
+        x: (B, C, H, W).
+        weight: (N, C).
+        bias: (N,).
         norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
-        residual: (B, N, H, W) in x's dtype.
+        residual: (B, N, H, W).
         eps: of the LayerNorm.
-        backend: as in ``depthwise_conv``.
 
     Returns:
-        (B, N, H, W) in x's dtype; the kernels compute in float32 and keep the parameters as exact
-        as they are given. From the kernels: channels-last in memory where x's channels are
-        adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, N, H, W).
     """
     (x,) = _inputs.autocast(x.device, x)
     _inputs.check_eps(OPERATOR, eps)
     _inputs.check_same(OPERATOR, x=x)
-    if weight.dim() != 2 or weight.shape[0] == 0:
-        raise ValueError(f"{OPERATOR}: weight must be (N, C), not {tuple(weight.shape)}")
+    _inputs.check_matrix(OPERATOR, "(N, C)", weight=weight)
     inner, outer = x.shape[1], weight.shape[0]
-    parameters = {"weight": weight}
-    if bias is not None:
-        parameters["bias"] = bias
-    if norm is not None:
-        parameters["norm[0]"], parameters["norm[1]"] = norm
-    shapes = {
-        "weight": (outer, inner),
-        "bias": (outer,),
-        "norm[0]": (inner,),
-        "norm[1]": (inner,),
+    parameters = {
+        "weight": (weight, (outer, inner)),
+        "bias": (bias, (outer,)),
+        **_inputs.of_norm(norm, inner),
     }
-    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    _inputs.check_parameters(OPERATOR, x.device, parameters)
     if residual is not None:
         (residual,) = _inputs.autocast(x.device, residual)
         _inputs.check_beside(OPERATOR, x, outer, residual=residual)
@@ -89,6 +77,21 @@ def fold_norm(
         bias = torch.mv(weight, shift) if bias is None else torch.addmv(bias, weight, shift)
         weight = weight * scale
     return weight.contiguous(), None if bias is None else bias.contiguous()
+
+
+def _cost(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, norm: bool, eps: float
+) -> Cost:
+    """C products for each of N outputs; backward twice as many more. Forward reads C channels and
+    the residual and writes N; backward reads C and N and writes C."""
+    outer, inner = weight.shape
+    pixels = x.numel() // inner
+    operations = 2 * pixels * inner * outer
+    moved = inner + outer + (0 if residual is None else outer)
+    size = x.element_size()
+    return Cost(
+        pixels * moved * size, operations, pixels * (2 * inner + outer) * size, 2 * operations
+    )
 
 
 def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
@@ -135,12 +138,14 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_library.declare(
-    "pointwise_conv",
+_library.operator(
+    OPERATOR,
     "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool norm, float eps) -> Tensor",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton"),
 )
 _library.declare(
     "pointwise_conv_backward",

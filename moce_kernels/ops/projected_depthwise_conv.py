@@ -10,6 +10,7 @@ from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.ops.pointwise_conv import fold_norm
 from moce_kernels.reference import projected_depthwise_conv as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "projected_depthwise_conv"
 
@@ -29,23 +30,18 @@ def projected_depthwise_conv(
     The front of MDTA and of the cross attention: queries, keys and values. Differentiable in all
     tensors; the backward projects again and stores nothing but x.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
-            reference backend. Under autocast it is cast to its dtype.
-        weight: W, (N, C), of any floating dtype like all parameters.
+        x: (B, C, H, W).
+        weight: W, (N, C).
         depthwise: (N, 1, K, K), K 3 or 7.
         bias, depthwise_bias: (N,).
         norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
         eps: of the LayerNorm.
-        backend: as in ``depthwise_conv``.
 
     Returns:
-        (B, N, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
-        adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, N, H, W).
     """
     (x,) = _inputs.autocast(x.device, x)
     _inputs.check_eps(OPERATOR, eps)
@@ -56,24 +52,14 @@ def projected_depthwise_conv(
             f"not {tuple(depthwise.shape)}"
         )
     inner, outer, kernel = x.shape[1], depthwise.shape[0], depthwise.shape[3]
-    shapes = {
-        "weight": (outer, inner),
-        "depthwise": (outer, 1, kernel, kernel),
-        "bias": (outer,),
-        "depthwise_bias": (outer,),
-        "norm[0]": (inner,),
-        "norm[1]": (inner,),
+    parameters = {
+        "weight": (weight, (outer, inner)),
+        "depthwise": (depthwise, (outer, 1, kernel, kernel)),
+        "bias": (bias, (outer,)),
+        "depthwise_bias": (depthwise_bias, (outer,)),
+        **_inputs.of_norm(norm, inner),
     }
-    given = {
-        "weight": weight,
-        "depthwise": depthwise,
-        "bias": bias,
-        "depthwise_bias": depthwise_bias,
-        "norm[0]": norm and norm[0],
-        "norm[1]": norm and norm[1],
-    }
-    parameters = {name: t for name, t in given.items() if t is not None}
-    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    _inputs.check_parameters(OPERATOR, x.device, parameters)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     with _inputs.no_autocast(x.device):
         if runs == "reference":
@@ -89,6 +75,20 @@ def projected_depthwise_conv(
             norm is not None,
             eps,
         )
+
+
+def _cost(x: Tensor, weight: Tensor, bias: Tensor | None, depthwise: Tensor, *_: Any) -> Cost:
+    """C + K^2 products for each of N outputs; backward twice as many more. Forward reads C channels
+    and writes N; backward reads C and N and writes C."""
+    outer, inner = weight.shape
+    pixels, size = x.numel() // inner, x.element_size()
+    operations = 2 * pixels * outer * (inner + depthwise.shape[-1] ** 2)
+    return Cost(
+        pixels * (inner + outer) * size,
+        operations,
+        pixels * (2 * inner + outer) * size,
+        2 * operations,
+    )
 
 
 def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
@@ -141,11 +141,15 @@ def gradients(
     return tuple(g if n else None for g, n in zip(found, needs, strict=True))
 
 
-_library.declare(
-    "projected_depthwise_conv",
+_library.operator(
+    OPERATOR,
     "(Tensor x, Tensor weight, Tensor? bias, Tensor depthwise, Tensor? depthwise_bias, bool norm,"
     " float eps) -> Tensor",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton"),
+    composed=True,
+    gradient_calls=("depthwise_conv", "pointwise_conv"),
 )

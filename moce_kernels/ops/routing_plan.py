@@ -10,6 +10,7 @@ from torch import Tensor
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import routing_plan as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "routing_plan"
 
@@ -26,20 +27,17 @@ class RoutingPlan(NamedTuple):
 def routing_plan(logits: Tensor, top_k: int, backend: str | None = None) -> RoutingPlan:
     """Choose ``top_k`` experts for every image and sort the choices by expert (eq. 4 of the paper).
 
+    Dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+    Autocast does not change them.
+
     Args:
-        logits: (B, n) scores of the experts, noise included; float32, bfloat16, float16, or float64
-            on the reference backend.
+        logits: (B, n) scores of the experts, noise included.
         top_k: how many experts see an image, 1 to n. Ties go to the lower index.
-        backend: as in ``fft_attention``.
 
     Returns:
         The plan; nothing in it is read back to the host. The gates are the chosen experts' softmax
         over all n logits, not renormalised, in float32 (float64 for float64 logits). Only they
         carry a gradient.
-
-    Raises:
-        ValueError, TypeError: shapes or dtypes that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
     """
     _inputs.check_floating(OPERATOR, logits=logits)
     if logits.dim() != 2:
@@ -54,6 +52,14 @@ def routing_plan(logits: Tensor, top_k: int, backend: str | None = None) -> Rout
             return RoutingPlan(*reference.routing_plan(logits, top_k))
     gate, expert, order, offsets = _library.kernels(runs).routing_plan(logits.float(), top_k)
     return RoutingPlan(expert, gate, order, offsets)
+
+
+def _cost(logits: Tensor, top_k: int) -> Cost:
+    """Reads float32 scores and writes an expert, a gate and a slot for each choice; backward reads
+    scores, experts and gradients and writes one for each score. A few kilobytes: launches are all
+    that it costs."""
+    scores, choices = logits.numel(), logits.shape[0] * top_k
+    return Cost(4 * scores + 20 * choices, 0, 8 * scores + 12 * choices, 0)
 
 
 def _fake(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -80,11 +86,13 @@ def _backward(ops: Any, ctx: Any, grad: Tensor, *of_integers: None) -> tuple[Ten
     return scores * (chosen - (scores * chosen).sum(dim=-1, keepdim=True)), None
 
 
-_library.declare(
-    "routing_plan",
+_library.operator(
+    OPERATOR,
     "(Tensor logits, int top_k) -> (Tensor gate, Tensor index, Tensor order, Tensor offsets)",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton", "cuda"),
     again=True,
 )

@@ -10,6 +10,7 @@ from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library, projected_depthwise_conv
 from moce_kernels.ops.pointwise_conv import fold_norm
 from moce_kernels.reference import transposed_attention as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "transposed_attention"
 
@@ -35,63 +36,39 @@ def transposed_attention(
     second multiplies v: q and k are never in memory. Differentiable in all tensors; the backward
     makes them again and stores x and the sums.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        x: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
-            reference backend. Under autocast it is cast to its dtype.
-        qkv: W_qkv, (3N, C): q, k and v beside each other; of any floating dtype like all
-            parameters.
+        x: (B, C, H, W).
+        qkv: W_qkv, (3N, C): q, k and v beside each other.
         depthwise: (3N, 1, 3, 3).
         temperature: (heads,), heads a divisor of N.
         weight: (M, N), the output projection.
         qkv_bias, depthwise_bias, bias: (3N,), (3N,), (M,).
         norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
-        residual: (B, M, H, W) in x's dtype.
+        residual: (B, M, H, W).
         eps: of the LayerNorm.
-        backend: as in ``depthwise_conv``.
 
     Returns:
-        (B, M, H, W) in x's dtype. From the kernels: channels-last in memory where x's channels are
-        adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, M, H, W).
     """
     (x,) = _inputs.autocast(x.device, x)
     _inputs.check_eps(OPERATOR, eps)
     _inputs.check_same(OPERATOR, x=x)
-    if weight.dim() != 2 or 0 in weight.shape:
-        raise ValueError(f"{OPERATOR}: weight must be (M, N), not {tuple(weight.shape)}")
+    _inputs.check_matrix(OPERATOR, "(M, N)", weight=weight)
     inner, (outer, channels) = x.shape[1], weight.shape
-    if temperature.dim() != 1 or not temperature.numel() or channels % temperature.numel():
-        raise ValueError(
-            f"{OPERATOR}: temperature must be (heads,), heads a divisor of {channels} channels, "
-            f"not {tuple(temperature.shape)}"
-        )
-    shapes = {
-        "qkv": (3 * channels, inner),
-        "depthwise": (3 * channels, 1, 3, 3),
-        "temperature": tuple(temperature.shape),
-        "weight": (outer, channels),
-        "qkv_bias": (3 * channels,),
-        "depthwise_bias": (3 * channels,),
-        "bias": (outer,),
-        "norm[0]": (inner,),
-        "norm[1]": (inner,),
+    _inputs.check_heads(OPERATOR, temperature, channels)
+    parameters = {
+        "qkv": (qkv, (3 * channels, inner)),
+        "depthwise": (depthwise, (3 * channels, 1, 3, 3)),
+        "temperature": (temperature, tuple(temperature.shape)),
+        "weight": (weight, (outer, channels)),
+        "qkv_bias": (qkv_bias, (3 * channels,)),
+        "depthwise_bias": (depthwise_bias, (3 * channels,)),
+        "bias": (bias, (outer,)),
+        **_inputs.of_norm(norm, inner),
     }
-    given = {
-        "qkv": qkv,
-        "depthwise": depthwise,
-        "temperature": temperature,
-        "weight": weight,
-        "qkv_bias": qkv_bias,
-        "depthwise_bias": depthwise_bias,
-        "bias": bias,
-        "norm[0]": norm and norm[0],
-        "norm[1]": norm and norm[1],
-    }
-    parameters = {name: t for name, t in given.items() if t is not None}
-    _inputs.check_parameters(OPERATOR, x.device, shapes, **parameters)
+    _inputs.check_parameters(OPERATOR, x.device, parameters)
     if residual is not None:
         (residual,) = _inputs.autocast(x.device, residual)
         _inputs.check_beside(OPERATOR, x, outer, residual=residual)
@@ -122,6 +99,35 @@ def transposed_attention(
             eps,
         )
     return out
+
+
+def _cost(
+    x: Tensor,
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    temperature: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    norm: bool,
+    eps: float,
+) -> Cost:
+    """For each pixel 3 N (C + 9) products to make q, k and v, N^2 / heads to compare them, N M to
+    project; backward twice as many more. Forward reads x, writes v and reads it again, reads the
+    residual and writes the output; backward reads x and the gradient and writes one."""
+    inner, (outer, channels) = x.shape[1], weight.shape
+    pixels, size = x.numel() // inner, x.element_size()
+    compare = channels // temperature.shape[0]
+    operations = 2 * pixels * channels * (3 * (inner + 9) + compare + outer)
+    results = outer * (1 if residual is None else 2)
+    return Cost(
+        pixels * (inner + 2 * channels + results) * size,
+        operations,
+        pixels * (2 * inner + outer) * size,
+        2 * operations,
+    )
 
 
 def _fake(
@@ -175,12 +181,16 @@ def _backward(ops: Any, ctx: Any, grad: Tensor, *of_sums: None) -> tuple[Tensor 
 
 
 # gram: q k^T, (B, heads, c, c); squares: the sums of q^2 and of k^2, (B, 2, N); both float32.
-_library.declare(
-    "transposed_attention",
+_library.operator(
+    OPERATOR,
     "(Tensor x, Tensor qkv, Tensor? qkv_bias, Tensor depthwise, Tensor? depthwise_bias,"
     " Tensor temperature, Tensor weight, Tensor? bias, Tensor? residual, bool norm, float eps)"
     " -> (Tensor out, Tensor gram, Tensor squares)",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton"),
+    composed=True,
+    gradient_calls=("channel_attention", "depthwise_conv", "pointwise_conv"),
 )

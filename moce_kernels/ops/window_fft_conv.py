@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
 from moce_kernels.reference import window_fft_conv as reference
+from moce_kernels.registry import Cost
 
 OPERATOR = "window_fft_conv"
 
@@ -19,19 +21,14 @@ def window_fft_conv(q: Tensor, k: Tensor, window: int, backend: str | None = Non
     ``fft_attention`` without LayerNorm and product: ``irfft2(rfft2(q) * rfft2(k))`` of each
     ``window`` x ``window`` tile, zero-padded at the right and bottom edge. Differentiable in both.
 
+    Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
+
     Args:
-        q, k: (B, C, H, W), any H and W, any strides; float32, bfloat16, float16, or float64 on the
-            reference backend. Under autocast they are cast to its dtype.
+        q, k: (B, C, H, W).
         window: 4, 8, 16 or 32.
-        backend: as in ``fft_attention``.
 
     Returns:
-        (B, C, H, W) in q's dtype; spectra and sums are float32. From the kernels: channels-last in
-        memory where q's channels are adjacent, else contiguous.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes, devices or window that do not fit.
-        backends.BackendUnavailableError: ``backend`` cannot run, and why.
+        (B, C, H, W).
     """
     q, k = _inputs.autocast(q.device, q, k)
     _inputs.check_window(OPERATOR, window)
@@ -41,6 +38,16 @@ def window_fft_conv(q: Tensor, k: Tensor, window: int, backend: str | None = Non
         with _inputs.no_autocast(q.device):
             return reference.window_fft_conv(q, k, window).to(q.dtype)
     return _library.kernels(runs).window_fft_conv(q, k, window)
+
+
+def _cost(q: Tensor, k: Tensor, window: int) -> Cost:
+    """A real transform of a P x P window takes 5 P^2 log2 P operations; there are 3 forward and 5
+    more backward, and 3 for each value of a product of spectra. Forward moves q, k and the output;
+    backward three inputs and two gradients."""
+    transform = 5 * math.log2(window)
+    return Cost(
+        3 * q.nbytes, q.numel() * (3 * transform + 3), 5 * q.nbytes, q.numel() * (5 * transform + 6)
+    )
 
 
 def _fake(q: Tensor, k: Tensor, window: int) -> Tensor:
@@ -60,12 +67,14 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *ops.window_fft_conv_backward(grad, *ctx.saved_tensors, ctx.window), None
 
 
-_library.declare(
-    "window_fft_conv",
+_library.operator(
+    OPERATOR,
     "(Tensor q, Tensor k, int window) -> Tensor",
     _fake,
     _setup_context,
     _backward,
+    cost=_cost,
+    kernels=("cpu", "triton", "cuda"),
 )
 _library.declare(
     "window_fft_conv_backward",

@@ -12,19 +12,7 @@ import logging
 import os
 from typing import Any
 
-OPERATORS = (
-    "channel_attention",
-    "depthwise_conv",
-    "fft_attention",
-    "gated_depthwise_conv",
-    "gated_feedforward",
-    "grouped_experts",
-    "pointwise_conv",
-    "projected_depthwise_conv",
-    "routing_plan",
-    "transposed_attention",
-    "window_fft_conv",
-)
+from moce_kernels import registry
 
 
 def interpreted() -> bool:
@@ -39,7 +27,7 @@ def load() -> str | None:
         importlib.import_module("triton")
     except ImportError as error:
         return f"Triton does not load: {error}"
-    for operator in OPERATORS:
+    for operator in registry.names("triton"):
         importlib.import_module(f"{__name__}.{operator}")
     _say_when_compiling()
     return None

@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.errors import TritonError
 from triton.runtime import JITFunction, driver
 
-from moce_kernels import composites
+from moce_kernels import registry
 from moce_kernels.failures import KernelUnavailableError
 from moce_kernels.ops import _library
 from moce_kernels.triton_kernels import interpreted
@@ -85,7 +85,7 @@ def unavailable(raw: str, kernel: str, error: Exception) -> KernelUnavailableErr
         operator,
         f"Triton cannot compile or load {kernel} for this GPU (compute capability "
         f"{capability // 10}.{capability % 10}): {type(error).__name__}: {error}",
-        composites.made_of(operator),
+        registry.whose_gradients_call(operator),
     )
 
 
@@ -97,6 +97,26 @@ class Plan(NamedTuple):
     offsets: Tensor | None
     ranks: tuple[int, ...] | None
     windows: tuple[int, ...]
+
+    @property
+    def by_slot(self) -> dict[str, Any]:
+        """What a kernel takes whose programs find the expert of a slot."""
+        return {
+            "index": self.expert,
+            "order": self.order,
+            "RANKS": self.ranks,
+            "WINDOWS": self.windows,
+        }
+
+    @property
+    def by_expert(self) -> dict[str, Any]:
+        """What a kernel takes whose programs find the slots of an expert."""
+        return {
+            "order": self.order,
+            "offsets": self.offsets,
+            "RANKS": self.ranks,
+            "WINDOWS": self.windows,
+        }
 
     @property
     def experts(self) -> int:
@@ -120,9 +140,23 @@ def no_plan(window: int = 0) -> Plan:
     return Plan(None, None, None, None, (window,))
 
 
-def strided(t: Tensor) -> tuple[Any, ...]:
-    """A (B, C, H, W) tensor as the kernels take it: pointer, then strides in elements."""
-    return t, *t.stride()
+class Strided(NamedTuple):
+    """A tensor (B, C, H, W) as the kernels take it: its first element, and strides in elements."""
+
+    data: Any
+    b: Any
+    c: Any
+    h: Any
+    w: Any
+
+
+def strided(t: Tensor) -> Strided:
+    return Strided(t, *t.stride())
+
+
+def up_to(most: int, count: int) -> int:
+    """How many of ``count`` a program takes; tensor cores take 16 at least."""
+    return min(most, max(16, triton.next_power_of_2(count)))
 
 
 def blocks(count: int, size: int) -> int:
@@ -174,7 +208,15 @@ def add_up(sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]) -> tu
     groups, parts, size = sums.shape
     out, other = sums.new_empty(shape), sums.new_empty(other_shape)
     _add_up[blocks(size, 32), groups](
-        sums, out, other, parts, size, out.numel() // groups, PARTS=64, COLUMNS=32, num_warps=4
+        sums=sums,
+        out=out,
+        other=other,
+        parts=parts,
+        size=size,
+        count=out.numel() // groups,
+        PARTS=64,
+        COLUMNS=32,
+        num_warps=4,
     )
     return out, other
 
@@ -219,29 +261,40 @@ def store(pointers, value, mask):
 
 
 @triton.jit
-def pixels(pointer, stride_c, stride_h, stride_w, p, c, width):
-    """(P, C) pointers into an image: pixels numbered row by row, channels."""
-    y, x = (p // width).to(tl.int64), (p % width).to(tl.int64)
-    return (pointer + y * stride_h + x * stride_w)[:, None] + c.to(tl.int64)[None, :] * stride_c
+def image_of(t, i):
+    """Image or slot i of a ``Strided`` tensor, as one that begins there."""
+    return Strided(t.data + i * t.b, t.b, t.c, t.h, t.w)
 
 
 @triton.jit
-def places(
-    pointer, stride_c, stride_h, stride_w, first, p, c, width, FLAT: tl.constexpr
-):  # fmt: skip
+def pixels(image, p, c, width):
+    """(P, C) pointers into an image: pixels numbered row by row, channels."""
+    y, x = (p // width).to(tl.int64), (p % width).to(tl.int64)
+    return (image.data + y * image.h + x * image.w)[:, None] + c.to(tl.int64)[None, :] * image.c
+
+
+@triton.jit
+def places(image, first, p, c, width, FLAT: tl.constexpr):
     """(P, C) pointers into an image: pixels first + p, numbered row by row, and channels. Where
     images are FLAT no pixel costs a division."""
     if FLAT:
-        row = pointer + tl.cast(first, tl.int64) * stride_w
-        return (row + p.to(tl.int64) * stride_w)[:, None] + c.to(tl.int64)[None, :] * stride_c
+        row = image.data + tl.cast(first, tl.int64) * image.w
+        return (row + p.to(tl.int64) * image.w)[:, None] + c.to(tl.int64)[None, :] * image.c
     else:
-        return pixels(pointer, stride_c, stride_h, stride_w, first + p, c, width)
+        return pixels(image, first + p, c, width)
 
 
 @triton.jit
 def _add_up(
-    sums, out, other, parts, size, count, PARTS: tl.constexpr, COLUMNS: tl.constexpr
-):  # fmt: skip
+    sums,  # (groups, parts, size)
+    out,  # (groups, count)
+    other,  # (groups, size - count)
+    parts,
+    size,
+    count,
+    PARTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     group = tl.program_id(1).to(tl.int64)
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     found = tl.zeros((PARTS, COLUMNS), tl.float32)
@@ -261,14 +314,16 @@ def aligned(n, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def aligned_strides(b, h, w, ALIGNED: tl.constexpr):
-    return aligned(b, ALIGNED), aligned(h, ALIGNED), aligned(w, ALIGNED)
+def aligned_strides(t, ALIGNED: tl.constexpr):
+    """A ``Strided`` tensor, of whose strides but the channels' the compiler knows the same."""
+    b, h, w = aligned(t.b, ALIGNED), aligned(t.h, ALIGNED), aligned(t.w, ALIGNED)
+    return Strided(t.data, b, t.c, h, w)
 
 
 @triton.jit
-def tile_offsets(column, stride_w, c, stride_c):
-    """(columns, channels) offsets of elements in a row of an image."""
-    return column.to(tl.int64)[:, None] * stride_w + c.to(tl.int64)[None, :] * stride_c
+def tile_offsets(t, column, c):
+    """(columns, channels) offsets of elements in a row of an image of t."""
+    return column.to(tl.int64)[:, None] * t.w + c.to(tl.int64)[None, :] * t.c
 
 
 @triton.jit

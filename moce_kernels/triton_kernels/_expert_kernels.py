@@ -7,6 +7,7 @@ import triton.language as tl
 
 from moce_kernels.triton_kernels._common import (
     expert_shape,
+    image_of,
     load,
     places,
     product,
@@ -19,12 +20,16 @@ from moce_kernels.triton_kernels._common import (
 
 @triton.jit
 def linear(
-    x, x_b, x_c, x_h, x_w,
-    out, out_b, out_c, out_h, out_w,
-    weight,
-    dim, size, width, top_k,
-    index, order,
-    RANKS: tl.constexpr,
+    x,  # (B or slots, dim or widest rank, H, W)
+    out,  # (slots, TIMES * widest rank, H, W)
+    weight,  # of all experts, (TIMES * rank, dim or rank) each
+    dim,
+    size,
+    width,
+    top_k,
+    index,  # (slots,): experts
+    order,  # (slots,): slots
+    RANKS: tl.constexpr,  # of all experts
     WINDOWS: tl.constexpr,
     WIDE: tl.constexpr,  # dim to rank, of the slot's image; else between ranks, of the slot
     TIMES: tl.constexpr,  # channels on the weight's side of rows for each of the rank
@@ -35,18 +40,18 @@ def linear(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
-):  # fmt: skip
+):
     """out (+)= weight x, weight being (TIMES rank, dim or rank), or its transpose."""
     slot, e = slot_and_expert(tl.program_id(2), index, order, RANKS)
     r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
     if WIDE:
         go_in, come_out = dim, r
         weight += rows * dim
-        x += slot // top_k * x_b
+        x = image_of(x, slot // top_k)
     else:
         go_in, come_out = (TIMES * r, r) if TRANSPOSED else (r, TIMES * r)
         weight += TIMES * squares
-        x += slot * x_b
+        x = image_of(x, slot)
     columns = dim if WIDE else r
     if tl.program_id(1) * CHANNELS < come_out:
         first = tl.program_id(0) * PIXELS
@@ -57,7 +62,7 @@ def linear(
         for start in range(0, go_in, DEPTH):
             k = start + tl.arange(0, DEPTH)
             inside = within & (k < go_in)[None, :]
-            a = tl.load(places(x, x_c, x_h, x_w, first, p, k, width, FLAT), mask=inside, other=0.0)
+            a = tl.load(places(x, first, p, k, width, FLAT), mask=inside, other=0.0)
             if TRANSPOSED:
                 at = k[:, None] * columns + n[None, :]
             else:
@@ -65,7 +70,7 @@ def linear(
             w = load(weight + at, (k < go_in)[:, None] & (n < come_out)[None, :])
             total += product(a, w, PRECISION)
         mask = within & (n < come_out)[None, :]
-        to = places(out + slot * out_b, out_c, out_h, out_w, first, p, n, width, FLAT)
+        to = places(image_of(out, slot), first, p, n, width, FLAT)
         if ACCUMULATE:
             total += load(to, mask)
         store(to, total, mask)
@@ -73,17 +78,26 @@ def linear(
 
 @triton.jit
 def modulate(
-    a, a_b, a_c, a_h, a_w,
-    shared, shared_b, shared_c, shared_h, shared_w,
-    z, z_b, z_c, z_h, z_w,
-    grad, grad_b, grad_c, grad_h, grad_w,
-    d_attention, d_attention_b, d_attention_c, d_attention_h, d_attention_w,
-    d_modulation, d_modulation_b, d_modulation_c, d_modulation_h, d_modulation_w,
-    sums, sums_b,
-    attn_out, attn_out_bias, mod_proj, out_proj, gate,
-    dim, size, width, top_k,
-    index, order,
-    RANKS: tl.constexpr,
+    a,  # (slots, widest rank, H, W)
+    shared,  # (B, dim, H, W)
+    z,  # (slots, widest rank, H, W)
+    grad,  # (B, dim, H, W)
+    d_attention,  # (slots, widest rank, H, W)
+    d_modulation,  # (slots, widest rank, H, W)
+    sums,  # (slots, sums_b)
+    sums_b,
+    attn_out,  # of all experts, (rank, rank) each
+    attn_out_bias,  # (all ranks,)
+    mod_proj,  # (all ranks, dim)
+    out_proj,  # (all ranks, dim)
+    gate,  # (slots,)
+    dim,
+    size,
+    width,
+    top_k,
+    index,  # (slots,): experts
+    order,  # (slots,): slots
+    RANKS: tl.constexpr,  # of all experts
     WINDOWS: tl.constexpr,
     BACKWARD: tl.constexpr,
     FLAT: tl.constexpr,
@@ -91,7 +105,7 @@ def modulate(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
-):  # fmt: skip
+):
     """z = (attn_out a + bias) * SiLU(mod_proj shared).
 
     Backward, where the gradient of z is gate * u and u = out_proj grad: also the gradients of both
@@ -108,7 +122,7 @@ def modulate(
         attention = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, r, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            at = places(a + slot * a_b, a_c, a_h, a_w, first, p, k, width, FLAT)
+            at = places(image_of(a, slot), first, p, k, width, FLAT)
             given = tl.load(at, mask=within & (k < r)[None, :], other=0.0)
             at = attn_out + squares + n[None, :] * r + k[:, None]
             attention += product(given, load(at, (k < r)[:, None] & (n < r)[None, :]), PRECISION)
@@ -116,23 +130,19 @@ def modulate(
         modulation = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, dim, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            image = shared + slot // top_k * shared_b
-            at = places(image, shared_c, shared_h, shared_w, first, p, k, width, FLAT)
+            at = places(image_of(shared, slot // top_k), first, p, k, width, FLAT)
             given = tl.load(at, mask=within & (k < dim)[None, :], other=0.0)
             at = mod_proj + (rows + n)[None, :] * dim + k[:, None]
             modulation += product(given, load(at, (k < dim)[:, None] & (n < r)[None, :]), PRECISION)
         sigmoid = tl.sigmoid(modulation)
         silu = modulation * sigmoid
         mask = within & (n < r)[None, :]
-        store(
-            places(z + slot * z_b, z_c, z_h, z_w, first, p, n, width, FLAT), attention * silu, mask
-        )
+        store(places(image_of(z, slot), first, p, n, width, FLAT), attention * silu, mask)
         if BACKWARD:
             upstream = tl.zeros((PIXELS, CHANNELS), tl.float32)
             for start in range(0, dim, DEPTH):
                 k = start + tl.arange(0, DEPTH)
-                at = grad + slot // top_k * grad_b
-                at = places(at, grad_c, grad_h, grad_w, first, p, k, width, FLAT)
+                at = places(image_of(grad, slot // top_k), first, p, k, width, FLAT)
                 given = tl.load(at, mask=within & (k < dim)[None, :], other=0.0)
                 at = out_proj + (rows + n)[None, :] * dim + k[:, None]
                 found = load(at, (k < dim)[:, None] & (n < r)[None, :])
@@ -140,13 +150,9 @@ def modulate(
             found = tl.where(mask, upstream * attention * silu, 0.0)
             tl.store(sums + slot * sums_b + place, tl.sum(found))
             d = upstream * tl.load(gate + slot)
-            to = d_attention + slot * d_attention_b
-            to = places(to, d_attention_c, d_attention_h, d_attention_w, first, p, n, width, FLAT)
+            to = places(image_of(d_attention, slot), first, p, n, width, FLAT)
             store(to, d * silu, mask)
-            to = d_modulation + slot * d_modulation_b
-            to = places(
-                to, d_modulation_c, d_modulation_h, d_modulation_w, first, p, n, width, FLAT
-            )
+            to = places(image_of(d_modulation, slot), first, p, n, width, FLAT)
             slope = sigmoid * (1.0 + modulation * (1.0 - sigmoid))
             store(to, d * attention * slope, mask)
     elif BACKWARD:
@@ -155,13 +161,17 @@ def modulate(
 
 @triton.jit
 def project_out(
-    a, a_b, a_c, a_h, a_w,
-    x, x_b, x_c, x_h, x_w,
-    out, out_b, out_c, out_h, out_w,
-    weight, gate,
-    dim, size, width, top_k,
-    index,
-    RANKS: tl.constexpr,
+    a,  # (slots, widest rank, H, W)
+    x,  # (B, dim, H, W)
+    out,  # (B, dim, H, W)
+    weight,  # (all ranks, dim)
+    gate,  # (slots,)
+    dim,
+    size,
+    width,
+    top_k,
+    index,  # (slots,): experts
+    RANKS: tl.constexpr,  # of all experts
     WINDOWS: tl.constexpr,
     GATED: tl.constexpr,
     SHORTCUT: tl.constexpr,
@@ -170,7 +180,7 @@ def project_out(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
-):  # fmt: skip
+):
     """out = sum over an image's experts of weight^T a, times the gate if GATED, weight being
     (rank, dim); plus the gates times x if there is a SHORTCUT."""
     image = tl.program_id(2).to(tl.int64)
@@ -186,7 +196,7 @@ def project_out(
         found = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, r, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            at = places(a + slot * a_b, a_c, a_h, a_w, first, p, k, width, FLAT)
+            at = places(image_of(a, slot), first, p, k, width, FLAT)
             given = tl.load(at, mask=within & (k < r)[None, :], other=0.0)
             at = weight + (rows + k)[:, None] * dim + n[None, :]
             found += product(given, load(at, (k < r)[:, None] & (n < dim)[None, :]), PRECISION)
@@ -195,20 +205,26 @@ def project_out(
         total += found * value if GATED else found
     mask = within & (n < dim)[None, :]
     if SHORTCUT:
-        total += gates * load(
-            places(x + image * x_b, x_c, x_h, x_w, first, p, n, width, FLAT), mask
-        )
-    store(places(out + image * out_b, out_c, out_h, out_w, first, p, n, width, FLAT), total, mask)
+        total += gates * load(places(image_of(x, image), first, p, n, width, FLAT), mask)
+    store(places(image_of(out, image), first, p, n, width, FLAT), total, mask)
 
 
 @triton.jit
 def weight_gradient(
-    a, a_b, a_c, a_h, a_w,
-    b, b_b, b_c, b_h, b_w,
-    sums, gate,
-    dim, size, width, top_k, total, bias_total, column_blocks,
-    order, offsets,
-    RANKS: tl.constexpr,
+    a,  # (slots, TIMES * widest rank, H, W)
+    b,  # (B or slots, dim or widest rank, H, W)
+    sums,  # (splits, total + bias_total)
+    gate,  # (slots,)
+    dim,
+    size,
+    width,
+    top_k,
+    total,
+    bias_total,
+    column_blocks,
+    order,  # (slots,): slots
+    offsets,  # (experts + 1,)
+    RANKS: tl.constexpr,  # of all experts
     WINDOWS: tl.constexpr,
     WIDE: tl.constexpr,  # b is of the slot's image and has dim channels, else of the slot
     TIMES: tl.constexpr,
@@ -219,7 +235,7 @@ def weight_gradient(
     PIXELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):  # fmt: skip
+):
     """sums (splits, weights and biases of all experts) over the pixels of each expert: of a b^T,
     then of a."""
     e = tl.program_id(2)
@@ -238,10 +254,10 @@ def weight_gradient(
             slot = slot_at(first + i // parts, order, RANKS)
             start = i % parts * PIXELS
             within = (p < size - start)[:, None]
-            at = places(a + slot * a_b, a_c, a_h, a_w, start, p, n, width, FLAT)
+            at = places(image_of(a, slot), start, p, n, width, FLAT)
             left = tl.load(at, mask=within & (n < height)[None, :], other=0.0)
-            at = b + (slot // top_k if WIDE else slot) * b_b
-            at = places(at, b_c, b_h, b_w, start, p, k, width, FLAT)
+            of_b = image_of(b, slot // top_k if WIDE else slot)
+            at = places(of_b, start, p, k, width, FLAT)
             right = tl.load(at, mask=within & (k < breadth)[None, :], other=0.0)
             here = product(tl.trans(left), right, PRECISION)
             found += here * tl.load(gate + slot) if GATED else here
@@ -260,18 +276,22 @@ def weight_gradient(
 
 @triton.jit
 def gate_gradient(
-    grad, grad_b, grad_c, grad_h, grad_w,
-    x, x_b, x_c, x_h, x_w,
-    sums, sums_b,
-    dim, size, width, top_k,
+    grad,  # (B, dim, H, W)
+    x,  # (B, dim, H, W)
+    sums,  # (slots, sums_b)
+    sums_b,
+    dim,
+    size,
+    width,
+    top_k,
     FLAT: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # fmt: skip
+):
     """The last of sums (slots, sums_b): of grad * x over channels and every n-th run of pixels."""
     slot = tl.program_id(1).to(tl.int64)
-    grad += slot // top_k * grad_b
-    x += slot // top_k * x_b
+    grad = image_of(grad, slot // top_k)
+    x = image_of(x, slot // top_k)
     found = tl.zeros((PIXELS,), tl.float32)
     p = tl.arange(0, PIXELS)
     for first in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
@@ -279,8 +299,8 @@ def gate_gradient(
         for block in range(0, dim, CHANNELS):
             c = block + tl.arange(0, CHANNELS)
             mask = within & (c < dim)[None, :]
-            g = load(places(grad, grad_c, grad_h, grad_w, first, p, c, width, FLAT), mask)
-            value = load(places(x, x_c, x_h, x_w, first, p, c, width, FLAT), mask)
+            g = load(places(grad, first, p, c, width, FLAT), mask)
+            value = load(places(x, first, p, c, width, FLAT), mask)
             found += tl.sum(g * value, axis=1)
     sums += (slot + 1) * sums_b - tl.num_programs(0)
     tl.store(sums + tl.program_id(0), tl.sum(found, axis=0))

@@ -24,14 +24,14 @@ class Parts(NamedTuple):
 def _window_conv(q: Tensor, kv: Tensor, plan: Plan) -> Tensor:
     slots, _, height, width = q.shape
     out = scratch(q, (slots, plan.widest, height, width), torch.float32)
-    fft_attention.window_conv(q, kv, plan.widest, plan, out)
+    fft_attention.window_conv(q, kv, out, rank=plan.widest, plan=plan)
     return out
 
 
 def _window_correlate(
     d: Tensor, q: Tensor, kv: Tensor, plan: Plan, dq: Tensor, dkv: Tensor
 ) -> None:
-    fft_attention.window_correlate(d, q, kv, plan.widest, plan, dq, dkv)
+    fft_attention.window_correlate(d, q, kv, dq, dkv, rank=plan.widest, plan=plan)
 
 
 TRITON = Parts(

@@ -21,13 +21,18 @@ import triton.language as tl
 from torch import Tensor
 
 from moce_kernels.ops._inputs import new_like
+from moce_kernels.triton_kernels._channel_matrices import (
+    attention_backward,
+    attention_of,
+    folded,
+)
 from moce_kernels.triton_kernels._common import (
     add_up,
     blocks,
     compute_capability,
-    exp,
     flat,
     float32_precision,
+    image_of,
     implement,
     load,
     pixel_block,
@@ -36,38 +41,43 @@ from moce_kernels.triton_kernels._common import (
     splits,
     store,
     strided,
+    up_to,
 )
-from moce_kernels.triton_kernels.pointwise_conv import pointwise, pointwise_backward_weight, up_to
+from moce_kernels.triton_kernels.pointwise_conv import pointwise, pointwise_backward_weight
 
 
 @triton.jit
 def _gram(
-    q, q_b, q_c, q_h, q_w,
-    k, k_b, k_c, k_h, k_w,
-    sums,
-    heads, head, size, width, edge,
+    q,  # (B, C, H, W)
+    k,  # (B, C, H, W)
+    sums,  # (B, splits, C c + 2 C)
+    heads,
+    head,
+    size,
+    width,
+    edge,
     FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # fmt: skip
+):
     """sums (B, splits, C c + 2 C): of q k^T (heads, c, c), then of q^2 and k^2 (2, C). A head's
     matrix has ``edge`` tiles along each edge."""
     image = tl.program_id(2).to(tl.int64)
     h, tile = tl.program_id(1) // (edge * edge), tl.program_id(1) % (edge * edge)
     i = tile // edge * CHANNELS + tl.arange(0, CHANNELS)
     j = tile % edge * CHANNELS + tl.arange(0, CHANNELS)
-    q += image * q_b
-    k += image * k_b
+    q = image_of(q, image)
+    k = image_of(k, image)
     found = tl.zeros((CHANNELS, CHANNELS), tl.float32)
     of_q = tl.zeros((PIXELS, CHANNELS), tl.float32)  # added up once, after all
     of_k = tl.zeros((PIXELS, CHANNELS), tl.float32)
     p = tl.arange(0, PIXELS)
     for first in range(tl.program_id(0) * PIXELS, size, tl.num_programs(0) * PIXELS):
         inside = (p < size - first)[:, None]
-        at = places(q, q_c, q_h, q_w, first, p, h * head + i, width, FLAT)
+        at = places(q, first, p, h * head + i, width, FLAT)
         left = tl.load(at, mask=inside & (i < head)[None, :], other=0.0)
-        at = places(k, k_c, k_h, k_w, first, p, h * head + j, width, FLAT)
+        at = places(k, first, p, h * head + j, width, FLAT)
         right = tl.load(at, mask=inside & (j < head)[None, :], other=0.0)
         found += product(tl.trans(left), right, PRECISION)
         wide = left.to(tl.float32)
@@ -86,99 +96,6 @@ def _gram(
 
 
 @triton.jit
-def _softmax(gram, squares, temperature, image, h, i, j, heads, head):
-    """Rows i of a head's matrix: A, the cosines that it is the softmax of, the lengths of q's and
-    k's channels."""
-    mask = (i < head)[:, None] & (j < head)[None, :]
-    matrix = (image * heads + h) * head * head
-    dots = load(gram + matrix + i[:, None] * head + j[None, :], mask)
-    at = squares + (image * 2 * heads + h) * head
-    q = tl.maximum(tl.sqrt_rn(load(at + i, i < head)), 1e-12)
-    k = tl.maximum(tl.sqrt_rn(load(at + heads * head + j, j < head)), 1e-12)
-    cosine = tl.div_rn(dots, q[:, None] * k[None, :])
-    score = tl.where((j < head)[None, :], cosine * tl.load(temperature + h), float("-inf"))
-    score = exp(score - tl.max(score, axis=1)[:, None])
-    return tl.div_rn(score, tl.sum(score, axis=1)[:, None]), cosine, q, k
-
-
-@triton.jit
-def _attention(
-    gram, squares, temperature, attention,
-    heads, head,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """attention (B, heads, c, c)"""
-    image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    j = tl.arange(0, COLUMNS)
-    value, _, _, _ = _softmax(gram, squares, temperature, image, h, i, j, heads, head)
-    at = attention + (image * heads + h) * head * head + i[:, None] * head + j[None, :]
-    tl.store(at, value, mask=(i < head)[:, None] & (j < head)[None, :])
-
-
-@triton.jit
-def _fold(
-    left, left_b, right, right_i, right_j, out,
-    rows, heads, head, column_blocks,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):  # fmt: skip
-    """out (B, N, C): head by head, left (N, c) times right (c, c)."""
-    h, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    n = tl.program_id(0) // column_blocks * ROWS + tl.arange(0, ROWS)
-    j = tl.program_id(0) % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
-    channels = heads * head
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, head, DEPTH):
-        i = start + tl.arange(0, DEPTH)
-        at = left + image * left_b + n[:, None] * channels + h * head + i[None, :]
-        a = load(at, (n < rows)[:, None] & (i < head)[None, :])
-        at = right + (image * heads + h) * head * head
-        at += i[:, None] * right_i + j[None, :] * right_j
-        total += product(a, load(at, (i < head)[:, None] & (j < head)[None, :]))
-    to = out + image * rows * channels + n[:, None] * channels + h * head + j[None, :]
-    store(to, total, (n < rows)[:, None] & (j < head)[None, :])
-
-
-@triton.jit
-def _attention_backward(
-    gram, squares, temperature, weight, dmatrix,
-    dgram, row_slopes, column_slopes, dtemperature,
-    rows, heads, head,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):  # fmt: skip
-    """dgram (B, heads, c, c), the gradient of q k^T where M = W A has that of ``dmatrix``;
-    dtemperature (B, C), a row's part; the sums of cosine times its gradient, which are minus those
-    of length times its own: row_slopes (B, C), column_slopes (B, blocks of rows, C)."""
-    image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    j = tl.arange(0, COLUMNS)
-    channels = heads * head
-    dmatrix += image * rows * channels
-    d = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, rows, DEPTH):
-        n = start + tl.arange(0, DEPTH)
-        at = n[:, None] * channels + h * head
-        w = load(weight + at + i[None, :], (n < rows)[:, None] & (i < head)[None, :])
-        m = load(dmatrix + at + j[None, :], (n < rows)[:, None] & (j < head)[None, :])
-        d += product(tl.trans(w), m)
-    value, cosine, q, k = _softmax(gram, squares, temperature, image, h, i, j, heads, head)
-    d = value * (d - tl.sum(d * value, axis=1)[:, None])
-    of_row = image * channels + h * head + i
-    tl.store(dtemperature + of_row, tl.sum(d * cosine, axis=1), mask=i < head)
-    d *= tl.load(temperature + h)
-    tl.store(row_slopes + of_row, tl.sum(d * cosine, axis=1), mask=i < head)
-    at = column_slopes + (image * tl.num_programs(0) + tl.program_id(0)) * channels + h * head + j
-    tl.store(at, tl.sum(d * cosine, axis=0), mask=j < head)
-    at = dgram + (image * heads + h) * head * head + i[:, None] * head + j[None, :]
-    tl.store(at, d / (q[:, None] * k[None, :]), mask=(i < head)[:, None] & (j < head)[None, :])
-
-
-@triton.jit
 def _nearest_tf32(value):
     """Tensor cores cut off what TF32 has no place for."""
     bits = value.to(tl.int32, bitcast=True)
@@ -187,18 +104,25 @@ def _nearest_tf32(value):
 
 @triton.jit
 def _query_key_gradients(
-    q, q_b, q_c, q_h, q_w,
-    k, k_b, k_c, k_h, k_w,
-    dq, dq_b, dq_c, dq_h, dq_w,
-    dk, dk_b, dk_c, dk_h, dk_w,
-    dgram, squares, row_slopes, column_slopes,
-    heads, head, size, width, channel_blocks,
+    q,  # (B, C, H, W)
+    k,  # (B, C, H, W)
+    dq,  # (B, C, H, W)
+    dk,  # (B, C, H, W)
+    dgram,  # (B, heads, c, c)
+    squares,  # (B, 2, C)
+    row_slopes,  # (B, C)
+    column_slopes,  # (B, C)
+    heads,
+    head,
+    size,
+    width,
+    channel_blocks,
     FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
-):  # fmt: skip
+):
     """dq = dG k + e q, dk = dG^T q + f k. dG is as small as q k^T is large, too small for float16:
     16-bit q and k are multiplied in TF32, which holds them exactly."""
     image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
@@ -207,18 +131,18 @@ def _query_key_gradients(
     inside = (p < size - first)[:, None]
     i = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
     c = h * head + i
-    q += image * q_b
-    k += image * k_b
-    dq += image * dq_b
-    dk += image * dk_b
+    q = image_of(q, image)
+    k = image_of(k, image)
+    dq = image_of(dq, image)
+    dk = image_of(dk, image)
     dgram += (image * heads + h) * head * head
     by_k = tl.zeros((PIXELS, CHANNELS), tl.float32)
     by_q = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for start in range(0, head, DEPTH):
         j = start + tl.arange(0, DEPTH)
         mask = inside & (j < head)[None, :]
-        other_q = load(places(q, q_c, q_h, q_w, first, p, h * head + j, width, FLAT), mask)
-        other_k = load(places(k, k_c, k_h, k_w, first, p, h * head + j, width, FLAT), mask)
+        other_q = load(places(q, first, p, h * head + j, width, FLAT), mask)
+        other_k = load(places(k, first, p, h * head + j, width, FLAT), mask)
         mask = (j < head)[:, None] & (i < head)[None, :]
         d = load(dgram + i[None, :] * head + j[:, None], mask)
         transposed = load(dgram + j[:, None] * head + i[None, :], mask)
@@ -232,14 +156,14 @@ def _query_key_gradients(
     # No gradient goes through a length that is taken to be 1e-12.
     square = load(at, i < head)
     e = tl.where(square > 1e-24, -load(row_slopes + of_row, i < head) / square, 0.0)
-    own = load(places(q, q_c, q_h, q_w, first, p, c, width, FLAT), mask)
-    at = places(dq, dq_c, dq_h, dq_w, first, p, c, width, FLAT)
+    own = load(places(q, first, p, c, width, FLAT), mask)
+    at = places(dq, first, p, c, width, FLAT)
     store(at, by_k + own * e[None, :], mask)
     at = squares + (image * 2 + 1) * heads * head + h * head + i
     square = load(at, i < head)
     e = tl.where(square > 1e-24, -load(column_slopes + of_row, i < head) / square, 0.0)
-    own = load(places(k, k_c, k_h, k_w, first, p, c, width, FLAT), mask)
-    at = places(dk, dk_c, dk_h, dk_w, first, p, c, width, FLAT)
+    own = load(places(k, first, p, c, width, FLAT), mask)
+    at = places(dk, first, p, c, width, FLAT)
     store(at, by_q + own * e[None, :], mask)
 
 
@@ -268,48 +192,21 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
     parts = splits(blocks(size, block), max(8, 1024 // (batch * heads * edge * edge)))
     sums = q.new_empty((batch, parts, channels * (head + 2)), dtype=torch.float32)
     _gram[parts, heads * edge * edge, batch](
-        *strided(q), *strided(k),
-        sums,
-        heads, head, size, width, edge,
-        FLAT=flat(q, k), PRECISION=float32_precision(sensitive=True),
-        PIXELS=block, CHANNELS=wide,
+        q=strided(q),
+        k=strided(k),
+        sums=sums,
+        heads=heads,
+        head=head,
+        size=size,
+        width=width,
+        edge=edge,
+        FLAT=flat(q, k),
+        PRECISION=float32_precision(sensitive=True),
+        PIXELS=block,
+        CHANNELS=wide,
         num_warps=warps,
-    )  # fmt: skip
+    )
     return add_up(sums, (batch, heads, head, head), (batch, 2, channels))
-
-
-def _rows(head: int) -> tuple[int, int, int]:
-    """Rows and columns of a program that sees whole rows of a head's matrix, and its warps."""
-    columns = max(16, triton.next_power_of_2(head))
-    rows = min(columns, max(16, 2048 // columns))
-    return rows, columns, 4 if rows * columns <= 4096 else 8
-
-
-def _attention_of(gram: Tensor, squares: Tensor, temperature: Tensor) -> Tensor:
-    batch, heads, head, _ = gram.shape
-    rows, columns, warps = _rows(head)
-    attention = torch.empty_like(gram)
-    _attention[blocks(head, rows), heads, batch](
-        gram, squares, temperature, attention,
-        heads, head,
-        ROWS=rows, COLUMNS=columns, num_warps=warps,
-    )  # fmt: skip
-    return attention
-
-
-def _folded(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-    """out (B, N, C): left, (N, C) or (B, N, C), times right (B, heads, c, c), head by head."""
-    _, heads, head, _ = right.shape
-    batch, rows, _ = out.shape
-    column_blocks = blocks(head, 32)
-    _fold[blocks(rows, 32) * column_blocks, heads, batch](
-        left, left.stride(0) if left.dim() == 3 else 0,
-        right, *right.stride()[2:],
-        out,
-        rows, heads, head, column_blocks,
-        ROWS=32, COLUMNS=32, DEPTH=16, num_warps=4,
-    )  # fmt: skip
-    return out
 
 
 # --- the operator --------------------------------------------------------------------------------
@@ -335,9 +232,9 @@ def forward(
         )
     q, k, v = _parts_of(query, key_value)
     gram, squares = _gram_and_squares(q, k, heads)
-    attention = _attention_of(gram, squares, temperature)
-    matrix = _folded(weight, attention, query.new_empty((batch, outer, channels)))
-    pointwise(v, matrix, bias, out, residual)
+    attention = attention_of(gram, squares, temperature)
+    matrix = folded(weight, attention, query.new_empty((batch, outer, channels)))
+    pointwise(v, matrix, bias, out, residual=residual)
     return out, gram, squares
 
 
@@ -362,33 +259,38 @@ def backward(
     gram, squares = gram.contiguous(), squares.contiguous()
 
     dmatrix, dbias = pointwise_backward_weight(grad, v, each_image=True)
-    attention = _attention_of(gram, squares, temperature)
+    attention = attention_of(gram, squares, temperature)
     # In the images' own matrices first: a loop over them would be all that a few programs do.
-    dweight = _folded(dmatrix, attention.transpose(2, 3), torch.empty_like(dmatrix))
-    matrix = _folded(weight, attention, query.new_empty((batch, outer, channels)))
+    dweight = folded(dmatrix, attention.transpose(2, 3), torch.empty_like(dmatrix))
+    matrix = folded(weight, attention, query.new_empty((batch, outer, channels)))
     pointwise(grad, matrix.transpose(1, 2), None, dv)
 
-    rows, columns, warps = _rows(head)
-    row_blocks = blocks(head, rows)
-    dgram, row_slopes = torch.empty_like(gram), weight.new_empty((batch, channels))
-    dtemperature = weight.new_empty((batch, heads, head))
-    column_slopes = weight.new_empty((batch, row_blocks, channels))
-    _attention_backward[row_blocks, heads, batch](
-        gram, squares, temperature, weight, dmatrix,
-        dgram, row_slopes, column_slopes, dtemperature,
-        outer, heads, head,
-        ROWS=rows, COLUMNS=columns, DEPTH=16, num_warps=warps,
-    )  # fmt: skip
+    dgram, row_slopes, column_slopes, dtemperature = attention_backward(
+        gram, squares, temperature, weight, dmatrix
+    )
 
     height, width = q.shape[2:]
     size, wide = height * width, up_to(64, head)
     block, channel_blocks = pixel_block(64, size), blocks(head, wide)
     _query_key_gradients[blocks(size, block) * channel_blocks, heads, batch](
-        *strided(q), *strided(k), *strided(dq), *strided(dk),
-        dgram, squares, row_slopes, column_slopes.sum(dim=1),
-        heads, head, size, width, channel_blocks,
+        q=strided(q),
+        k=strided(k),
+        dq=strided(dq),
+        dk=strided(dk),
+        dgram=dgram,
+        squares=squares,
+        row_slopes=row_slopes,
+        column_slopes=column_slopes,
+        heads=heads,
+        head=head,
+        size=size,
+        width=width,
+        channel_blocks=channel_blocks,
         FLAT=flat(q, k, dq, dk),
         PRECISION=float32_precision() if q.dtype == torch.float32 else "tf32",
-        PIXELS=block, CHANNELS=wide, DEPTH=16, num_warps=8,
-    )  # fmt: skip
-    return dquery, dkey_value, dtemperature.sum(dim=(0, 2)), dweight.sum(dim=0), dbias.sum(dim=0)
+        PIXELS=block,
+        CHANNELS=wide,
+        DEPTH=16,
+        num_warps=8,
+    )
+    return dquery, dkey_value, dtemperature, dweight.sum(dim=0), dbias.sum(dim=0)

@@ -107,12 +107,18 @@ def add_row(sums, values, taps, KERNEL: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def _depthwise_conv(
-    x, x_b, x_c, x_h, x_w,
-    out, out_b, out_c, out_h, out_w,
-    weight, bias,
-    rank, height, width, strip, channel_blocks,
-    index, order,
-    RANKS: tl.constexpr,
+    x,  # (slots, C, H, W)
+    out,  # (slots, C, H, W)
+    weight,  # (all channels, K, K)
+    bias,  # (all channels,) or None
+    rank,
+    height,
+    width,
+    strip,  # rows
+    channel_blocks,
+    index,  # (slots,): experts
+    order,  # (slots,): slots
+    RANKS: tl.constexpr,  # of all experts; None: no plan, slots are images
     WINDOWS: tl.constexpr,
     TIMES: tl.constexpr,  # channels of an expert for each of its rank
     KERNEL: tl.constexpr,
@@ -121,12 +127,11 @@ def _depthwise_conv(
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # fmt: skip
+):
     slot, e = slot_and_expert(tl.program_id(1), index, order, RANKS)
     r, rows, _, _ = expert_shape(e, RANKS, WINDOWS, rank)
     channels = TIMES * r
-    x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
-    out_b, out_h, out_w = aligned_strides(out_b, out_h, out_w, ALIGNED)
+    x, out = aligned_strides(x, ALIGNED), aligned_strides(out, ALIGNED)
     # Programs of the same pixels follow each other.
     block, part = tl.program_id(0) % channel_blocks, tl.program_id(0) // channel_blocks
     if block * CHANNELS < channels:
@@ -141,55 +146,59 @@ def _depthwise_conv(
         across = tl.cdiv(width, COLUMNS)
         column = part % across * COLUMNS + tl.arange(0, COLUMNS)
         inside = shifted_masks(column, width, exists, KERNEL)
-        x_at = tile_offsets(column, x_w, c, x_c)
-        out_at = tile_offsets(column, out_w, c, out_c)
+        x_at, out_at = tile_offsets(x, column, c), tile_offsets(out, column, c)
         HALF: tl.constexpr = KERNEL // 2
         first = part // across * strip
         last = tl.minimum(first + strip, height)
         start, stop = tl.maximum(first - HALF, 0), tl.minimum(last + HALF, height)
-        x += slot * x_b + start.to(tl.int64) * x_h
-        out += slot * out_b + (start - HALF).to(tl.int64) * out_h
+        x_row = x.data + (slot * x.b + start.to(tl.int64) * x.h)
+        out_row = out.data + (slot * out.b + (start - HALF).to(tl.int64) * out.h)
         values = ()
         for i in tl.static_range(AHEAD):
             there = row_exists(start + i, 0, stop)
-            values += load_row(x, x_w, x_at, inside, there, KERNEL)
-            x += x_h
+            values += load_row(x_row, x.w, x_at, inside, there, KERNEL)
+            x_row += x.h
         for y in range(start, last + HALF, AHEAD):
             later = ()
             for i in tl.static_range(AHEAD):
                 sums = add_row(sums, values[i * KERNEL : (i + 1) * KERNEL], taps, KERNEL)
                 there = row_exists(y + i + AHEAD, 0, stop)
-                later += load_row(x, x_w, x_at, inside, there, KERNEL)
-                x += x_h
+                later += load_row(x_row, x.w, x_at, inside, there, KERNEL)
+                x_row += x.h
                 there = row_exists(y + i - HALF, first, last)
-                store(out + out_at, sums[0], inside[HALF] & there)
-                out += out_h
+                store(out_row + out_at, sums[0], inside[HALF] & there)
+                out_row += out.h
                 sums = append(sums[1:], empty)
             values = later
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _depthwise_conv_backward_weight(
-    grad, grad_b, grad_c, grad_h, grad_w,
-    x, x_b, x_c, x_h, x_w,
-    sums,
-    rank, height, width, strip, slots, total,
-    order, offsets,
-    RANKS: tl.constexpr,
+    grad,  # (slots, C, H, W)
+    x,  # (slots, C, H, W)
+    sums,  # (splits, K K + 1, total)
+    rank,
+    height,
+    width,
+    strip,  # rows
+    slots,
+    total,  # channels of all experts
+    order,  # (slots,): slots
+    offsets,  # (experts + 1,)
+    RANKS: tl.constexpr,  # of all experts; None: no plan, slots are images
     WINDOWS: tl.constexpr,
     TIMES: tl.constexpr,
     KERNEL: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # fmt: skip
+):
     """sums (splits, K K + 1, total): the gradient of each tap and, after them, grad's sum. A row of
     x meets the K rows of grad around it, which wait in registers."""
     block, split, e = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     r, rows, _, _ = expert_shape(e, RANKS, WINDOWS, rank)
     channels = TIMES * r
-    x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
-    grad_b, grad_h, grad_w = aligned_strides(grad_b, grad_h, grad_w, ALIGNED)
+    x, grad = aligned_strides(x, ALIGNED), aligned_strides(grad, ALIGNED)
     if block * CHANNELS < channels:
         first_slot, count = slots_of(e, offsets, slots, RANKS)
         c = block * CHANNELS + tl.arange(0, CHANNELS)
@@ -203,15 +212,14 @@ def _depthwise_conv_backward_weight(
             slot = slot_at(first_slot + i // parts, order, RANKS)
             column = i % parts % across * COLUMNS + tl.arange(0, COLUMNS)
             inside = shifted_masks(column, width, exists, KERNEL)
-            x_at = tile_offsets(column, x_w, c, x_c)
-            grad_at = tile_offsets(column, grad_w, c, grad_c)
+            x_at, grad_at = tile_offsets(x, column, c), tile_offsets(grad, column, c)
             first = i % parts // across * strip
             last = tl.minimum(first + strip, height)
             start = first - HALF
-            x_row = x + slot * x_b + start.to(tl.int64) * x_h
-            grad_row = grad + slot * grad_b + first.to(tl.int64) * grad_h
+            x_row = x.data + slot * x.b + start.to(tl.int64) * x.h
+            grad_row = grad.data + slot * grad.b + first.to(tl.int64) * grad.h
             there = row_exists(start, 0, height)
-            values = load_row(x_row, x_w, x_at, inside, there, KERNEL)
+            values = load_row(x_row, x.w, x_at, inside, there, KERNEL)
             arriving = tl.load(grad_row + grad_at, mask=inside[HALF], other=0.0)
             beside = (zero,) * KERNEL
             for y in range(start, last + HALF):
@@ -219,10 +227,10 @@ def _depthwise_conv_backward_weight(
                 wide = ()
                 for kx in tl.static_range(KERNEL):
                     wide = append(wide, values[kx].to(tl.float32))
-                x_row += x_h
-                grad_row += grad_h
+                x_row += x.h
+                grad_row += grad.h
                 there = row_exists(y + 1, 0, height)
-                values = load_row(x_row, x_w, x_at, inside, there, KERNEL)
+                values = load_row(x_row, x.w, x_at, inside, there, KERNEL)
                 there = row_exists(y + 1 + HALF, first, last)
                 arriving = tl.load(grad_row + grad_at, mask=inside[HALF] & there, other=0.0)
                 found_bias += beside[KERNEL - 1]
@@ -277,25 +285,44 @@ def _tile(height: int, width: int, slots: int, channels: int, kernel: int, plan:
 
 
 def depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, rank: int, plan: Plan, out: Tensor,
-    kernel: int, times: int = 1, flip: bool = False,
-) -> None:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    rank: int,
+    plan: Plan,
+    kernel: int,
+    times: int = 1,
+    flip: bool = False,
+) -> None:
     """out = x * weight + bias. x and out: (slots, at least ``times * rank`` channels, H, W)."""
     slots, _, height, width = x.shape
     tile = _tile(height, width, slots, times * rank, kernel, plan)
     _depthwise_conv[tile.deep * tile.parts, slots](
-        *strided(x), *strided(out),
-        weight, bias,
-        rank, height, width, tile.rows, tile.deep,
-        plan.expert, plan.order, plan.ranks, plan.windows,
-        TIMES=times, KERNEL=kernel, FLIP=flip, AHEAD=1 if kernel == 7 else 2,
+        x=strided(x),
+        out=strided(out),
+        weight=weight,
+        bias=bias,
+        rank=rank,
+        height=height,
+        width=width,
+        strip=tile.rows,
+        channel_blocks=tile.deep,
+        **plan.by_slot,
+        TIMES=times,
+        KERNEL=kernel,
+        FLIP=flip,
+        AHEAD=1 if kernel == 7 else 2,
         ALIGNED=alignment(plan.channels(rank, times), x, out),
-        COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
-    )  # fmt: skip
+        COLUMNS=tile.columns,
+        CHANNELS=tile.channels,
+        num_warps=4,
+    )
 
 
 def depthwise_backward_weight(
-    grad: Tensor, x: Tensor, rank: int, plan: Plan, kernel: int, times: int = 1
+    grad: Tensor, x: Tensor, *, rank: int, plan: Plan, kernel: int, times: int = 1
 ) -> tuple[Tensor, Tensor]:
     """The gradients of weight (channels, K, K) and bias (channels,)."""
     slots, _, height, width = x.shape
@@ -304,14 +331,23 @@ def depthwise_backward_weight(
     parts = splits(slots * tile.parts, max(1, 512 // tile.deep))
     sums = torch.empty((parts, kernel**2 + 1, total), dtype=torch.float32, device=x.device)
     _depthwise_conv_backward_weight[tile.deep, parts, plan.experts](
-        *strided(grad), *strided(x),
-        sums,
-        rank, height, width, tile.rows, slots, total,
-        plan.order, plan.offsets, plan.ranks, plan.windows,
-        TIMES=times, KERNEL=kernel,
+        grad=strided(grad),
+        x=strided(x),
+        sums=sums,
+        rank=rank,
+        height=height,
+        width=width,
+        strip=tile.rows,
+        slots=slots,
+        total=total,
+        **plan.by_expert,
+        TIMES=times,
+        KERNEL=kernel,
         ALIGNED=alignment(plan.channels(rank, times), grad, x),
-        COLUMNS=tile.columns, CHANNELS=tile.channels, num_warps=4,
-    )  # fmt: skip
+        COLUMNS=tile.columns,
+        CHANNELS=tile.channels,
+        num_warps=4,
+    )
     whole = sums.sum(dim=0)
     return whole[:-1].t().reshape(total, kernel, kernel), whole[-1].clone()
 
@@ -324,7 +360,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = new_like(x)
     if out.numel():
         channels, kernel = x.shape[1], weight.shape[-1]
-        depthwise(x, weight.contiguous(), bias, channels, no_plan(), out, kernel)
+        weight = weight.contiguous()
+        depthwise(x, weight, bias, out, rank=channels, plan=no_plan(), kernel=kernel)
     return out
 
 
@@ -334,5 +371,7 @@ def backward(grad: Tensor, x: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
     if x.numel() == 0:
         new = x.new_zeros((channels, 1, kernel, kernel), dtype=torch.float32)
         return new, x.new_zeros((channels,), dtype=torch.float32)
-    dweight, dbias = depthwise_backward_weight(grad, x, channels, no_plan(), kernel)
+    dweight, dbias = depthwise_backward_weight(
+        grad, x, rank=channels, plan=no_plan(), kernel=kernel
+    )
     return dweight.unsqueeze(1), dbias

@@ -65,24 +65,28 @@ def normal_cdf(x):
 
 @triton.jit(do_not_specialize=SIZES)
 def _gated_depthwise_conv(
-    x, x_b, x_c, x_h, x_w,
-    grad, grad_b, grad_c, grad_h, grad_w,
-    out, out_b, out_c, out_h, out_w,
-    weight, bias,
-    channels, height, width, strip, channel_blocks,
+    x,  # (B, 2 C, H, W)
+    grad,  # (B, C, H, W)
+    out,  # (B, C, H, W); backward, (B, 2 C, H, W)
+    weight,  # (2 C, 3, 3)
+    bias,  # (2 C,) or None
+    channels,
+    height,
+    width,
+    strip,  # rows
+    channel_blocks,
     BACKWARD: tl.constexpr,
     ALIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # fmt: skip
+):
     """out = GELU(a) b; backward, the gradients of a and b beside each other."""
     # Programs of the same pixels follow each other.
     block, part = tl.program_id(0) % channel_blocks, tl.program_id(0) // channel_blocks
     image = tl.program_id(1).to(tl.int64)
     channels = aligned(channels, ALIGNED)
-    x_b, x_h, x_w = aligned_strides(x_b, x_h, x_w, ALIGNED)
-    grad_b, grad_h, grad_w = aligned_strides(grad_b, grad_h, grad_w, ALIGNED)
-    out_b, out_h, out_w = aligned_strides(out_b, out_h, out_w, ALIGNED)
+    x = aligned_strides(x, ALIGNED)
+    grad, out = aligned_strides(grad, ALIGNED), aligned_strides(out, ALIGNED)
     c = block * CHANNELS + tl.arange(0, CHANNELS)
     exists = c < channels
     a_taps = load_taps(weight, c, exists, 3, False)
@@ -97,38 +101,36 @@ def _gated_depthwise_conv(
     across = tl.cdiv(width, COLUMNS)
     column = part % across * COLUMNS + tl.arange(0, COLUMNS)
     inside = shifted_masks(column, width, exists, 3)
-    a_at = tile_offsets(column, x_w, c, x_c)
-    b_at = tile_offsets(column, x_w, channels + c, x_c)
-    grad_at = tile_offsets(column, grad_w, c, grad_c)
-    out_at = tile_offsets(column, out_w, c, out_c)
-    db_at = tile_offsets(column, out_w, channels + c, out_c)
+    a_at, b_at = tile_offsets(x, column, c), tile_offsets(x, column, channels + c)
+    grad_at = tile_offsets(grad, column, c)
+    out_at, db_at = tile_offsets(out, column, c), tile_offsets(out, column, channels + c)
     first = part // across * strip
     last = tl.minimum(first + strip, height)
     start, stop = tl.maximum(first - 1, 0), tl.minimum(last + 1, height)
-    x += image * x_b + start.to(tl.int64) * x_h
-    grad += image * grad_b + (start - 1).to(tl.int64) * grad_h
-    out += image * out_b + (start - 1).to(tl.int64) * out_h
+    x_row = x.data + (image * x.b + start.to(tl.int64) * x.h)
+    grad_row = grad.data + (image * grad.b + (start - 1).to(tl.int64) * grad.h)
+    out_row = out.data + (image * out.b + (start - 1).to(tl.int64) * out.h)
     there = row_exists(start, 0, stop)
-    a_row = load_row(x, x_w, a_at, inside, there, 3)
-    b_row = load_row(x, x_w, b_at, inside, there, 3)
+    a_row = load_row(x_row, x.w, a_at, inside, there, 3)
+    b_row = load_row(x_row, x.w, b_at, inside, there, 3)
     for y in range(start, last + 1):
         mask = inside[1] & row_exists(y - 1, first, last)
         if BACKWARD:
-            d = load(grad + grad_at, mask)
+            d = load(grad_row + grad_at, mask)
         a, b = add_row(a, a_row, a_taps, 3), add_row(b, b_row, b_taps, 3)
-        x += x_h
+        x_row += x.h
         there = row_exists(y + 1, 0, stop)
-        a_row = load_row(x, x_w, a_at, inside, there, 3)
-        b_row = load_row(x, x_w, b_at, inside, there, 3)
+        a_row = load_row(x_row, x.w, a_at, inside, there, 3)
+        b_row = load_row(x_row, x.w, b_at, inside, there, 3)
         phi = normal_cdf(a[0])
         if BACKWARD:
             slope = phi + 0.39894228040143268 * a[0] * tl.exp(-0.5 * a[0] * a[0])
-            store(out + out_at, d * b[0] * slope, mask)
-            store(out + db_at, d * (a[0] * phi), mask)
+            store(out_row + out_at, d * b[0] * slope, mask)
+            store(out_row + db_at, d * (a[0] * phi), mask)
         else:
-            store(out + out_at, a[0] * phi * b[0], mask)
-        grad += grad_h
-        out += out_h
+            store(out_row + out_at, a[0] * phi * b[0], mask)
+        grad_row += grad.h
+        out_row += out.h
         a, b = append(a[1:], a_empty), append(b[1:], b_empty)
 
 
@@ -145,13 +147,22 @@ def _launch(
     across, deep = blocks(width, columns), blocks(channels, wide)
     strip = strip_rows(height, across * deep * batch)
     _gated_depthwise_conv[deep * across * blocks(height, strip), batch](
-        *strided(x), *strided(given), *strided(out),
-        weight, bias,
-        channels, height, width, strip, deep,
+        x=strided(x),
+        grad=strided(given),
+        out=strided(out),
+        weight=weight,
+        bias=bias,
+        channels=channels,
+        height=height,
+        width=width,
+        strip=strip,
+        channel_blocks=deep,
         BACKWARD=grad is not None,
         ALIGNED=alignment([channels], x, given, out),
-        COLUMNS=columns, CHANNELS=wide, num_warps=4,
-    )  # fmt: skip
+        COLUMNS=columns,
+        CHANNELS=wide,
+        num_warps=4,
+    )
 
 
 @implement("gated_depthwise_conv")
@@ -171,6 +182,6 @@ def backward(
         return dx, torch.zeros_like(weight), weight.new_zeros((channels,))
     d, plan = torch.empty_like(dx), no_plan()
     _launch(x, weight, bias, grad, d)
-    depthwise(d, weight, None, channels, plan, dx, 3, flip=True)
-    dweight, dbias = depthwise_backward_weight(d, x, channels, plan, 3)
+    depthwise(d, weight, None, dx, rank=channels, plan=plan, kernel=3, flip=True)
+    dweight, dbias = depthwise_backward_weight(d, x, rank=channels, plan=plan, kernel=3)
     return dx, dweight.unsqueeze(1), dbias

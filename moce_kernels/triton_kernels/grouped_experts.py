@@ -23,6 +23,8 @@ share the tiles of each expert, and what they found is added up after, in a fixe
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,9 +44,9 @@ from moce_kernels.triton_kernels._common import (
     splits,
     strided,
 )
+from moce_kernels.triton_kernels._norm_gate import norm_gate, norm_gate_backward
 from moce_kernels.triton_kernels._parts import TRITON, Parts
 from moce_kernels.triton_kernels.depthwise_conv import depthwise, depthwise_backward_weight
-from moce_kernels.triton_kernels.fft_attention import norm_gate, norm_gate_backward
 
 # Pixels, channels that come out and channels that go in of a program.
 PIXELS, CHANNELS, DEPTH = 64, 32, 16
@@ -70,28 +72,44 @@ class _Layer:
         self.parts = parts
         self.x, self.shared, self.plan, self.weights, self.eps = x, shared, plan, weights, eps
         self.gate = gate.contiguous()
-        batch, self.dim, self.height, self.width = x.shape
-        self.size, self.top_k = self.height * self.width, gate.shape[1]
-        self.slots, self.rank = batch * self.top_k, plan.widest
+        batch, self.dim, height, width = x.shape
+        self.size, top_k = height * width, gate.shape[1]
+        self.slots, self.rank = batch * top_k, plan.widest
+        self.sizes = {"dim": self.dim, "size": self.size, "width": width, "top_k": top_k}
         self.pixels = pixel_block(PIXELS, self.size)
 
     def scratch(self, channels: int, dtype: torch.dtype | None = None) -> Tensor:
-        return scratch(self.x, (self.slots, channels, self.height, self.width), dtype)
+        return scratch(self.x, (self.slots, channels, *self.x.shape[2:]), dtype)
 
     def linear(
-        self, x: Tensor, weight: Tensor, out: Tensor, wide: bool = False, times: int = 1,
-        transposed: bool = False, accumulate: bool = False,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        weight: Tensor,
+        out: Tensor,
+        *,
+        wide: bool = False,
+        times: int = 1,
+        transposed: bool = False,
+        accumulate: bool = False,
+    ) -> Tensor:
         grid = blocks(self.size, self.pixels), blocks(out.shape[1], CHANNELS), self.slots
         kernels.linear[grid](
-            *strided(x), *strided(out),
-            weight,
-            self.dim, self.size, self.width, self.top_k,
-            self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
-            WIDE=wide, TIMES=times, TRANSPOSED=transposed, ACCUMULATE=accumulate,
-            FLAT=flat(x, out), PRECISION=float32_precision(),
-            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
-        )  # fmt: skip
+            x=strided(x),
+            out=strided(out),
+            weight=weight,
+            **self.sizes,
+            **self.plan.by_slot,
+            WIDE=wide,
+            TIMES=times,
+            TRANSPOSED=transposed,
+            ACCUMULATE=accumulate,
+            FLAT=flat(x, out),
+            PRECISION=float32_precision(),
+            PIXELS=self.pixels,
+            CHANNELS=CHANNELS,
+            DEPTH=DEPTH,
+            num_warps=4,
+        )
         return out
 
     def project_in(self) -> Tensor:
@@ -104,14 +122,19 @@ class _Layer:
         """Keys and values of a slot side by side."""
         return self.linear(h, self.weights.key_value, self.scratch(2 * self.rank), times=2)
 
+    def depthwise(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, **how: Any
+    ) -> None:
+        depthwise(x, weight, bias, out, rank=self.rank, plan=self.plan, **how)
+
     def convolved_query(self, q: Tensor) -> Tensor:
         w, out = self.weights, torch.empty_like(q)
-        depthwise(q, w.query_dw, w.query_dw_bias, self.rank, self.plan, out, 3)
+        self.depthwise(q, w.query_dw, w.query_dw_bias, out, kernel=3)
         return out
 
     def convolved_key_value(self, kv: Tensor) -> Tensor:
         w, out = self.weights, torch.empty_like(kv)
-        depthwise(kv, w.key_value_dw, w.key_value_dw_bias, self.rank, self.plan, out, 7, times=2)
+        self.depthwise(kv, w.key_value_dw, w.key_value_dw_bias, out, kernel=7, times=2)
         return out
 
     def mixed(self, q: Tensor, kv: Tensor) -> Tensor:
@@ -119,13 +142,13 @@ class _Layer:
 
     def attention(self, mixed: Tensor, kv: Tensor) -> Tensor:
         w, out = self.weights, self.scratch(self.rank)
-        norm_gate(mixed, kv, w.norm, w.norm_bias, self.eps, self.rank, self.plan, out)
+        norm_gate(mixed, kv, w.norm, w.norm_bias, out, eps=self.eps, rank=self.rank, plan=self.plan)
         return out
 
     def modulated(self, attention: Tensor) -> Tensor:
         """z"""
         z = self.scratch(self.rank)
-        self._modulate(attention, z, z, z, z, None)
+        self._modulate(attention, z, d_attention=z, d_modulation=z, grad=z, sums=None)
         return z
 
     def modulated_backward(
@@ -137,35 +160,60 @@ class _Layer:
         parts = splits(tiles, 32)
         count = tiles * blocks(self.rank, CHANNELS) + parts
         sums = torch.empty((self.slots, count), dtype=torch.float32, device=self.x.device)
-        self._modulate(attention, z, d_attention, d_modulation, grad, sums)
+        self._modulate(
+            attention, z, d_attention=d_attention, d_modulation=d_modulation, grad=grad, sums=sums
+        )
         kernels.gate_gradient[parts, self.slots](
-            *strided(grad), *strided(self.x),
-            sums, count,
-            self.dim, self.size, self.width, self.top_k,
+            grad=strided(grad),
+            x=strided(self.x),
+            sums=sums,
+            sums_b=count,
+            **self.sizes,
             FLAT=flat(grad, self.x),
-            PIXELS=self.pixels, CHANNELS=CHANNELS, num_warps=4,
-        )  # fmt: skip
+            PIXELS=self.pixels,
+            CHANNELS=CHANNELS,
+            num_warps=4,
+        )
         return z, d_attention, d_modulation, sums.sum(dim=1).view(self.gate.shape)
 
     def _modulate(
-        self, attention: Tensor, z: Tensor, d_attention: Tensor, d_modulation: Tensor,
-        grad: Tensor, sums: Tensor | None,
-    ) -> None:  # fmt: skip
+        self,
+        attention: Tensor,
+        z: Tensor,
+        *,
+        d_attention: Tensor,
+        d_modulation: Tensor,
+        grad: Tensor,
+        sums: Tensor | None,
+    ) -> None:
         w, backward = self.weights, sums is not None
         grid = blocks(self.size, self.pixels), blocks(self.rank, CHANNELS), self.slots
         kernels.modulate[grid](
-            *strided(attention), *strided(self.shared), *strided(z), *strided(grad),
-            *strided(d_attention), *strided(d_modulation),
-            sums, 0 if sums is None else sums.stride(0),
-            w.attn_out, w.attn_out_bias, w.mod_proj, w.out_proj, self.gate,
-            self.dim, self.size, self.width, self.top_k,
-            self.plan.expert, self.plan.order, self.plan.ranks, self.plan.windows,
+            a=strided(attention),
+            shared=strided(self.shared),
+            z=strided(z),
+            grad=strided(grad),
+            d_attention=strided(d_attention),
+            d_modulation=strided(d_modulation),
+            sums=sums,
+            sums_b=0 if sums is None else sums.stride(0),
+            attn_out=w.attn_out,
+            attn_out_bias=w.attn_out_bias,
+            mod_proj=w.mod_proj,
+            out_proj=w.out_proj,
+            gate=self.gate,
+            **self.sizes,
+            **self.plan.by_slot,
+            BACKWARD=backward,
             # A gate's gradient is one number, the sum of all: TF32 always rounds towards zero.
-            BACKWARD=backward, PRECISION=float32_precision(sensitive=backward),
+            PRECISION=float32_precision(sensitive=backward),
             FLAT=flat(attention, self.shared, z, grad),
-            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH,
-            num_warps=4, num_stages=3 if compute_capability() < 100 else 2,  # 3 spill
-        )  # fmt: skip
+            PIXELS=self.pixels,
+            CHANNELS=CHANNELS,
+            DEPTH=DEPTH,
+            num_warps=4,
+            num_stages=3 if compute_capability() < 100 else 2,  # 3 spill
+        )
 
     def project_out(
         self, a: Tensor, weight: Tensor, out: Tensor, x: Tensor | None, gated: bool
@@ -173,20 +221,37 @@ class _Layer:
         """The sum over each image's experts; x, if given, is added times the gates."""
         grid = blocks(self.size, self.pixels), blocks(self.dim, CHANNELS), out.shape[0]
         kernels.project_out[grid](
-            *strided(a), *strided(out if x is None else x), *strided(out),
-            weight, self.gate,
-            self.dim, self.size, self.width, self.top_k,
-            self.plan.expert, self.plan.ranks, self.plan.windows,
-            GATED=gated, SHORTCUT=x is not None,
-            FLAT=flat(a, out, out if x is None else x), PRECISION=float32_precision(),
-            PIXELS=self.pixels, CHANNELS=CHANNELS, DEPTH=DEPTH, num_warps=4,
-        )  # fmt: skip
+            a=strided(a),
+            x=strided(out if x is None else x),
+            out=strided(out),
+            weight=weight,
+            gate=self.gate,
+            **self.sizes,
+            index=self.plan.expert,
+            RANKS=self.plan.ranks,
+            WINDOWS=self.plan.windows,
+            GATED=gated,
+            SHORTCUT=x is not None,
+            FLAT=flat(a, out, out if x is None else x),
+            PRECISION=float32_precision(),
+            PIXELS=self.pixels,
+            CHANNELS=CHANNELS,
+            DEPTH=DEPTH,
+            num_warps=4,
+        )
         return out
 
     def weight_gradient(
-        self, a: Tensor, b: Tensor, like: Tensor, wide: bool = False, times: int = 1,
-        gated: bool = False, bias: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        a: Tensor,
+        b: Tensor,
+        like: Tensor,
+        *,
+        wide: bool = False,
+        times: int = 1,
+        gated: bool = False,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Of a weight like ``like`` that b went into and a is the gradient of what came out, and of
         a bias like ``bias``."""
         parts = splits(self.slots * blocks(self.size, self.pixels), 64)
@@ -195,15 +260,26 @@ class _Layer:
         sums = self.x.new_empty((1, parts, like.numel() + bias_size), dtype=torch.float32)
         grid = parts, blocks(times * self.rank, CHANNELS) * column_blocks, self.plan.experts
         kernels.weight_gradient[grid](
-            *strided(a), *strided(b),
-            sums, self.gate,
-            self.dim, self.size, self.width, self.top_k, like.numel(), bias_size, column_blocks,
-            self.plan.order, self.plan.offsets, self.plan.ranks, self.plan.windows,
-            WIDE=wide, TIMES=times, GATED=gated, BIAS=bias is not None,
-            FLAT=flat(a, b), PRECISION=float32_precision(),
+            a=strided(a),
+            b=strided(b),
+            sums=sums,
+            gate=self.gate,
+            **self.sizes,
+            total=like.numel(),
+            bias_total=bias_size,
+            column_blocks=column_blocks,
+            **self.plan.by_expert,
+            WIDE=wide,
+            TIMES=times,
+            GATED=gated,
+            BIAS=bias is not None,
+            FLAT=flat(a, b),
+            PRECISION=float32_precision(),
             PIXELS=min(self.pixels, 32) if self.pixels == PIXELS else self.pixels,
-            ROWS=CHANNELS, COLUMNS=CHANNELS, num_warps=4,
-        )  # fmt: skip
+            ROWS=CHANNELS,
+            COLUMNS=CHANNELS,
+            num_warps=4,
+        )
         return add_up(sums, like.shape, (bias_size,))
 
 
@@ -293,15 +369,17 @@ def backward(
     d = layer.linear(d_attention, w.attn_out, attention, transposed=True)
     dq, dkv = torch.empty_like(q), torch.empty_like(kv)
     d_norm, d_norm_bias = norm_gate_backward(
-        d, mixed, kv, w.norm, w.norm_bias, eps, rank, plan, dkv
+        d, mixed, kv, w.norm, w.norm_bias, dkv, eps=eps, rank=rank, plan=plan
     )
     parts.window_correlate(mixed, q, kv, plan, dq, dkv)
-    d_query_dw, d_query_dw_bias = depthwise_backward_weight(dq, before_q, rank, plan, 3)
-    d_key_value_dw, d_key_value_dw_bias = depthwise_backward_weight(
-        dkv, before_kv, rank, plan, 7, times=2
+    d_query_dw, d_query_dw_bias = depthwise_backward_weight(
+        dq, before_q, rank=rank, plan=plan, kernel=3
     )
-    depthwise(dq, w.query_dw, None, rank, plan, before_q, 3, flip=True)
-    depthwise(dkv, w.key_value_dw, None, rank, plan, before_kv, 7, times=2, flip=True)
+    d_key_value_dw, d_key_value_dw_bias = depthwise_backward_weight(
+        dkv, before_kv, rank=rank, plan=plan, kernel=7, times=2
+    )
+    layer.depthwise(dq, w.query_dw, None, before_q, kernel=3, flip=True)
+    layer.depthwise(dkv, w.key_value_dw, None, before_kv, kernel=7, times=2, flip=True)
 
     # From there to x.
     d_query, _ = layer.weight_gradient(before_q, h, w.query)

@@ -18,18 +18,28 @@ and in a fixed order; what they found is added up after.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from moce_kernels.ops._inputs import new_like
+from moce_kernels.triton_kernels._channel_norm import (
+    moments,
+    norm_backward,
+    norm_statistics,
+    normalise,
+    normalise_gradient,
+)
 from moce_kernels.triton_kernels._common import (
     add_up,
     blocks,
     compute_capability,
     flat,
     float32_precision,
+    image_of,
     implement,
     load,
     pixel_block,
@@ -39,62 +49,36 @@ from moce_kernels.triton_kernels._common import (
     splits,
     store,
     strided,
+    up_to,
 )
 
 PROGRAMS = 528  # that share a sum over pixels: four for each of an H100's multiprocessors
 WHOLE = 128  # channels that a program can see at once beside their product
 
 
-@triton.jit
-def _statistics(
-    x, x_c, x_h, x_w, first, p, inside, channels, width, eps,
-    FLAT: tl.constexpr,
-    PIXELS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):  # fmt: skip
-    """The mean of each pixel's channels and the inverse of their deviation. What is known of the
-    blocks of channels so far is combined with the next (Chan et al. 1983): as exact as two walks,
-    where a sum of squares would cancel."""
-    mean = tl.zeros((PIXELS,), tl.float32)
-    squares = tl.zeros((PIXELS,), tl.float32)
-    for start in range(0, channels, DEPTH):
-        k = start + tl.arange(0, DEPTH)
-        exists = (k < channels)[None, :]
-        value = load(places(x, x_c, x_h, x_w, first, p, k, width, FLAT), inside & exists)
-        count = tl.sum((k < channels).to(tl.float32), axis=0)
-        here = tl.sum(value, axis=1) / count
-        value = tl.where(exists, value - here[:, None], 0.0)
-        step, share = here - mean, count / (start + count)
-        mean += step * share
-        squares += tl.sum(value * value, axis=1) + step * step * (start * share)
-    return mean, tl.rsqrt(squares / channels + eps)
+class Matrix(NamedTuple):
+    """A matrix (N, C) for each image as the kernels take it: its first element, and strides in
+    elements; b is 0 where all images have the same."""
 
-
-@triton.jit
-def _normalise(x, inside, channels, eps):
-    """x, zero where not inside, normalised over axis 1; the inverse of its deviation."""
-    mean = tl.sum(x, axis=1)[:, None] / channels
-    x = tl.where(inside, x - mean, 0.0)
-    scale = tl.rsqrt(tl.sum(x * x, axis=1)[:, None] / channels + eps)
-    return x * scale, scale
-
-
-@triton.jit
-def _normalise_gradient(d, x, inside, channels, eps):
-    """The gradient of x where d is that of its normalisation over axis 1; both are zero where not
-    inside."""
-    x, scale = _normalise(x, inside, channels, eps)
-    d -= tl.sum(d, axis=1)[:, None] / channels  # first: little may remain
-    return (d - x * (tl.sum(d * x, axis=1)[:, None] / channels)) * scale
+    data: Any
+    b: Any
+    n: Any
+    k: Any
 
 
 @triton.jit
 def _pointwise_conv(
-    x, x_b, x_c, x_h, x_w,
-    beside, beside_b, beside_c, beside_h, beside_w,
-    out, out_b, out_c, out_h, out_w,
-    weight, weight_b, weight_n, weight_k, bias, eps,
-    go_in, come_out, size, width, channel_blocks,
+    x,  # (B, C, H, W)
+    beside,  # (B, N, H, W)
+    out,  # (B, N, H, W)
+    weight,  # Matrix, (N, C) or (B, N, C)
+    bias,  # (N,) or None
+    eps,
+    go_in,
+    come_out,
+    size,
+    width,
+    channel_blocks,
     NORM: tl.constexpr,  # x is normalised
     RESIDUAL: tl.constexpr,  # `beside` is added
     # The result is the gradient of the normalised `beside`, whose own is wanted; all its channels
@@ -106,112 +90,73 @@ def _pointwise_conv(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DEPTH: tl.constexpr,
-):  # fmt: skip
+):
     image = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) // channel_blocks * PIXELS
     p = tl.arange(0, PIXELS)
     n = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
-    x += image * x_b
-    weight += image * weight_b
+    x = image_of(x, image)
+    matrix = weight.data + image * weight.b
     inside, wanted = (p < size - first)[:, None], (n < come_out)[None, :]
     mask = inside & wanted
     if RESIDUAL or NORM_GRADIENT:  # loaded with the rest, so that memory is waited for once
-        beside += image * beside_b
-        beside = places(beside, beside_c, beside_h, beside_w, first, p, n, width, FLAT)
+        beside = image_of(beside, image)
+        beside = places(beside, first, p, n, width, FLAT)
         value = tl.load(beside, mask=mask, other=0.0)
     if WHOLE:
         k = tl.arange(0, DEPTH)
         exists = (k < go_in)[None, :]
-        at = places(x, x_c, x_h, x_w, first, p, k, width, FLAT)
+        at = places(x, first, p, k, width, FLAT)
         a = tl.load(at, mask=inside & exists, other=0.0)
-        at = weight + k[:, None] * weight_k + n[None, :] * weight_n
+        at = matrix + k[:, None] * weight.k + n[None, :] * weight.n
         w = tl.load(at, mask=(k < go_in)[:, None] & wanted, other=0.0)
         if NORM:
-            a, _ = _normalise(a.to(tl.float32), exists, go_in, eps)
-            a = rounded(a, x.dtype.element_ty)
+            a, _ = normalise(a.to(tl.float32), exists, go_in, eps)
+            a = rounded(a, x.data.dtype.element_ty)
         total = product(a, w, PRECISION)
     else:
         if NORM:
-            mean, scale = _statistics(
-                x, x_c, x_h, x_w, first, p, inside, go_in, width, eps, FLAT, PIXELS, DEPTH
-            )
+            mean, scale = moments(x, first, p, inside, go_in, width, eps, FLAT, PIXELS, DEPTH)
         total = tl.zeros((PIXELS, CHANNELS), tl.float32)
         for start in range(0, go_in, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            at = places(x, x_c, x_h, x_w, first, p, k, width, FLAT)
+            at = places(x, first, p, k, width, FLAT)
             a = tl.load(at, mask=inside & (k < go_in)[None, :], other=0.0)
             if NORM:
-                a = rounded((a.to(tl.float32) - mean[:, None]) * scale[:, None], x.dtype.element_ty)
-            at = weight + k[:, None] * weight_k + n[None, :] * weight_n
+                a = rounded(
+                    (a.to(tl.float32) - mean[:, None]) * scale[:, None], x.data.dtype.element_ty
+                )
+            at = matrix + k[:, None] * weight.k + n[None, :] * weight.n
             w = tl.load(at, mask=(k < go_in)[:, None] & wanted, other=0.0)
             total += product(a, w, PRECISION)
     if bias is not None:
         total += load(bias + n, n < come_out)[None, :]
     if NORM_GRADIENT:
-        total = _normalise_gradient(total, value.to(tl.float32), wanted, come_out, eps)
+        total = normalise_gradient(total, value.to(tl.float32), wanted, come_out, eps)
     elif RESIDUAL:
         total += value.to(tl.float32)
-    store(places(out + image * out_b, out_c, out_h, out_w, first, p, n, width, FLAT), total, mask)
-
-
-@triton.jit
-def _norm_backward(
-    d, d_b, d_c, d_h, d_w,
-    x, x_b, x_c, x_h, x_w,
-    eps,
-    channels, size, width,
-    FLAT: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """The gradient of x in the place of d, that of its normalisation."""
-    image = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * PIXELS
-    p = tl.arange(0, PIXELS)
-    c = tl.arange(0, CHANNELS)
-    inside = (c < channels)[None, :]
-    mask = (p < size - first)[:, None] & inside
-    place = places(d + image * d_b, d_c, d_h, d_w, first, p, c, width, FLAT)
-    value = load(places(x + image * x_b, x_c, x_h, x_w, first, p, c, width, FLAT), mask)
-    store(place, _normalise_gradient(load(place, mask), value, inside, channels, eps), mask)
-
-
-@triton.jit
-def _norm_statistics(
-    x, x_b, x_c, x_h, x_w,
-    statistics, eps,
-    channels, size, width,
-    FLAT: tl.constexpr,
-    PIXELS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):  # fmt: skip
-    """statistics (B, 2, H W): mean and inverse deviation."""
-    image = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * PIXELS
-    p = tl.arange(0, PIXELS)
-    inside = p < size - first
-    x += image * x_b
-    mean, scale = _statistics(
-        x, x_c, x_h, x_w, first, p, inside[:, None], channels, width, eps, FLAT, PIXELS, DEPTH
-    )
-    statistics += image * 2 * size + first + p
-    tl.store(statistics, mean, mask=inside)
-    tl.store(statistics + size, scale, mask=inside)
+    store(places(image_of(out, image), first, p, n, width, FLAT), total, mask)
 
 
 @triton.jit
 def _weight_gradient(
-    grad, grad_b, grad_c, grad_h, grad_w,
-    x, x_b, x_c, x_h, x_w,
-    statistics, sums,
-    rows, columns, size, width, images, column_blocks,
+    grad,  # (B, N, H, W)
+    x,  # (B, C, H, W)
+    statistics,  # (B, 2, H W)
+    sums,  # (groups, splits, N C + N)
+    rows,
+    columns,
+    size,
+    width,
+    images,  # of a group
+    column_blocks,
     NORM: tl.constexpr,
     FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
     PIXELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):  # fmt: skip
+):
     """sums (groups, splits, rows columns + rows) over the images of a group: of grad n(x)^T, then
     of grad."""
     n = tl.program_id(1) // column_blocks * ROWS + tl.arange(0, ROWS)
@@ -224,14 +169,14 @@ def _weight_gradient(
         image = (tl.program_id(2) * images + i // parts).to(tl.int64)
         first = i % parts * PIXELS
         inside = p < size - first
-        at = places(grad + image * grad_b, grad_c, grad_h, grad_w, first, p, n, width, FLAT)
+        at = places(image_of(grad, image), first, p, n, width, FLAT)
         left = tl.load(at, mask=inside[:, None] & (n < rows)[None, :], other=0.0)
-        at = places(x + image * x_b, x_c, x_h, x_w, first, p, k, width, FLAT)
+        at = places(image_of(x, image), first, p, k, width, FLAT)
         right = tl.load(at, mask=inside[:, None] & (k < columns)[None, :], other=0.0)
         if NORM:
             at = statistics + image * 2 * size + first + p
             mean, scale = load(at, inside)[:, None], load(at + size, inside)[:, None]
-            right = rounded((right.to(tl.float32) - mean) * scale, x.dtype.element_ty)
+            right = rounded((right.to(tl.float32) - mean) * scale, x.data.dtype.element_ty)
         found += product(tl.trans(left), right, PRECISION)
         bias_found += left.to(tl.float32)
     part = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
@@ -243,11 +188,6 @@ def _weight_gradient(
 
 
 # --- launches ------------------------------------------------------------------------------------
-
-
-def up_to(most: int, count: int) -> int:
-    """How many of ``count`` a program takes; tensor cores take 16 at least."""
-    return min(most, max(16, triton.next_power_of_2(count)))
 
 
 def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int, int]:
@@ -269,9 +209,16 @@ def _tile(dtype: torch.dtype, go_in: int, come_out: int) -> tuple[int, int, int,
 
 
 def pointwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, residual: Tensor | None = None,
-    norm: bool = False, normalised: Tensor | None = None, eps: float = 0.0,
-) -> None:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    residual: Tensor | None = None,
+    norm: bool = False,
+    normalised: Tensor | None = None,
+    eps: float = 0.0,
+) -> None:
     """out = weight n(x) + bias + residual with a matrix (N, C), or one for each image, (B, N, C),
     of any strides; n normalises if ``norm``. With ``normalised``, of at most ``WHOLE`` channels,
     the result is taken for the gradient of n(normalised), and out is that of ``normalised``."""
@@ -288,41 +235,29 @@ def pointwise(
     strides = weight.stride() if weight.dim() == 3 else (0, *weight.stride())
     channel_blocks = blocks(come_out, wide)
     _pointwise_conv[blocks(size, block) * channel_blocks, batch](
-        *strided(x), *strided(out if beside is None else beside), *strided(out),
-        weight, *strides, bias, eps,
-        go_in, come_out, size, width, channel_blocks,
-        NORM=norm, RESIDUAL=residual is not None, NORM_GRADIENT=normalised is not None,
-        WHOLE=go_in <= depth, FLAT=flat(x, out, *(() if beside is None else (beside,))),
-        PRECISION=float32_precision(), PIXELS=block, CHANNELS=wide, DEPTH=depth,
-        num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-
-
-def norm_backward(d: Tensor, x: Tensor, eps: float) -> None:
-    """Turns d, the gradient of the normalised x, into that of x."""
-    batch, channels, height, width = x.shape
-    size, wide = height * width, triton.next_power_of_2(channels)
-    block = pixel_block(max(1, 2048 // wide), size)
-    _norm_backward[blocks(size, block), batch](
-        *strided(d), *strided(x), eps,
-        channels, size, width,
-        FLAT=flat(d, x), PIXELS=block, CHANNELS=wide, num_warps=4,
-    )  # fmt: skip
-
-
-def norm_statistics(x: Tensor, eps: float) -> Tensor:
-    """(B, 2, H W), float32: each pixel's mean over its channels and the inverse of their
-    deviation."""
-    batch, channels, height, width = x.shape
-    size, depth = height * width, up_to(64, channels)
-    block = pixel_block(2048 // depth, size)
-    statistics = torch.empty((batch, 2, size), dtype=torch.float32, device=x.device)
-    _norm_statistics[blocks(size, block), batch](
-        *strided(x), statistics, eps,
-        channels, size, width,
-        FLAT=flat(x), PIXELS=block, DEPTH=depth, num_warps=4,
-    )  # fmt: skip
-    return statistics
+        x=strided(x),
+        beside=strided(out if beside is None else beside),
+        out=strided(out),
+        weight=Matrix(weight, *strides),
+        bias=bias,
+        eps=eps,
+        go_in=go_in,
+        come_out=come_out,
+        size=size,
+        width=width,
+        channel_blocks=channel_blocks,
+        NORM=norm,
+        RESIDUAL=residual is not None,
+        NORM_GRADIENT=normalised is not None,
+        WHOLE=go_in <= depth,
+        FLAT=flat(x, out, *(() if beside is None else (beside,))),
+        PRECISION=float32_precision(),
+        PIXELS=block,
+        CHANNELS=wide,
+        DEPTH=depth,
+        num_warps=warps,
+        num_stages=stages,
+    )
 
 
 def pointwise_backward_weight(
@@ -345,13 +280,24 @@ def pointwise_backward_weight(
     parts = splits(images * blocks(size, block), max(1, PROGRAMS // (tiles * groups)))
     sums = x.new_empty((groups, parts, rows * (columns + 1)), dtype=torch.float32)
     _weight_gradient[parts, tiles, groups](
-        *strided(grad), *strided(x),
-        statistics, sums,
-        rows, columns, size, width, images, blocks(columns, column_block),
-        NORM=statistics is not None, FLAT=flat(grad, x), PRECISION=precision,
-        PIXELS=block, ROWS=row_block, COLUMNS=column_block,
+        grad=strided(grad),
+        x=strided(x),
+        statistics=statistics,
+        sums=sums,
+        rows=rows,
+        columns=columns,
+        size=size,
+        width=width,
+        images=images,
+        column_blocks=blocks(columns, column_block),
+        NORM=statistics is not None,
+        FLAT=flat(grad, x),
+        PRECISION=precision,
+        PIXELS=block,
+        ROWS=row_block,
+        COLUMNS=column_block,
         num_warps=warps,
-    )  # fmt: skip
+    )
     leading = (groups,) if each_image else ()
     return add_up(sums, (*leading, rows, columns), (*leading, rows))
 
@@ -370,7 +316,7 @@ def forward(
 ) -> Tensor:
     out = new_like(x, weight.shape[0])
     if out.numel():
-        pointwise(x, weight, bias, out, residual, norm=norm, eps=eps)
+        pointwise(x, weight, bias, out, residual=residual, norm=norm, eps=eps)
     return out
 
 

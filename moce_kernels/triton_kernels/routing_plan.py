@@ -18,12 +18,12 @@ from moce_kernels.triton_kernels._common import implement
 
 @triton.jit
 def _routing_plan(
-    logits,
-    index,
-    gate,
-    order,
-    offsets,
-    stride_image,
+    logits,  # (B, n)
+    index,  # (B, k): experts
+    gate,  # (B, k)
+    order,  # (B k,): slots
+    offsets,  # (n + 1,)
+    stride_image,  # of logits
     stride_expert,
     batch,
     experts,
@@ -84,15 +84,16 @@ def forward(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     gate = logits.new_empty((batch, top_k))
     order, offsets = index.new_empty((batch * top_k,)), index.new_empty((experts + 1,))
     _routing_plan[(1,)](
-        logits,
-        index,
-        gate,
-        order,
-        offsets,
-        *logits.stride(),
-        batch,
-        experts,
-        top_k,
+        logits=logits,
+        index=index,
+        gate=gate,
+        order=order,
+        offsets=offsets,
+        stride_image=logits.stride(0),
+        stride_expert=logits.stride(1),
+        batch=batch,
+        experts=experts,
+        top_k=top_k,
         ROWS=32,
         EXPERTS=triton.next_power_of_2(experts),
     )

@@ -17,7 +17,7 @@ from moce_kernels.triton_kernels.fft_attention import window_conv, window_correl
 def forward(q: Tensor, k: Tensor, window: int) -> Tensor:
     out = new_like(q)
     if out.numel():
-        window_conv(q, k, q.shape[1], no_plan(window), out)
+        window_conv(q, k, out, rank=q.shape[1], plan=no_plan(window))
     return out
 
 
@@ -25,5 +25,5 @@ def forward(q: Tensor, k: Tensor, window: int) -> Tensor:
 def backward(grad: Tensor, q: Tensor, k: Tensor, window: int) -> tuple[Tensor, Tensor]:
     dq, dk = new_like(q), new_like(k)
     if q.numel():
-        window_correlate(grad, q, k, q.shape[1], no_plan(window), dq, dk)
+        window_correlate(grad, q, k, dq, dk, rank=q.shape[1], plan=no_plan(window))
     return dq, dk

@@ -5,23 +5,21 @@ from __future__ import annotations
 
 import click
 
+from moceir.commands.common import DEVICE, MODEL, THREADS, extra
+
 
 @click.command()
-@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
-@click.option(
-    "--device", help="Torch device, such as cpu or cuda:0. Default: a GPU if there is one."
-)
+@MODEL
+@DEVICE
+@THREADS
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535))
-def app(model: str | None, device: str | None, port: int) -> None:
+def app(model: str | None, device: str | None, threads: int | None, port: int) -> None:
     """Restore pictures in a web page on this computer, which no other computer can reach."""
-    try:
-        from moceir.web.app import listen, serve
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: pip install 'moceir[app]'") from error
+    web = extra("moceir.web.app", "app")
     from moceir.inference.restorer import Restorer
 
-    with listen(port) as server:  # before the network, which takes longer to load
-        restorer = Restorer(model, device)
+    with web.listen(port) as server:  # before the network, which takes longer to load
+        restorer = Restorer(model, device, threads=threads)
         host, port = server.getsockname()
         click.echo(f"open http://{host}:{port}/ in a browser; Ctrl-C stops")
-        serve(restorer, server)
+        web.serve(restorer, server)

@@ -1,42 +1,75 @@
-"""What several commands have in common."""
+"""What several commands have in common. Libraries speak of arguments, commands of options."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from moceir.config import PRECISIONS
+from moceir.files import check_free
+
 PATH = click.Path(path_type=Path)
-PRECISION = click.Choice(["float32", "bfloat16", "float16"])
+
+MODEL = click.option(
+    "-m", "--model", help="Bundled name, folder, weights file or published checkpoint."
+)
+DEVICE = click.option(
+    "--device", help="Torch device, such as cpu or cuda:0. Default: a GPU if there is one."
+)
+PRECISION = click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Of the activations. Default: float32."
+)
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), help="Of the CPU. Default: one for each core."
+)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raises ClickException if something bears this name, unless it is to be replaced."""
-    if path.exists() and not overwrite:
+def option_of(command: click.Command | None, argument: str | None) -> str | None:
+    """How a command, or one of those in it, calls the argument of a function; None: it does not
+    have it."""
+    for parameter in getattr(command, "params", ()):
+        if parameter.name == argument and isinstance(parameter, click.Option):
+            return max(parameter.opts, key=len)
+    for inner in getattr(command, "commands", {}).values():
+        if found := option_of(inner, argument):
+            return found
+    return None
+
+
+def with_option(message: str, command: click.Command | None, argument: str | None) -> str:
+    """The message, and the option that a remedy would change."""
+    option = option_of(command, argument)
+    return f"{message} ({option})" if option else message
+
+
+def extra(module: str, name: str) -> Any:
+    """A module that needs the packages of the extra ``name``.
+
+    Raises:
+        ClickException: one of them is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"{path} is already there: choose another name or add --overwrite"
-        )
+            f"{error.name} is missing: pip install 'moceir[{name}]'"
+        ) from error
 
 
 def check_figures(outputs: tuple[Path, ...], overwrite: bool) -> None:
     """Refuse figures that cannot be written, before anything is computed."""
-    try:
-        from moceir.figures.draw import check_outputs
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is missing: pip install 'moceir[figures]'"
-        ) from error
-    check_outputs(outputs)
+    extra("moceir.figures.draw", "figures").check_outputs(outputs)
     for path in outputs:
-        refuse_existing(path, overwrite)
+        check_free(path, overwrite)
 
 
-def drawn(command: Any) -> Any:
+def drawn(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that draws."""
-    command = click.option("--overwrite", is_flag=True, help="Replace what is already there.")(
-        command
-    )
     return click.option(
         "-o",
         "--output",
@@ -45,4 +78,9 @@ def drawn(command: Any) -> Any:
         multiple=True,
         type=PATH,
         help="The figure, .png, .svg or .pdf; may be repeated.",
-    )(command)
+    )(OVERWRITE(command))
+
+
+def parts(text: str) -> list[str]:
+    """Of a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -3,23 +3,28 @@
 # What a command needs is imported when it runs: --help answers without loading torch.
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from moceir.commands.common import PATH, PRECISION
+from moceir.commands.common import DEVICE, MODEL, PATH, PRECISION, THREADS
+
+if TYPE_CHECKING:
+    from moceir.evaluation.cost import NetworkCost
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, type=PATH)
-@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@MODEL
 @click.option("--preset", help="Instead: a network with random weights, such as moce_ir_s.")
 @click.option("--size", default="224x224", show_default=True, help="Width x height.")
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(0), help="To time; or 0.")
-@click.option("--device", help="Torch device. Default: a GPU if there is one.")
-@click.option("--precision", type=PRECISION)
+@DEVICE
+@PRECISION
+@THREADS
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def cost(
     pictures: tuple[Path, ...],
@@ -29,6 +34,7 @@ def cost(
     runs: int,
     device: str | None,
     precision: str | None,
+    threads: int | None,
     as_json: bool,
 ) -> None:
     """Say what a network costs: parameters, multiply-accumulates by route, measured time.
@@ -40,77 +46,57 @@ def cost(
     try:
         width, height = (int(side) for side in size.lower().split("x"))
     except ValueError:
-        width = height = 0
-    if min(width, height) < 1:
-        raise click.ClickException(f"--size {size}: give width x height, such as 224x224")
-    import torch
-
+        raise click.ClickException(f"--size {size}: give width x height, such as 224x224") from None
     from moceir.config import preset as configuration
-    from moceir.evaluation import cost as costs
+    from moceir.evaluation.cost import measure_cost
     from moceir.inference.restorer import Restorer
     from moceir.model import MoCEIR
-    from moceir.pictures.images import open_rgb
-    from moceir.pictures.pixels import to_tensor
 
-    network = MoCEIR(configuration(preset)) if preset else None
-    images = [(path, to_tensor(open_rgb(path))) for path in pictures]
-    restorer = Restorer(network or model, device, precision)
-    config = restorer.model.config
-    counted, extra = (count(config, height, width) for count in (costs.cost, costs.extras))
-    found: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in restorer.model.parameters()),
-        "width": width,
-        "height": height,
-        "cheapest": counted.cheapest,
-        "most_expensive": counted.most_expensive,
-        "cheapest_with_extras": counted.cheapest + extra.cheapest,
-        "most_expensive_with_extras": counted.most_expensive + extra.most_expensive,
-        "pictures": [],
+    network = MoCEIR(configuration(preset)) if preset else model
+    restorer = Restorer(network, device, precision, threads)
+    found = measure_cost(restorer, width, height, pictures=pictures, runs=runs)
+    click.echo(json.dumps(_content(found), indent=1) if as_json else _lines(found))
+
+
+def _content(found: NetworkCost) -> dict[str, Any]:
+    macs, more = found.macs, found.extras
+    content: dict[str, Any] = {
+        "parameters": found.parameters,
+        "width": found.width,
+        "height": found.height,
+        "cheapest": macs.cheapest,
+        "most_expensive": macs.most_expensive,
+        "cheapest_with_extras": macs.cheapest + more.cheapest,
+        "most_expensive_with_extras": macs.most_expensive + more.most_expensive,
+        "pictures": [dataclasses.asdict(picture) for picture in found.pictures],
     }
-    if runs:
-        noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
-        found["seconds"] = costs.seconds(restorer, noise, runs)
-        found["device"] = str(restorer.device)
-        found["threads"] = torch.get_num_threads()
-        found["backend"] = restorer.backend
-    for path, image in images:
-        _, run = restorer.restore_pixels(image.permute(1, 2, 0).contiguous().numpy(), tile=0)
-        of_size = costs.cost(config, *image.shape[1:])
-        found["pictures"].append(
-            {
-                "picture": str(path),
-                "width": image.shape[2],
-                "height": image.shape[1],
-                "experts": run.experts,
-                "macs": of_size.route([[expert - 1] for expert in run.experts]),
-                "cheapest": of_size.cheapest,
-                "most_expensive": of_size.most_expensive,
-            }
-        )
-    click.echo(json.dumps(found, indent=1) if as_json else _cost_lines(found))
+    if found.seconds is not None:
+        names = ("seconds", "device", "threads", "backend")
+        content |= {name: getattr(found, name) for name in names}
+    return content
 
 
-def _cost_lines(found: dict[str, Any]) -> str:
+def _lines(found: NetworkCost) -> str:
     def giga(number: float) -> str:
         return f"{number / 1e9:.2f} G"
 
+    macs, more = found.macs, found.extras
     lines = [
-        f"parameters: {found['parameters']:,}",
-        f"multiply-accumulates at {found['width']} x {found['height']}: "
-        f"{giga(found['cheapest'])} by the cheapest route, {giga(found['most_expensive'])} "
-        "by the most expensive",
-        f"with norms and Fourier transforms: {giga(found['cheapest_with_extras'])} to "
-        f"{giga(found['most_expensive_with_extras'])}",
+        f"parameters: {found.parameters:,}",
+        f"multiply-accumulates at {found.width} x {found.height}: {giga(macs.cheapest)} by the "
+        f"cheapest route, {giga(macs.most_expensive)} by the most expensive",
+        f"with norms and Fourier transforms: {giga(macs.cheapest + more.cheapest)} to "
+        f"{giga(macs.most_expensive + more.most_expensive)}",
     ]
-    if "seconds" in found:
+    if found.seconds is not None:
         lines.append(
-            f"measured: {found['seconds']:.3f} s on {found['device']} ({found['threads']} threads, "
-            f"backend {found['backend']})"
+            f"measured: {found.seconds:.3f} s on {found.device} ({found.threads} threads, "
+            f"backend {found.backend})"
         )
-    for p in found["pictures"]:
+    for p in found.pictures:
         lines.append(
-            f"{p['picture']}: {p['width']} x {p['height']}, experts "
-            f"{' '.join(map(str, p['experts']))}, {giga(p['macs'])} (cheapest route "
-            f"{giga(p['cheapest'])}, most expensive {giga(p['most_expensive'])})"
+            f"{p.picture}: {p.width} x {p.height}, experts {' '.join(map(str, p.experts))}, "
+            f"{giga(p.macs)} (cheapest route {giga(p.cheapest)}, most expensive "
+            f"{giga(p.most_expensive)})"
         )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from moceir.commands.common import PATH, refuse_existing
+from moceir.commands.common import OVERWRITE, PATH
 
 
 @click.command()
@@ -15,14 +15,11 @@ from moceir.commands.common import PATH, refuse_existing
 @click.option("-o", "--output", required=True, type=PATH, help="The degraded picture.")
 @click.option("--kind", required=True, help="Such as rain,haze or noise:sigma=50; see docs.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same picture.")
-@click.option("--overwrite", is_flag=True, help="Replace the output if it is already there.")
+@OVERWRITE
 def degrade(picture: Path, output: Path, kind: str, seed: int, overwrite: bool) -> None:
     """Degrade a clean picture with noise, rain, haze, blur, low light, snow or JPEG."""
-    from moceir.data import degradations
-    from moceir.pictures import codec
+    from moceir.data.degradations import degrade_file, parse
 
-    degradation = degradations.parse(kind)
-    refuse_existing(output, overwrite)
-    degraded = degradations.degrade_picture(codec.read(picture), degradation, seed)
-    notes = [*degraded.notes, *codec.write(degraded, output)]
+    degradation = parse(kind)
+    notes = degrade_file(picture, output, degradation, seed, overwrite=overwrite)
     click.echo("; ".join([f"{output}: {degradation}, seed {seed}", *notes]))

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from moceir.commands.common import PATH, PRECISION
+from moceir.commands.common import DEVICE, OVERWRITE, PATH, PRECISION, parts
+from moceir.files import check_free
 
 
 @click.command()
@@ -38,11 +40,11 @@ from moceir.commands.common import PATH, PRECISION
 @click.option(
     "-t", "--tile", type=click.IntRange(min=0), default=0, help="Default: whole pictures."
 )
-@click.option("--device", help="Torch device. Default: a GPU if there is one.")
-@click.option("--precision", type=PRECISION)
+@DEVICE
+@PRECISION
 @click.option("--save-pictures", is_flag=True, help="Also write the restored pictures, as PNG.")
 @click.option("-o", "--output", required=True, type=PATH, help="Folder of the results.")
-@click.option("--overwrite", is_flag=True, help="Replace results that are already there.")
+@OVERWRITE
 def evaluate(
     model: str | None,
     benchmarks: str,
@@ -63,54 +65,41 @@ def evaluate(
     OUTPUT gets pictures.csv, results.json, results.md with the papers' rows beside ours, and
     report.html with a before/after slider.
     """
-    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+    names = parts(benchmarks)
     if not names and not pairs:
         raise click.ClickException("name --benchmarks, or two folders with --pair")
-    if (output / "results.json").exists() and not overwrite:
-        raise click.ClickException(
-            f"{output / 'results.json'} is already there: choose another folder or add --overwrite"
-        )
-    levels = numbers("--sigmas", sigmas)
-    from moceir.evaluation import protocol as protocols
-    from moceir.evaluation.lpips import find_lpips
+    check_free(output / "results.json", overwrite)
+    levels = _numbers(sigmas)
+    from moceir.evaluation import run
     from moceir.evaluation.methods import find_method
-    from moceir.evaluation.run import as_markdown, measure, write_results
-    from moceir.pictures.images import save_image
-    from moceir.pictures.pixels import to_image
-    from moceir.web.report import Examples, report
+    from moceir.evaluation.protocol import benchmarks as find_benchmarks
+    from moceir.web.report import Examples, page
 
-    found = protocols.benchmarks(names, data, levels, pairs)
-    method = find_method(model, device, precision)
-    lpips = find_lpips(method.device)
-    about = {
-        "model": model or "the bundled weights",
-        "protocol": protocol,
-        "seed": seed,
-        **method.environment,
-        "lpips": f"not measured, {lpips}" if isinstance(lpips, str) else "VGG",
-    }
-    rows, examples = [], Examples()
-    for benchmark in found:
-        click.echo(f"{benchmark.title}: {len(benchmark.pairs)} pictures", err=True)
-        for measurement, degraded, restored, _ in measure(
-            method,
-            benchmark,
-            protocols.PROTOCOLS[protocol],
-            seed=seed,
-            tile=tile,
-            lpips=None if isinstance(lpips, str) else lpips,
-        ):
-            rows.append(measurement)
-            examples.add(measurement, degraded, restored)
-            if save_pictures:
-                folder = output / "pictures" / benchmark.name.replace("/", "_")
-                save_image(to_image(restored), (folder / measurement.picture).with_suffix(".png"))
-    write_results(rows, about, output, report(rows, about, examples))
-    click.echo(as_markdown(rows, about))
+    found = find_benchmarks(names, data, levels, pairs)
+    sizes = {benchmark.name: len(benchmark.pairs) for benchmark in found}
+    examples = Examples()
+
+    def report(row: run.Measurement, *images: Any) -> None:
+        if count := sizes.pop(row.benchmark, None):  # its first picture
+            click.echo(f"{row.benchmark}: {count} pictures", err=True)
+        examples.add(row, *images)
+
+    evaluation = run.evaluate(
+        find_method(model, device, precision),
+        found,
+        protocol,
+        seed=seed,
+        tile=tile,
+        pictures=output / "pictures" if save_pictures else None,
+        report=report,
+    )
+    text = page(evaluation, examples)
+    run.write_results(evaluation, output, page=text, overwrite=overwrite)
+    click.echo(run.as_markdown(evaluation))
 
 
-def numbers(option: str, text: str) -> list[int]:
+def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise click.ClickException(f"{option} {text}: give whole numbers with commas") from None
+        raise click.ClickException(f"--sigmas {text}: give whole numbers with commas") from None

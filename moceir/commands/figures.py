@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from moceir.commands.common import PATH, check_figures, drawn
+from moceir.commands.common import DEVICE, MODEL, PATH, check_figures, drawn
 
 
 @click.group()
@@ -16,7 +16,7 @@ def figures() -> None:
 
 
 @figures.command()
-@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@MODEL
 @click.option(
     "--pair",
     "pairs",
@@ -26,7 +26,7 @@ def figures() -> None:
     metavar="DEGRADED CLEAN",
     help="A degraded picture and the clean one; may be repeated.",
 )
-@click.option("--device", help="Torch device. Default: a GPU if there is one.")
+@DEVICE
 @drawn
 def errors(
     model: str | None,
@@ -37,21 +37,11 @@ def errors(
 ) -> None:
     """Pictures beside the maps of their errors."""
     check_figures(outputs, overwrite)
-    from moceir.data.datasets import Pair, check_sizes
     from moceir.figures.draw import save
-    from moceir.figures.errors import Example, errors_figure
+    from moceir.figures.errors import errors_figure, examples
     from moceir.inference.restorer import Restorer
-    from moceir.pictures.images import open_rgb
-    from moceir.pictures.pixels import to_tensor
 
-    opened = []
-    for degraded, clean in pairs:
-        images = open_rgb(degraded), open_rgb(clean)
-        check_sizes(Pair(clean, degraded), images[0].size, images[1].size)
-        opened.append((degraded.stem, to_tensor(images[0]), to_tensor(images[1])))
-    restorer = Restorer(model, device)
-    examples = [Example(name, bad, restorer(bad[None])[0], good) for name, bad, good in opened]
-    save(errors_figure(examples), outputs)
+    save(errors_figure(examples(pairs, Restorer(model, device))), outputs)
 
 
 @figures.command()

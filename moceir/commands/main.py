@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
 from moceir import __version__
 from moceir.commands.app import app
+from moceir.commands.common import option_of, with_option
 from moceir.commands.compare import compare
 from moceir.commands.convert import convert
 from moceir.commands.cost import cost
@@ -21,6 +23,7 @@ from moceir.commands.restore import restore
 from moceir.commands.routes import routes
 from moceir.commands.train import train
 from moceir.errors import MoceirError
+from moceir.files import shown
 
 EXPECTED = (MoceirError, OSError, ValueError)
 
@@ -40,7 +43,8 @@ class _Commands(click.Group):
         except EXPECTED as error:
             if ctx.params.get("debug"):
                 raise
-            raise click.ClickException(_message(error)) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            raise click.ClickException(_message(error, command)) from error
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
@@ -49,10 +53,24 @@ class _Commands(click.Group):
             ) from error
 
 
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+def _message(error: Exception, command: click.Command | None) -> str:
+    if not (isinstance(error, OSError) and error.strerror):
+        return with_option(str(error), command, getattr(error, "argument", None))
+    text = f"{shown(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, FileExistsError):
+        found = (option_of(command, name) for name in ("skip_existing", "overwrite"))
+        if options := " or ".join(option for option in found if option):
+            text += f": choose another name, or add {options}"
+    return text
+
+
+def _wait_passively() -> None:
+    """Let OpenMP's threads sleep while they wait for each other, unless the environment says
+    otherwise. By default they spin for milliseconds, and take the cores from the threads that they
+    wait for where other programs run too (docs/restore.md, "Threads"). OpenMP reads the environment
+    as PyTorch loads it."""
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,6 +78,7 @@ def _message(error: Exception) -> str:
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 def main(debug: bool) -> None:
     """All-in-one image restoration with complexity experts (MoCE-IR)."""
+    _wait_passively()
 
 
 for _command in (

@@ -1,12 +1,11 @@
-"""moceir precompile"""
+"""``moceir precompile``."""
 
+# What a command needs is imported when it runs: --help answers without loading torch.
 from __future__ import annotations
-
-import itertools
 
 import click
 
-from moceir.errors import ConfigError
+from moceir.config import PRECISIONS
 
 
 @click.command()
@@ -23,7 +22,7 @@ from moceir.errors import ConfigError
 @click.option(
     "--dtype",
     "dtypes",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(PRECISIONS),
     multiple=True,
     default=["float32"],
     show_default=True,
@@ -63,28 +62,18 @@ def precompile(
     It needs no GPU. The cache is TRITON_CACHE_DIR, by default ~/.triton/cache. Another machine with
     the same versions of moceir, Triton and Python takes the kernels from there, at the same path.
     """
-    import torch
-
-    from moce_kernels.precompile import capability, precompile
     from moceir.config import preset
     from moceir.model import load_model
-    from moceir.training.precompile import batch_shape, float32_products, network_work
+    from moceir.training.precompile import batch_shape, precompile_network
 
-    config = load_model(model).config if model else preset(name)
-    target = capability(arch)
-    works = [
-        (network_work(config, batch_shape(shape), getattr(torch, dtype), train), how)
-        for dtype, how in itertools.product(dtypes, products)
-        if dtype == "float32" or how == products[0]
-    ]
-
-    def work() -> None:
-        for call, how in works:
-            with float32_products(how):
-                call()
-
-    try:
-        done = precompile(work, target, jobs, {"both": None}.get(library, library == "with"))
-    except RuntimeError as error:
-        raise ConfigError(str(error)) from error
+    done = precompile_network(
+        load_model(model).config if model else preset(name),
+        batch_shape(shape),
+        dtypes,
+        products,
+        train=train,
+        arch=arch,
+        jobs=jobs,
+        library={"both": None}.get(library, library == "with"),
+    )
     click.echo(done.summary())

@@ -6,16 +6,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from moceir.commands.common import PATH, PRECISION
+from moceir.commands.common import DEVICE, MODEL, OVERWRITE, PATH, PRECISION, THREADS, with_option
+from moceir.files import shown
 
 if TYPE_CHECKING:
-    from moceir.commands.jobs import Job, Outcome
+    from moceir.inference.jobs import Outcome
     from moceir.inference.restorer import Restorer
 
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", required=True, type=PATH, help="A file for one picture, a folder, or -."
 )
-@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@MODEL
 @click.option(
     "-t",
     "--tile",
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     help="Side of the tiles; 0: the whole picture or nothing. Default: whole, tiles if need be.",
 )
 @click.option(
-    "--tile-overlap", type=click.IntRange(min=0), help="Pixels that tiles share. Default: 64."
+    "--tile-overlap",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="Pixels that tiles share.",
 )
-@click.option(
-    "--device", help="Torch device, such as cpu or cuda:0. Default: a GPU if there is one."
-)
-@click.option("--precision", type=PRECISION)
+@DEVICE
+@PRECISION
+@THREADS
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1),
@@ -54,7 +58,7 @@ if TYPE_CHECKING:
     help="Of JPEG, WebP, AVIF and the like.",
 )
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures with a result: go on.")
-@click.option("--overwrite", is_flag=True, help="Replace results that are already there.")
+@OVERWRITE
 @click.option(
     "-r/-R",
     "--recursive/--no-recursive",
@@ -78,9 +82,10 @@ def restore(
     output: Path,
     model: str | None,
     tile: int | None,
-    tile_overlap: int | None,
+    tile_overlap: int,
     device: str | None,
     precision: str | None,
+    threads: int | None,
     strength: float,
     ext: str | None,
     suffix: str,
@@ -96,178 +101,132 @@ def restore(
 
     INPUT is a file, a folder, a pattern in quotes such as 'in/*.jpg', or - for standard input.
     """
-    if skip_existing and overwrite:
-        raise click.ClickException("--skip-existing and --overwrite: choose one")
     if as_json and str(output) == "-":
         raise click.ClickException("--json and -o - would both fill standard output: choose one")
-    from moceir.commands import jobs as planning
-    from moceir.inference import tiles
+    from moceir.inference.jobs import Outcome, plan_files
 
-    overlap = tiles.OVERLAP if tile_overlap is None else tile_overlap
-    tiles.check(tile or 0, overlap)
-    planned, missing = planning.plan(inputs, output, recursive=recursive, ext=ext, suffix=suffix)
-    report = _Report(as_json)
-    for outcome in missing:
-        report.add_planned(outcome)
-    there: list[Job] = []
-    left: list[Job] = []
-    failed: dict[Job, str] = {}
-    for job in planned:
-        try:
-            (there if job.is_done() and not overwrite else left).append(job)
-        except OSError as error:
-            failed[job] = f"{planning.shown(job.target)}: {error.strerror}"
-    if there and not skip_existing:
-        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
-        raise click.ClickException(
-            f"{planning.shown(there[0].target)} is already there{more}: choose another output, "
-            "add --skip-existing to go on, or --overwrite"
-        )
-    for job, reason in failed.items():
-        report.add_job(job, "failed", reason)
-    for job in there:
-        report.add_job(job, "skipped")
+    plan = plan_files(
+        inputs,
+        output,
+        recursive=recursive,
+        ext=ext,
+        suffix=suffix,
+        skip_existing=skip_existing,
+        overwrite=overwrite,
+    )
+    report = _Report(ctx, as_json, len(plan.jobs))
+    for outcome in plan.settled:
+        report.write(outcome)
     if dry_run:
-        for job in left:
-            report.add_job(job, "planned")
-    elif left:
-        _restore_all(
-            ctx,
-            report,
-            left,
-            model,
-            device,
-            precision,
-            {
-                "tile": tile,
-                "tile_overlap": overlap,
-                "strength": strength,
-                "ext": ext,
-                "quality": quality,
-                "overwrite": overwrite,
-                "skip_existing": skip_existing,
-                "jobs": jobs,
-            },
-        )
+        for job in plan.jobs:
+            report.write(Outcome.of(job, "planned"))
+        return report.finish()
+    if plan.jobs:
+        from moceir.inference.batch import restore_files
+        from moceir.inference.restorer import Restorer
+
+        with report.until_stopped():
+            restorer = Restorer(model, device, precision, threads)
+            report.start(restorer)
+            restore_files(
+                plan,
+                restorer,
+                tile=tile,
+                tile_overlap=tile_overlap,
+                strength=strength,
+                quality=quality,
+                jobs=jobs,
+                report=report.add,
+            )
     report.finish()
-
-
-def _restore_all(
-    ctx: click.Context,
-    report: _Report,
-    jobs: list[Job],
-    model: str | None,
-    device: str | None,
-    precision: str | None,
-    settings: dict[str, Any],
-) -> None:
-    import logging
-    import traceback
-    import warnings
-
-    from moceir.commands.pipeline import Pipeline, Settings
-    from moceir.inference.restorer import Restorer
-
-    debug = bool(ctx.find_root().params.get("debug"))
-    if not debug:
-        # Of damage that is refused or noted.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-    def show(error: Exception) -> None:
-        if debug:
-            traceback.print_exception(error)
-
-    pipeline = None
-    try:
-        restorer = Restorer(model, device, precision)
-        report.say(_describe(restorer))
-        pipeline = Pipeline(restorer, jobs, Settings(**settings), show)
-        with report.progress(len(jobs)):
-            for outcome in pipeline:
-                report.add(outcome)
-    except (KeyboardInterrupt, BrokenPipeError) as error:
-        reader_left = isinstance(error, BrokenPipeError)
-        if reader_left:
-            report.close_json()
-        for outcome in pipeline.stop() if pipeline else ():
-            report.add(outcome)
-        left = len(jobs) - report.handled
-        report.say(
-            f"stopped{', for nobody reads standard output' if reader_left else ''}: {left} of "
-            f"{len(jobs)} pictures left; the same command with --skip-existing goes on"
-        )
-        report.finish(status=1 if reader_left else 130)
 
 
 class _Report:
     """Tells people on standard error and, with --json, programs on standard output."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, ctx: click.Context, as_json: bool, total: int) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
+        self._command = ctx.command
+        self._debug = bool(ctx.find_root().params.get("debug"))
         self._as_json = as_json
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress = Progress(console=self._console, transient=True)
         self._failures: list[str] = []
-        self.handled = 0
-        """Pictures restored or failed."""
+        self._total, self._handled = total, 0
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False)
 
-    def failed(self, failure: str) -> None:
-        self._failures.append(failure)
-
     @contextmanager
-    def progress(self, total: int) -> Iterator[None]:
-        with self._progress:
-            self._task = self._progress.add_task("restoring", total=total)
-            yield
+    def until_stopped(self) -> Iterator[None]:
+        """While pictures are restored. Ctrl-C, and nobody who reads the lines of JSON, end the
+        command, which says how to go on."""
+        if not self._debug:
+            _quieten_pillow()
+        with ExitStack() as self._open:
+            try:
+                yield
+            except (KeyboardInterrupt, BrokenPipeError) as error:
+                unread = isinstance(error, BrokenPipeError)
+                self.say(
+                    f"stopped{', for nobody reads standard output' if unread else ''}: "
+                    f"{self._total - self._handled} of {self._total} pictures left; the same "
+                    "command with --skip-existing goes on"
+                )
+                self.finish(status=1 if unread else 130)
 
-    def add_job(self, job: Job, status: str, error: str | None = None) -> None:
-        from moceir.commands.jobs import Outcome
-
-        self.add_planned(Outcome.of(job, status, error=error))
-
-    def add_planned(self, outcome: Outcome) -> None:
-        """What is known of a picture before any is restored."""
-        self._write(outcome)
+    def start(self, restorer: Restorer) -> None:
+        self.say(_describe(restorer))
+        self._open.enter_context(self._progress)
+        self._task = self._progress.add_task("restoring", total=self._total)
 
     def add(self, outcome: Outcome) -> None:
-        self.handled += 1
+        """What became of a picture."""
+        self._handled += 1
         self._progress.advance(self._task)
-        self._write(outcome)
+        self.write(outcome)
 
-    def _write(self, outcome: Outcome) -> None:
+    def write(self, outcome: Outcome) -> None:
         if outcome.error:
-            self.failed(outcome.error)
-        if self._as_json:
-            click.echo(json.dumps(outcome.to_dict()))
-        else:
+            outcome.error = with_option(outcome.error, self._command, outcome.argument)
+            if self._debug:
+                self.say(outcome.traceback or "")
+            elif ": unexpected " in outcome.error:
+                outcome.error += " (moceir --debug shows where)"
+            self._failures.append(outcome.error)
+        if not self._as_json:
             self.say(_line(outcome))
-
-    def close_json(self) -> None:
-        """Write no more lines of JSON; what is buffered would fail again when Python ends."""
-        self._as_json = False
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return
+        try:
+            click.echo(json.dumps(outcome.to_dict()))
+        except BrokenPipeError:
+            # Write no more of them; what is buffered would fail again when Python ends.
+            self._as_json = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise
 
     def finish(self, status: int = 0) -> None:
         """Names the failures and ends the command if there were any, or with that status."""
         for failure in self._failures:
             self.say(f"not restored: {failure}")
-        if status:
-            raise SystemExit(status)
-        if self._failures:
-            raise SystemExit(1)
+        if status or self._failures:
+            raise SystemExit(status or 1)
+
+
+def _quieten_pillow() -> None:
+    """It warns of damage that is refused or noted."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def _line(outcome: Outcome) -> str:
     """What a person is told about one picture."""
-    from moceir.commands.jobs import shown
-
-    source, target = shown(Path(outcome.input)), shown(Path(outcome.output))
+    source, target = shown(outcome.input), shown(outcome.output)
     if outcome.status == "planned":
         return f"{source} -> {target}"
     if outcome.status == "skipped":
@@ -287,7 +246,8 @@ def _line(outcome: Outcome) -> str:
 def _describe(restorer: Restorer) -> str:
     config = restorer.model.config
     experts = ", ".join(f"{i}: window {window}" for i, window in enumerate(config.windows, start=1))
+    on = f", threads {restorer.threads}" if restorer.device.type == "cpu" else ""
     return (
-        f"device {restorer.device}, backend {restorer.backend}, {restorer.precision}; "
+        f"device {restorer.device}{on}, backend {restorer.backend}, {restorer.precision}; "
         f"experts {experts}, one choice per decoder block"
     )

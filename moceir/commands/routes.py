@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from moceir.commands.common import PATH, check_figures, drawn
+from moceir.commands.common import DEVICE, MODEL, PATH, check_figures, drawn, parts
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, type=PATH)
-@click.option("-m", "--model", help="Bundled name, folder, weights file or published checkpoint.")
+@MODEL
 @click.option(
     "--kinds", default="", help="Put on clean PICTURES, such as noise,rain. Default: all."
 )
@@ -26,7 +26,7 @@ from moceir.commands.common import PATH, check_figures, drawn
     help="Instead: how experts were used in a training run; may be repeated.",
 )
 @click.option("--seed", default=0, show_default=True)
-@click.option("--device", help="Torch device. Default: a GPU if there is one.")
+@DEVICE
 @drawn
 def routes(
     pictures: tuple[Path, ...],
@@ -48,41 +48,20 @@ def routes(
         raise click.ClickException("give clean PICTURES, or --benchmarks, or --training")
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
+    from moceir.figures.routes import routes_figure, usage_figure
 
     if training:
-        from moceir.figures.routes import usage_figure
         from moceir.training.usage import read_usage
 
         runs = {name: read_usage(run / "experts.csv") for name, run in training}
-        save(usage_figure(runs), outputs)
-        return
-    from moceir.data import degradations
-    from moceir.evaluation import protocol
-    from moceir.figures.routes import collect, routes_figure
+        return save(usage_figure(runs), outputs)
+    from moceir.evaluation.protocol import benchmarks as find_benchmarks
+    from moceir.evaluation.routes import routes as find_routes
     from moceir.inference.restorer import Restorer
-    from moceir.pictures.images import find_pictures, open_rgb
-    from moceir.pictures.pixels import to_tensor
 
-    counts = {}
-    if benchmarks:
-        published = protocol.PROTOCOLS["published"]
-        found = protocol.benchmarks(benchmarks.split(","), data)
-        restorer = Restorer(model, device)
-        for b in found:
-            images = (b.load(pair, published, seed)[0] for pair in b.pairs)
-            counts[b.name] = collect(restorer, images)
-    else:
-        each = [degradations.parse(k) for k in kinds.split(",") if k] or [
-            degradations.parse(k) for k in degradations.KINDS
-        ]
-        paths = [f for p in pictures for f in (find_pictures(p) if p.is_dir() else [p])]
-        restorer = Restorer(model, device)
-        for degradation in each:
-            images = (
-                degradations.degrade(to_tensor(open_rgb(path))[None], degradation, seed, i)[0]
-                for i, path in enumerate(paths)
-            )
-            counts[str(degradation).partition(":")[0]] = collect(restorer, images)
+    found = find_benchmarks(parts(benchmarks), data)
+    restorer = Restorer(model, device)
+    counts = find_routes(restorer, pictures, kinds=parts(kinds), benchmarks=found, seed=seed)
     save(routes_figure(counts), outputs)
     for label, table in counts.items():
         taken = "  ".join("/".join(str(n) for n in block) for block in table.tolist())

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import click
 
+from moceir.commands.common import extra
+
 
 @click.command(
     add_help_option=False,
@@ -13,10 +15,4 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def train(arguments: tuple[str, ...]) -> None:
     """Train a network: moceir train --config configs/compact.yaml [--NAME VALUE ...]."""
-    try:
-        from moceir.training import run
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is missing: pip install 'moceir[train]'"
-        ) from error
-    click.echo(run.main(arguments))
+    click.echo(extra("moceir.training.run", "train").main(arguments))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from moceir.data.datasets import Pair
-from moceir.data.patches import check_pair
+from moceir.data.samples import check_pair
 from moceir.errors import PictureError
 from moceir.pictures.images import rgb_pixels
 

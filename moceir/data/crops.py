@@ -1,4 +1,4 @@
-"""Square patches of clean pictures."""
+"""Decoded pictures, and squares that are cut out of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from PIL import Image
 
 from moceir.data.counter import states, uniforms
-from moceir.pictures.images import find_pictures, rgb_pixels
+from moceir.pictures.images import rgb_pixels
 
 
 class PixelCache:
@@ -37,30 +36,6 @@ class PixelCache:
             self._room -= pixels.nbytes
             self._pixels[path] = pixels
         return pixels
-
-
-class CleanPatches:
-    """Random square crops of the pictures in a folder, flipped and turned.
-
-    Patch i is a function of ``(seed, i)`` alone, i of any size: a run that is resumed at patch i
-    sees what it would have seen. Pictures smaller than the crop are reflected at their edges.
-    Decoded pictures stay in memory up to ``cache_mb``.
-
-    Raises:
-        PictureError: no pictures; or, when it is first used, a picture that cannot be read.
-    """
-
-    def __init__(self, folder: Path, crop: int, seed: int, cache_mb: int = 2000) -> None:
-        self.paths = find_pictures(folder)
-        self.crop = crop
-        self.seed = seed
-        self._cache = PixelCache(cache_mb)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """(3, crop, crop) uint8."""
-        which, *place = places(self.seed, np.asarray([index]))[0]
-        pixels = self._cache[self.paths[int(which * len(self.paths))]]
-        return torch.from_numpy(cut([at_least(pixels, self.crop)], self.crop, place)[0])
 
 
 def places(seed: int, numbers: np.ndarray) -> np.ndarray:
@@ -94,3 +69,12 @@ def cut(pictures: Sequence[np.ndarray], crop: int, place: Sequence[float]) -> np
         patch = np.rot90(patch[:, ::-1] if flip else patch, turns)
         patches.append(patch.transpose(2, 0, 1))
     return np.stack(patches)
+
+
+def middle(image: Image.Image, side: int | None) -> Image.Image:
+    """The middle ``side`` x ``side`` pixels, or what there is of them; None: the whole picture."""
+    if side is None:
+        return image
+    width, height = min(side, image.width), min(side, image.height)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ from moceir.data.kinds import (
     check_images,
 )
 from moceir.errors import short
+from moceir.files import check_free
+from moceir.pictures import codec
 from moceir.pictures.codec import Picture
 from moceir.pictures.pixels import levels, to_image, to_rgb, to_tensor
 
@@ -50,6 +53,7 @@ __all__ = [
     "RainStreaks",
     "Snow",
     "degrade",
+    "degrade_file",
     "degrade_picture",
     "generator_for",
     "parse",
@@ -194,3 +198,38 @@ def degrade_picture(picture: Picture, degradation: Degradation, seed: int) -> Pi
     if channels in (2, 4) and (picture.pixels[..., -1] != levels(picture.pixels.dtype)).any():
         notes.append("its transparency was dropped")
     return replace(picture, pixels=degraded, metadata=metadata, notes=notes)
+
+
+def degrade_file(
+    source: Path | str,
+    target: Path | str,
+    degradation: Degradation | str,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+) -> list[str]:
+    """Degrade a picture file. Its metadata, date and rights are kept; the same seed gives the same
+    picture.
+
+    Args:
+        source: a picture of any format that can be read.
+        target: the degraded picture, in the format of its suffix.
+        degradation: or a text for ``parse``, such as ``rain,haze`` or ``noise:sigma=50``.
+        seed: any integer.
+        overwrite: replace what is there.
+
+    Returns:
+        What could not be kept, for people.
+
+    Raises:
+        ValueError: a text that ``parse`` refuses.
+        PictureError: the source cannot be read, or there is no format of the target's suffix.
+        FileExistsError: the target is there.
+        OSError: the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    if isinstance(degradation, str):
+        degradation = parse(degradation)
+    check_free(target, overwrite)
+    degraded = degrade_picture(codec.read(source), degradation, seed)
+    return [*degraded.notes, *codec.write(degraded, target, overwrite=overwrite)]

@@ -1,105 +1,99 @@
-"""Patches of several sets in fixed proportions: what the published models are trained on."""
+"""Training patches by number, one interface whether they are cut from files or on a device."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from moceir.data.crops import PixelCache, cut, places
-from moceir.data.datasets import Pair, check_sizes
-from moceir.data.degradations import Degradation
-from moceir.errors import PictureError
+from moceir.data.samples import Patches, Samples
 
 
-@dataclass(frozen=True)
-class Source:
-    """One set of a mixture.
+class Read(NamedTuple):
+    """Patches as far as they are made ahead, maybe in another process."""
+
+    numbers: list[int]
+    clean: np.ndarray | None = None
+    """(b, 3, crop, crop) uint8; None: they are yet to be cut."""
+    degraded: np.ndarray | None = None
+    """Likewise, the clean one where the degradation is synthetic; None: all are."""
+
+
+class PatchSource(ABC):
+    """Random square patches of pictures, flipped and turned, clean and degraded.
+
+    Patch i is a function of the seed and i alone, i of any size: where it is made, with which
+    others and in which order makes no difference, and a run that is resumed at patch i sees what it
+    would have seen. Every step of a training run has its own numbers. From the one seed come the
+    picture and the place in it; from the seed + 1 the degradation.
 
     Args:
-        pairs: at least one; with degraded pictures, or without and with a ``degradation``.
-        label: the degradation's name, for counting experts.
-        degradation: put on the clean patches.
-        repeat: how often an epoch shows each picture.
+        samples: what the patches show.
+        crop: side of a patch, pixels.
+        seed: any integer.
+
+    Raises:
+        PictureError: when it is used: a picture that cannot be read or does not fit.
     """
 
-    pairs: tuple[Pair, ...]
-    label: str
-    degradation: Degradation | None = None
-    repeat: int = 1
+    def __init__(self, samples: Samples, crop: int, seed: int) -> None:
+        self.samples, self.crop, self.seed = samples, crop, seed
+
+    @abstractmethod
+    def read(self, numbers: Sequence[int]) -> Read:
+        """What can be done ahead, on the host, for the patches of these numbers."""
+
+    @abstractmethod
+    def _pixels(self, read: Read, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Clean and degraded pixels on the device, as ``Read`` has them."""
+
+    def batch(self, read: Read, device: torch.device) -> Patches:
+        """The rest, on the device, for which nothing waits."""
+        clean, degraded = self._pixels(read, device)
+        taken = self.samples.take(self.seed, read.numbers)
+        return self.samples.degrade(clean, degraded, read.numbers, taken, self.seed + 1)
 
 
-class Patch(NamedTuple):
-    """A training sample."""
-
-    pixels: np.ndarray
-    """(2, 3, crop, crop) uint8: clean and degraded; or (1, 3, crop, crop), clean alone."""
-    source: int
-    """Index of the set it comes from."""
-
-
-class MixturePatches:
-    """Random square crops of pairs, flipped and turned, in epochs.
-
-    An epoch shows every picture of a source ``repeat`` times, all sources shuffled together. Patch
-    i is a function of ``(seed, i)`` alone, i of any size.
+class FilePatches(PatchSource):
+    """Patches cut from files on the host.
 
     Args:
-        sources: at least one.
-        crop: side of a patch.
-        seed: of order and crops.
         cache_mb: decoded pictures kept in memory, MiB.
-
-    Raises:
-        PictureError: when it is used: a picture that cannot be read, or is smaller than the crop,
-            or differs in size from its clean one.
     """
 
-    def __init__(
-        self, sources: Sequence[Source], crop: int, seed: int, cache_mb: int = 2000
-    ) -> None:
-        self.sources, self.crop, self.seed = tuple(sources), crop, seed
-        self._ends = np.cumsum([len(source.pairs) * source.repeat for source in sources])
+    def __init__(self, samples: Samples, crop: int, seed: int, cache_mb: int = 2000) -> None:
+        super().__init__(samples, crop, seed)
         self._cache = PixelCache(cache_mb)
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
-    def __len__(self) -> int:
-        """Patches of an epoch."""
-        return int(self._ends[-1])
+    def read(self, numbers: Sequence[int]) -> Read:
+        taken = self.samples.take(self.seed, numbers)
+        place = places(self.seed, np.asarray(numbers))[:, 1:]
+        cuts = [self._cut(index, of) for index, of in zip(taken.tolist(), place, strict=True)]
+        clean = np.stack([pixels[0] for pixels in cuts])
+        if all(len(pixels) == 1 for pixels in cuts):
+            return Read(list(numbers), clean)
+        return Read(list(numbers), clean, np.stack([pixels[-1] for pixels in cuts]))
 
-    def __getitem__(self, index: int) -> Patch:
-        epoch, position = divmod(index, len(self))
-        if epoch != self._epoch:
-            shuffled = np.random.default_rng((self.seed, epoch, 0)).permutation(len(self))
-            self._epoch, self._order = epoch, shuffled
-        sample = self._order[position]
-        which = int(np.searchsorted(self._ends, sample, side="right"))
-        source = self.sources[which]
-        before = self._ends[which - 1] if which else 0
-        pair = source.pairs[(sample - before) % len(source.pairs)]
-        _, *place = places(self.seed, np.asarray([index]))[0]
-        return Patch(cut(self._pixels(pair), self.crop, place), which)
+    def _cut(self, index: int, place: np.ndarray) -> np.ndarray:
+        pair = self.samples[index]
+        pixels = [self._cache[path] for path in pair if path is not None]
+        return cut(self.samples.fitted(pair, pixels, self.crop), self.crop, place.tolist())
 
-    def _pixels(self, pair: Pair) -> list[np.ndarray]:
-        pictures = [self._cache[path] for path in pair if path is not None]
-        check_pair(pair, pictures, self.crop)
-        return pictures
+    def _pixels(self, read: Read, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        assert read.clean is not None  # it was read here
+        clean = to_device(torch.from_numpy(read.clean), device)
+        if read.degraded is None:
+            return clean, None
+        return clean, to_device(torch.from_numpy(read.degraded), device)
 
 
-def check_pair(pair: Pair, pictures: Sequence[np.ndarray], crop: int) -> None:
-    """Refuse pictures that no patch can be cut from.
-
-    Raises:
-        PictureError: they are smaller than the crop, or differ in size.
-    """
-    if len(pictures) == 2:
-        clean, degraded = (picture.shape[1::-1] for picture in pictures)
-        check_sizes(pair, degraded, clean)
-    height, width = pictures[0].shape[:2]
-    if min(height, width) < crop:
-        raise PictureError(
-            f"{pair.clean} is {width} x {height} pixels, smaller than the crop of {crop}: leave it "
-            "out or set a smaller data.crop"
-        )
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a host's tensor that the host does not wait for."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moceir.data.crops import at_least, places
+from moceir.data.crops import places
+from moceir.data.patches import PatchSource, Read
+from moceir.data.samples import CleanPictures
 from moceir.data.synthesis.stage import send
 from moceir.pictures.codec import size_of
 from moceir.pictures.images import rgb_pixels
@@ -31,44 +33,45 @@ def fit(paths: Sequence[Path], crop: int, megabytes: int) -> bool:
     return True
 
 
-class ResidentPatches:
-    """The patches of ``CleanPatches``, cut on a device a batch at a time.
+class ResidentPatches(PatchSource):
+    """Patches of clean pictures, whole batches of them cut on a device.
 
-    All images are decoded up front, by one thread per core, and kept on the device.
-
-    Args:
-        paths: of the pictures, at least one.
-        crop: side of a patch, pixels; smaller pictures are reflected at their edges.
-        seed: any integer.
-        device: the one that trains.
-
-    Raises:
-        PictureError: a picture that cannot be read.
+    All pictures are decoded when the first batch is cut, by as many threads as there are cores, and
+    kept on its device.
     """
 
-    def __init__(self, paths: Sequence[Path], crop: int, seed: int, device: torch.device) -> None:
-        self.crop, self.seed = crop, seed
+    def __init__(self, samples: CleanPictures, crop: int, seed: int) -> None:
+        super().__init__(samples, crop, seed)
+        self._stored: Tensor | None = None
 
-        def planes(path: Path) -> Tensor:
-            pixels = at_least(rgb_pixels(path), crop)
+    def read(self, numbers: Sequence[int]) -> Read:
+        return Read(list(numbers))
+
+    def _pixels(self, read: Read, device: torch.device) -> tuple[Tensor, None]:
+        if self._stored is None or self._stored.device.type != device.type:
+            self._store(device)
+        return self._cut(read.numbers), None
+
+    def _store(self, device: torch.device) -> None:
+        def planes(index: int) -> Tensor:
+            pair = self.samples[index]
+            (pixels,) = self.samples.fitted(pair, [rgb_pixels(pair.clean)], self.crop)
             return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
         with ThreadPoolExecutor() as threads:
-            pictures = list(threads.map(planes, paths))
+            pictures = list(threads.map(planes, range(len(self.samples))))
         self._sides = np.asarray([picture.shape[1:] for picture in pictures], dtype=np.int64)
         areas = 3 * self._sides.prod(1)
         self._starts = np.cumsum(areas) - areas
-        self._pixels = torch.empty(int(areas.sum()), dtype=torch.uint8, device=device)
+        self._stored = torch.empty(int(areas.sum()), dtype=torch.uint8, device=device)
         for start, picture in zip(self._starts.tolist(), pictures, strict=True):
-            self._pixels[start : start + picture.numel()] = picture.flatten()
+            self._stored[start : start + picture.numel()] = picture.flatten()
 
-    def __call__(self, numbers: Sequence[int]) -> Tensor:
-        """(b, 3, crop, crop) uint8 on the device; patch i is a function of the seed and i alone.
-
-        Takes one copy to the device and three kernels, without waiting for them.
-        """
+    def _cut(self, numbers: Sequence[int]) -> Tensor:
+        """(b, 3, crop, crop) uint8: one copy to the device and three kernels."""
+        assert self._stored is not None
         place = places(self.seed, np.asarray(numbers))
-        which = (place[:, 0] * len(self._starts)).astype(np.int64)
+        which = self.samples.take(self.seed, numbers)
         height, width = self._sides[which].T
         top, left = (
             (place[:, 1 + axis] * (side - self.crop + 1)).astype(np.int64)
@@ -80,11 +83,11 @@ class ResidentPatches:
         across = np.where(columns[0][:, None], width[:, None], 1) * columns[1]
         down = down + (self._starts[which] + top * width + left)[:, None]
         plane = np.arange(3) * (height * width)[:, None]
-        device = self._pixels.device
+        device = self._stored.device
         of_row, of_column, of_plane = send([down, across, plane], device)
         index = of_row[:, None, :, None] + of_column[:, None, None, :]
         index = index + of_plane[:, :, None, None]
-        return self._pixels.index_select(0, index.flatten()).view(index.shape)
+        return self._stored.index_select(0, index.flatten()).view(index.shape)
 
 
 def _orientations(

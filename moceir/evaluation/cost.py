@@ -13,13 +13,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
+from moceir.errors import ConfigError
 from moceir.inference.restorer import Restorer
+from moceir.model import MoCEIR
+from moceir.pictures.images import open_rgb
+from moceir.pictures.pixels import to_tensor
 
 NORM_OPERATIONS = 5
 """Of a LayerNorm with weight and bias, for each value; the number that fvcore has."""
@@ -148,6 +153,98 @@ def extras(config: MoCEIRConfig, height: int, width: int) -> Cost:
             for level in _order(config)
         ),
         config.top_k,
+    )
+
+
+@dataclass(frozen=True)
+class PictureCost:
+    """The route that a picture took, and what it costs."""
+
+    picture: str
+    width: int
+    height: int
+    experts: tuple[int, ...]
+    """Of each decoder block, 1 the cheapest."""
+    macs: int
+    """Multiply-accumulates of that route."""
+    cheapest: int
+    most_expensive: int
+    """Of these routes, at the picture's size."""
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What a network costs for a picture of one size."""
+
+    parameters: int
+    width: int
+    height: int
+    macs: Cost
+    extras: Cost
+    """LayerNorms and Fourier transforms, which ``macs`` leaves out."""
+    device: str
+    threads: int
+    """Of the CPU."""
+    backend: str
+    seconds: float | None
+    """Median of the runs; None: it was not timed."""
+    pictures: list[PictureCost]
+
+
+def measure_cost(
+    model: MoCEIR | Restorer | str | Path | None = None,
+    width: int = 224,
+    height: int = 224,
+    *,
+    pictures: Sequence[Path | str] = (),
+    runs: int = 3,
+) -> NetworkCost:
+    """Count what a network computes, time it, and find the routes that pictures take.
+
+    >>> found = measure_cost("compact", 1280, 720)
+    >>> found.macs.cheapest / 1e9, found.seconds
+
+    Args:
+        model: a ``Restorer``, or what it takes; None: the bundled weights.
+        width, height: of the picture that is counted and timed, pixels.
+        pictures: files that are restored whole, each for its route.
+        runs: to take the median time of, after one to warm up; 0: nothing is timed.
+
+    Raises:
+        ConfigError: a size below 1.
+        WeightsError: weights that cannot be used.
+        PictureError: a picture that cannot be read, or too little memory.
+    """
+    if width < 1 or height < 1:
+        raise ConfigError(f"size {width} x {height}: give at least 1 x 1", "size")
+    images = [(str(path), to_tensor(open_rgb(Path(path)))) for path in pictures]
+    restorer = model if isinstance(model, Restorer) else Restorer(model)
+    config = restorer.model.config
+    timed = None
+    if runs:
+        noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+        timed = seconds(restorer, noise, runs)
+    return NetworkCost(
+        sum(p.numel() for p in restorer.model.parameters()),
+        width,
+        height,
+        cost(config, height, width),
+        extras(config, height, width),
+        str(restorer.device),
+        restorer.threads,
+        restorer.backend,
+        timed,
+        [_of_picture(restorer, name, image) for name, image in images],
+    )
+
+
+def _of_picture(restorer: Restorer, name: str, image: Tensor) -> PictureCost:
+    _, run = restorer.restore_pixels(image.permute(1, 2, 0).contiguous().numpy(), tile=0)
+    height, width = image.shape[1:]
+    of_size = cost(restorer.model.config, height, width)
+    macs = of_size.route([[expert - 1] for expert in run.experts])
+    return PictureCost(
+        name, width, height, run.experts, macs, of_size.cheapest, of_size.most_expensive
     )
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from moceir.data import synthesis
+from moceir.data.crops import middle
 from moceir.data.synthesis import KINDS
 from moceir.errors import ConfigError
 from moceir.evaluation.metrics import psnr
@@ -52,9 +53,7 @@ def without_experts(model: MoCEIR) -> Iterator[None]:
 
 def centre(path: Path, side: int) -> Tensor:
     """(1, 3, h, w) uint8, the middle of a picture, at most ``side`` high and wide."""
-    pixels = (to_tensor(open_rgb(path))[None] * 255).round().to(torch.uint8)
-    top, left = (max(0, n - side) // 2 for n in pixels.shape[2:])
-    return pixels[:, :, top : top + side, left : left + side]
+    return (to_tensor(middle(open_rgb(path), side))[None] * 255).round().to(torch.uint8)
 
 
 @torch.inference_mode()

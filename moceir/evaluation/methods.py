@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ class Method:
 
 
 def find_method(
-    name: str | None = None, device: str | None = None, precision: str | None = None
+    name: str | Path | None = None, device: str | None = None, precision: str | None = None
 ) -> Method:
     """The method of that name.
 
@@ -70,15 +71,16 @@ def find_method(
             a device or precision; or as ``Restorer``.
         WeightsError: weights that cannot be used.
     """
-    if name is None or not name.startswith(PREFIX):
-        return network(Restorer(name, device, precision), name or BUNDLED[0])
+    if name is None or not str(name).startswith(PREFIX):
+        return network(Restorer(name, device, precision), str(name or BUNDLED[0]))
+    name = str(name)
     if device not in (None, "cpu") or precision is not None:
-        raise ConfigError(f"{name} runs on the CPU: omit --device and --precision")
+        raise ConfigError(f"{name} runs on the CPU in float64: omit the device and the precision")
     peer = find_peer(name.removeprefix(PREFIX))
 
     def restore(image: Tensor, sigma: float | None, tile: int | None) -> Result:
         if tile:
-            raise ConfigError(f"{name} needs whole pictures: omit --tile")
+            raise ConfigError(f"{name} needs whole pictures: omit the tile", "tile")
         if peer.knows_sigma and sigma is None:
             raise ConfigError(f"{name} needs to know sigma: choose another method")
         return Result(peer.restore(image, sigma), 0, ())
@@ -100,9 +102,7 @@ def network(restorer: Restorer, name: str = "network") -> Method:
     about = {
         **_versions(),
         "device": (
-            torch.cuda.get_device_name(device)
-            if cuda
-            else f"{device}, {torch.get_num_threads()} threads"
+            torch.cuda.get_device_name(device) if cuda else f"{device}, {restorer.threads} threads"
         ),
         "backend": restorer.backend,
         "precision": restorer.precision,

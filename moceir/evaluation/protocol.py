@@ -102,15 +102,15 @@ def centre_crop(image: Tensor, multiple: int) -> Tensor:
 
 def benchmarks(
     names: Sequence[str],
-    data: Path | None,
+    data: Path | str | None = None,
     sigmas: Sequence[int] = SIGMAS,
-    folders: Sequence[tuple[Path, Path]] = (),
+    folders: Sequence[tuple[Path | str, Path | str]] = (),
 ) -> list[Benchmark]:
-    """The benchmarks of these names, and of any pairs of folders.
+    """The benchmarks of these names, and of any pairs of folders. No picture is opened.
 
     Args:
-        names: of ``BENCHMARKS``; ``cdd11`` is all eleven; the denoising sets give one benchmark
-            for each sigma, or for one alone as ``cbsd68-25``.
+        names: of ``BENCHMARKS``, such as ``rain100l``; ``cdd11`` is all eleven; the denoising sets
+            give one benchmark for each sigma, or for one alone as ``cbsd68-25``.
         data: the folder that holds the data sets.
         sigmas: of the denoising sets.
         folders: of degraded and of clean pictures with the same names.
@@ -134,19 +134,19 @@ def benchmarks(
                 "cdd11-low_haze, or one noise level as in cbsd68-25"
             )
         if data is None:
-            raise ConfigError(f"benchmark {name}: name the data sets' folder with --data")
+            raise ConfigError(f"benchmark {name}: name the folder that holds the data sets", "data")
         spec = BENCHMARKS[key]
-        pairs = tuple(pairs_of(spec, data))
+        pairs = tuple(pairs_of(spec, Path(data)))
         if spec.layouts[0].degraded is not None:
             crops = not key.startswith("cdd11-")
             found.append(Benchmark(key, spec.title, spec.task, pairs, crops=crops))
             continue
         for sigma in [int(suffix)] if noise else sigmas:
             if not 0 < sigma <= 100:
-                raise ConfigError(f"sigma {sigma}: give 1 to 100, on the 0..255 scale")
+                raise ConfigError(f"sigma {sigma}: give 1 to 100, on the 0..255 scale", "sigmas")
             title = f"{spec.title}, sigma {sigma}"
             found.append(Benchmark(f"{key}-{sigma}", title, spec.task, pairs, sigma))
-    for degraded, clean in folders:
+    for degraded, clean in ((Path(d), Path(c)) for d, c in folders):
         task = degraded.resolve().name
         found.append(
             Benchmark(str(degraded), str(degraded), task, tuple(pair_folders(degraded, clean)))

@@ -1,4 +1,4 @@
-"""Measuring a network on benchmarks, and writing the results."""
+"""Measuring a method on benchmarks, and writing the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from io import StringIO
@@ -16,12 +16,17 @@ from typing import Any
 
 from torch import Tensor
 
-from moceir.evaluation.lpips import Lpips
-from moceir.evaluation.methods import Method
+from moceir.errors import ConfigError
+from moceir.evaluation.lpips import Lpips, find_lpips
+from moceir.evaluation.methods import Method, find_method, network
 from moceir.evaluation.metrics import psnr, ssim
 from moceir.evaluation.paper import SETTINGS, Score, Setting
-from moceir.evaluation.protocol import Benchmark, Protocol
-from moceir.files import naming, whole_file
+from moceir.evaluation.protocol import PROTOCOLS, Benchmark, Protocol
+from moceir.files import check_free, naming, whole_file
+from moceir.inference.restorer import Restorer
+from moceir.model import MoCEIR
+from moceir.pictures.images import save_image
+from moceir.pictures.pixels import to_image
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,89 @@ class Measurement:
     seconds: float
     tile: int
     experts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured."""
+
+    rows: list[Measurement]
+    """For each picture, benchmark by benchmark."""
+    about: dict[str, Any]
+    """What produced it: model, protocol, seed, device, versions, network."""
+
+    def summaries(self) -> dict[str, dict[str, float | int | None]]:
+        """Of each benchmark, in the order in which they were measured: the number of ``pictures``;
+        means of ``psnr`` (dB), ``ssim`` and ``lpips``, and of ``psnr_input`` and ``ssim_input``,
+        those of the degraded pictures; ``median_seconds``; ``megapixels_per_second``."""
+        names = dict.fromkeys(row.benchmark for row in self.rows)
+        return {n: _summary([row for row in self.rows if row.benchmark == n]) for n in names}
+
+
+def evaluate(
+    model: Method | Restorer | MoCEIR | str | Path | None,
+    benchmarks: Sequence[Benchmark],
+    protocol: str = "published",
+    *,
+    seed: int = 0,
+    tile: int | None = 0,
+    pictures: Path | None = None,
+    report: Callable[[Measurement, Tensor, Tensor], None] = lambda row, degraded, restored: None,
+) -> Evaluation:
+    """Measure a network, or a classical method, on benchmarks.
+
+    >>> found = evaluate("runs/aio5/model.safetensors", benchmarks(["rain100l"], "/data"))
+    >>> found.summaries()["rain100l"]["psnr"]
+    >>> write_results(found, Path("results/aio5"))
+
+    LPIPS is measured where its weights are (``find_lpips``); ``about`` says if not.
+
+    Args:
+        model: what ``Restorer`` takes, or ``peer:bm3d`` and the like; a ``Restorer`` or a
+            ``Method``; None: the bundled weights.
+        benchmarks: of ``moceir.evaluation.protocol.benchmarks``.
+        protocol: a name of ``PROTOCOLS``: ``published``, or ``promptir``.
+        seed: of the noise of the denoising sets.
+        tile: as ``Restorer`` takes it; 0: whole pictures.
+        pictures: folder for the restored pictures, as PNG; None: they are not written.
+        report: called for each picture with what was measured and the degraded and the restored
+            image, (3, H, W) in [0, 1].
+
+    Raises:
+        ConfigError: an unknown protocol or method.
+        PictureError: a picture that cannot be used, or too little memory.
+        WeightsError: weights that cannot be used.
+        OSError: a restored picture cannot be written.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"unknown protocol {protocol!r}: choose {', '.join(PROTOCOLS)}", "protocol"
+        )
+    if isinstance(model, MoCEIR):
+        model = Restorer(model)
+    if isinstance(model, Restorer):
+        model = network(model)
+    method = model if isinstance(model, Method) else find_method(model)
+    lpips = find_lpips(method.device)
+    about = {
+        "model": method.name,
+        "protocol": protocol,
+        "seed": seed,
+        **method.environment,
+        "lpips": f"not measured, {lpips}" if isinstance(lpips, str) else "VGG",
+    }
+    metric = None if isinstance(lpips, str) else lpips
+    rows = []
+    for benchmark in benchmarks:
+        for row, degraded, restored, _ in measure(
+            method, benchmark, PROTOCOLS[protocol], seed=seed, tile=tile, lpips=metric
+        ):
+            rows.append(row)
+            report(row, degraded, restored)
+            if pictures is not None:
+                folder = pictures / benchmark.name.replace("/", "_")
+                save_image(to_image(restored), (folder / row.picture).with_suffix(".png"))
+    return Evaluation(rows, about)
 
 
 def measure(
@@ -87,8 +175,7 @@ def measure(
         yield measurement, degraded, restored, clean
 
 
-def summary(rows: Sequence[Measurement]) -> dict[str, float | int | None]:
-    """Means over the pictures of one benchmark, the median time and the speed."""
+def _summary(rows: Sequence[Measurement]) -> dict[str, float | int | None]:
     measured = [row.lpips for row in rows if row.lpips is not None]
     pixels = sum(row.width * row.height for row in rows)
     return {
@@ -101,12 +188,6 @@ def summary(rows: Sequence[Measurement]) -> dict[str, float | int | None]:
         "median_seconds": median(row.seconds for row in rows),
         "megapixels_per_second": pixels / 1e6 / sum(row.seconds for row in rows),
     }
-
-
-def summaries(rows: Sequence[Measurement]) -> dict[str, dict[str, float | int | None]]:
-    """``summary`` of each benchmark, in the order in which they were measured."""
-    names = dict.fromkeys(row.benchmark for row in rows)
-    return {name: summary([row for row in rows if row.benchmark == name]) for name in names}
 
 
 def as_csv(rows: Sequence[Measurement]) -> str:
@@ -126,9 +207,10 @@ def as_csv(rows: Sequence[Measurement]) -> str:
     return file.getvalue()
 
 
-def as_json(rows: Sequence[Measurement], about: dict[str, Any]) -> str:
+def as_json(found: Evaluation) -> str:
     """The summaries and what produced them; an infinite PSNR is null."""
-    return json.dumps(finite({**about, "benchmarks": summaries(rows)}), indent=1, allow_nan=False)
+    content = {**found.about, "benchmarks": found.summaries()}
+    return json.dumps(finite(content), indent=1, allow_nan=False)
 
 
 def finite(value: Any) -> Any:
@@ -142,9 +224,9 @@ def finite(value: Any) -> Any:
     return value
 
 
-def as_markdown(rows: Sequence[Measurement], about: dict[str, Any]) -> str:
+def as_markdown(evaluation: Evaluation) -> str:
     """The summaries, then for each setting of the paper the published rows and ours."""
-    found = summaries(rows)
+    found, about = evaluation.summaries(), evaluation.about
     parts = [
         f"# {about['model']}",
         f"Protocol `{about['protocol']}`, noise seed {about['seed']}; {about['device']}, "
@@ -209,25 +291,31 @@ def _score(score: Score | None) -> str:
 
 
 def write_results(
-    rows: Sequence[Measurement], about: dict[str, Any], folder: Path, page: str
+    found: Evaluation, folder: Path | str, *, page: str | None = None, overwrite: bool = False
 ) -> None:
-    """``pictures.csv``, ``results.json``, ``results.md`` and ``report.html``: they get their names
-    when all of them are written, so that none is of another evaluation than the rest.
+    """Write ``pictures.csv``, ``results.json`` and ``results.md``. They get their names when all of
+    them are written, so that none is of another evaluation than the rest.
 
     Args:
-        page: what ``report.html`` contains.
+        folder: is made.
+        page: what ``report.html`` is to contain; None: none is written.
+        overwrite: replace results that are there.
 
     Raises:
+        FileExistsError: there are results in the folder.
         OSError: a file cannot be written.
     """
+    folder = Path(folder)
+    check_free(folder / "results.json", overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as whole:
         for name, text in (
-            ("pictures.csv", as_csv(rows)),
-            ("results.json", as_json(rows, about)),
-            ("results.md", as_markdown(rows, about)),
+            ("pictures.csv", as_csv(found.rows)),
+            ("results.json", as_json(found)),
+            ("results.md", as_markdown(found)),
             ("report.html", page),
         ):
-            temporary = whole.enter_context(whole_file(folder / name))
-            with naming(folder / name):
-                temporary.write_text(text, encoding="utf-8")
+            if text is not None:
+                temporary = whole.enter_context(whole_file(folder / name))
+                with naming(folder / name):
+                    temporary.write_text(text, encoding="utf-8")

@@ -21,10 +21,12 @@ from typing import Any
 import click
 import numpy as np
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
 
+from moceir.data.crops import middle
 from moceir.errors import MoceirError
 from moceir.evaluation.methods import Method, find_method
+from moceir.evaluation.metrics import psnr
 from moceir.evaluation.rows import ROWS, Row, parse_row
 from moceir.evaluation.run import finite
 from moceir.files import whole_file
@@ -41,17 +43,7 @@ def quality(image: Image.Image, clean: Image.Image) -> tuple[float, float]:
     ssim = structural_similarity(
         a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
-    psnr = math.inf if np.array_equal(a, b) else float(peak_signal_noise_ratio(a, b))
-    return psnr, float(ssim)
-
-
-def middle(image: Image.Image, side: int | None) -> Image.Image:
-    """The centre ``side`` x ``side`` pixels, or fewer in a smaller image; None: the whole image."""
-    if side is None:
-        return image
-    width, height = min(side, image.width), min(side, image.height)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    return psnr(to_tensor(image), to_tensor(clean)), float(ssim)
 
 
 def evaluate(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from moceir.data.datasets import Pair, check_sizes
 from moceir.evaluation.metrics import psnr
 from moceir.figures.draw import new
+from moceir.inference.restorer import Restorer
+from moceir.model import MoCEIR
+from moceir.pictures.images import open_rgb
+from moceir.pictures.pixels import to_tensor
 
 
 class Example(NamedTuple):
@@ -19,6 +25,29 @@ class Example(NamedTuple):
     degraded: Tensor
     restored: Tensor
     clean: Tensor
+
+
+def examples(
+    pairs: Sequence[tuple[Path | str, Path | str]],
+    model: MoCEIR | Restorer | str | Path | None = None,
+) -> list[Example]:
+    """Restore pictures, for ``errors_figure``.
+
+    Args:
+        pairs: files of a degraded picture and the clean one.
+        model: a ``Restorer``, or what it takes; None: the bundled weights.
+
+    Raises:
+        PictureError: a file that cannot be read, or two of different sizes.
+        WeightsError: weights that cannot be used.
+    """
+    opened = []
+    for degraded, clean in ((Path(d), Path(c)) for d, c in pairs):
+        images = open_rgb(degraded), open_rgb(clean)
+        check_sizes(Pair(clean, degraded), images[0].size, images[1].size)
+        opened.append((degraded.stem, to_tensor(images[0]), to_tensor(images[1])))
+    restorer = model if isinstance(model, Restorer) else Restorer(model)
+    return [Example(name, bad, restorer(bad[None])[0], good) for name, bad, good in opened]
 
 
 def error_map(image: Tensor, clean: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from moceir.config import MoCEIRConfig
 from moceir.errors import ConfigError
 from moceir.evaluation.cost import Cost, cost
+from moceir.evaluation.methods import PREFIX
 from moceir.evaluation.paper import SETTINGS, Setting
 from moceir.figures.draw import EXPERTS, new
 
@@ -24,9 +25,10 @@ class Result:
     """What ``moceir evaluate`` wrote in ``results.json``."""
 
     name: str
-    parameters: int
-    cost: Cost
-    """At 224 x 224."""
+    parameters: int | None
+    """None: a classical method, which has none."""
+    cost: Cost | None
+    """At 224 x 224; None likewise."""
     psnr: dict[str, float]
     """Of each benchmark."""
 
@@ -40,15 +42,21 @@ def read_result(path: Path, name: str | None = None) -> Result:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if {"methods", "rows"} <= content.keys():
+            raise ConfigError(
+                f"{path}: a table of moceir.evaluation.synthetic, whose degradations no paper has "
+                "measured: give a results.json of moceir evaluate, for a classical method one of "
+                "moceir evaluate -m peer:NAME"
+            )
         found = {key: s["psnr"] for key, s in content["benchmarks"].items() if s["psnr"]}
-        config = MoCEIRConfig.from_dict(content["network"])
-        return Result(
-            name or path.resolve().parent.name,
-            content["parameters"],
-            cost(config, 224, 224),
-            found,
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        name = name or path.resolve().parent.name
+        if str(content["model"]).startswith(PREFIX):
+            return Result(name, None, None, found)
+        network = MoCEIRConfig.from_dict(content["network"])
+        return Result(name, content["parameters"], cost(network, 224, 224), found)
+    except KeyError as error:
+        raise ConfigError(f"{path}: not a results.json of moceir evaluate: no {error}") from error
+    except (AttributeError, TypeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: not a results.json of moceir evaluate ({error})") from error
 
 
@@ -71,7 +79,8 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
 def quality_figure(results: list[Result], setting_name: str) -> Figure:
     """Mean PSNR over the common benchmarks, for the papers' methods and for ours.
 
-    The bar at a point extends from the cheapest to the most expensive route.
+    The bar at a point extends from the cheapest to the most expensive route. Classical methods,
+    which have no parameters, are dashed lines.
 
     Raises:
         ConfigError: nothing in common with the setting.
@@ -97,6 +106,14 @@ def quality_figure(results: list[Result], setting_name: str) -> Figure:
             point(by_compute, PAPER_GIGAMACS[method.name], quality, method.name, ours=False)
     for result in results:
         quality = fmean(result.psnr[column] for column in columns)
+        if result.parameters is None or result.cost is None:
+            for panel in (by_size, by_compute):
+                panel.axhline(quality, color=EXPERTS[0], ls="--", lw=1)
+                panel.annotate(
+                    result.name, (1, quality), xycoords=("axes fraction", "data"), ha="right",
+                    xytext=(-4, 3), textcoords="offset points", fontsize=8, color=EXPERTS[0],
+                )  # fmt: skip
+            continue
         point(by_size, result.parameters / 1e6, quality, result.name, ours=True)
         low, high = result.cost.cheapest / 1e9, result.cost.most_expensive / 1e9
         by_compute.plot([low, high], [quality, quality], color=EXPERTS[3], lw=2)

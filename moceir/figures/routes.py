@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,31 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from moceir.figures.draw import EXPERTS, new
-from moceir.inference.restorer import Restorer
-
-
-def collect(restorer: Restorer, images: Iterable[Tensor]) -> Tensor:
-    """(D, n) how many images were routed to each expert (the first choice) in each decoder block.
-
-    images: each (3, H, W) in [0, 1].
-
-    Raises:
-        PictureError: too little memory for a whole image.
-    """
-    config = restorer.model.config
-    counts = torch.zeros(sum(config.num_dec_blocks), config.num_experts, dtype=torch.int64)
-    for image in images:
-        pixels = image.permute(1, 2, 0).contiguous().numpy()
-        _, run = restorer.restore_pixels(pixels, tile=0)
-        for block, expert in enumerate(run.experts):
-            counts[block, expert - 1] += 1
-    return counts
 
 
 def routes_figure(counts: Mapping[str, Tensor]) -> Figure:
     """A panel for each degradation: blocks across, experts up, the share of images as the shade.
 
-    counts: of each degradation, (D, n) as from ``collect``.
+    counts: of each degradation, (D, n) as from ``moceir.evaluation.routes.routes``.
     """
     blocks, n = next(iter(counts.values())).shape
     columns = min(4, len(counts))

@@ -50,7 +50,7 @@ class PixelCanvas:
     """
 
     def __init__(self, pixels: np.ndarray, strength: float) -> None:
-        _check_strength(strength)
+        check_strength(strength)
         if pixels.dtype not in ("uint8", "uint16", "float32"):
             raise ValueError(f"array of dtype {pixels.dtype}: give uint8, uint16 or float32")
         if pixels.ndim != 4 or 0 in pixels.shape[1:] or pixels.shape[3] > 4:
@@ -119,7 +119,7 @@ class TensorCanvas:
             raise ValueError(f"tensor of dtype {images.dtype}: give floating point in [0, 1]")
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise ValueError(f"tensor of shape {tuple(images.shape)}: give (B, 3, H, W), RGB")
-        _check_strength(strength)
+        check_strength(strength)
         self.restored = torch.empty_like(images)
         """Likewise (B, 3, H, W)."""
         self._images, self._strength = images, strength
@@ -153,9 +153,12 @@ class TensorCanvas:
             part.copy_(self._images[..., rows, :].lerp(part, self._strength))
 
 
-def _check_strength(strength: float) -> None:
+def check_strength(strength: float) -> None:
+    """Raises ConfigError for a strength that is not in [0, 1]."""
     if not 0 <= strength <= 1:
-        raise ConfigError(f"strength {strength}: give 0 (as it was) to 1 (fully restored)")
+        raise ConfigError(
+            f"strength {strength}: give 0 (as it was) to 1 (fully restored)", "strength"
+        )
 
 
 def _check_range(low: float, high: float, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""The network as an ONNX file, for other runtimes."""
+"""Networks as files for other programs: ONNX, and the published code's checkpoints."""
 
 from __future__ import annotations
 
@@ -9,23 +9,44 @@ from typing import Any
 import torch
 
 from moce_kernels import use_backends
-from moceir.errors import ConfigError
-from moceir.files import whole_file
-from moceir.model import MoCEIR
+from moceir.config import preset as preset_config
+from moceir.errors import ConfigError, WeightsError
+from moceir.files import check_free, whole_file
+from moceir.model import MoCEIR, load_model, load_published, save_published, save_weights
 from moceir.model.experts import ExpertBank
+from moceir.weights.bundled import BUNDLED
 
 
-def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
-    """Write the network for one picture of this size, (1, 3, height, width) float32 in [0, 1], as
-    ONNX; the result has the same shape and is not clamped.
+def export_onnx(
+    model: MoCEIR | str | Path | None,
+    path: Path | str,
+    height: int = 256,
+    width: int = 256,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a network for one picture of this size as an ONNX file.
+
+    Its input ``image`` and its output ``restored`` are (1, 3, height, width) float32, RGB, the
+    input in [0, 1]; the output is not clamped.
 
     ONNX has neither windowed Fourier transforms nor route-dependent dispatch, so the graph is
     that of the reference backend and computes all experts (``ExpertBank.every``).
 
+    Args:
+        model: a network, or weights as ``Restorer`` takes them; None: the bundled ones.
+        path: of the file.
+        height, width: pixels.
+        overwrite: replace what is there.
+
     Raises:
         ConfigError: a size below 1, or the packages of ``moceir[export]`` are missing.
+        WeightsError: weights that cannot be used.
+        FileExistsError: something bears this name.
         OSError: the file cannot be written.
     """
+    path = Path(path)
+    check_free(path, overwrite)
     if height < 1 or width < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1")
     try:
@@ -41,12 +62,14 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
         count = operators.Gather(operators.Shape(values), [dim])
         return operators.TopK(values, count, axis=dim, largest=int(descending))
 
+    if not isinstance(model, MoCEIR):
+        model = load_model(model or BUNDLED[0])
     model = copy.deepcopy(model).cpu().float().eval()
     for module in model.modules():
         if isinstance(module, ExpertBank):
             module.every = True
     image = torch.zeros(1, 3, height, width)
-    with use_backends("reference"), torch.no_grad(), whole_file(path) as temporary:
+    with use_backends("reference"), torch.no_grad(), whole_file(path, overwrite) as temporary:
         program = torch.onnx.export(
             model,
             (image,),
@@ -61,3 +84,39 @@ def export_onnx(model: MoCEIR, path: Path, height: int, width: int) -> None:
         optimizer.fold_constants(program.model)
         optimizer.remove_unused_nodes(program.model)
         program.save(temporary, external_data=False)
+
+
+WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+
+
+def convert_weights(
+    source: Path | str, target: Path | str, *, preset: str | None = None, overwrite: bool = False
+) -> MoCEIR:
+    """Convert weights between our files and the published code's; returns the network.
+
+    Args:
+        source: weights as ``moceir.load_model`` takes them.
+        target: ``.safetensors``: a file of ours; ``.ckpt``: a Lightning checkpoint, ``.pth`` or
+            ``.pt``: a bare state_dict, for the published code.
+        preset: the network of a published checkpoint; None: read off its tensors.
+        overwrite: replace what is there.
+
+    Raises:
+        ConfigError: the target has another suffix; an unknown preset.
+        WeightsError: the source cannot be used, or is not of the preset.
+        FileExistsError: the target is there.
+        OSError: the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix not in WEIGHTS_SUFFIXES:
+        raise ConfigError(f"{target}: name it {', '.join(WEIGHTS_SUFFIXES)}")
+    check_free(target, overwrite)
+    if preset is None:
+        model = load_model(source)
+    elif source.is_file():
+        model = load_published(source, preset_config(preset))
+    else:
+        raise WeightsError(f"{source}: not a file: name a published checkpoint")
+    save = save_weights if target.suffix == ".safetensors" else save_published
+    save(model, target)
+    return model

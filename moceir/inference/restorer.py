@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -16,19 +14,15 @@ from torch import Tensor
 
 from moce_kernels.backends import BackendUnavailableError, choose
 from moceir import machine
+from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError
 from moceir.inference import memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, TensorCanvas
 from moceir.inference.graphs import Replayed
+from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
 from moceir.pictures import codec
 from moceir.weights.bundled import BUNDLED
-
-PRECISIONS: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
 """Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
@@ -44,15 +38,8 @@ def _device(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # What torch raises for a name it does not know and for devices it was built without.
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {str(name)!r} cannot be used: {reason}") from None
+        raise ConfigError(f"device {str(name)!r} cannot be used: {reason}", "device") from None
     return device
-
-
-@functools.cache
-def _one_thread_after_fork() -> None:
-    """OpenMP's threads do not exist in a forked child, which would wait for them forever."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class Run(NamedTuple):
@@ -112,11 +99,14 @@ class Restorer:
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
         precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
             image that overflows in a lower one is restored in float32, as its ``Run`` notes.
+        threads: CPU threads that restore an image; None: PyTorch's setting. While an image is
+            restored, PyTorch uses that number in the whole process.
 
     Raises:
         WeightsError: weights that cannot be used.
-        ConfigError: an unknown precision; a device, or a backend named in the environment's
-            MOCE_KERNELS_BACKEND, that is not available; a malformed MOCE_KERNELS_BACKEND.
+        ConfigError: an unknown precision; ``threads`` below 1; a device, or a backend named in the
+            environment's MOCE_KERNELS_BACKEND, that is not available; a malformed
+            MOCE_KERNELS_BACKEND.
     """
 
     def __init__(
@@ -124,21 +114,32 @@ class Restorer:
         model: MoCEIR | str | Path | None = None,
         device: str | torch.device | None = None,
         precision: str | None = None,
+        threads: int | None = None,
     ) -> None:
         precision = precision or "float32"
         if precision not in PRECISIONS:
-            raise ConfigError(f"unknown precision {precision!r}: choose {', '.join(PRECISIONS)}")
+            raise ConfigError(
+                f"unknown precision {precision!r}: choose {', '.join(PRECISIONS)}", "precision"
+            )
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads {threads}: give at least 1", "threads")
+        self._threads = threads
         self.device = _device(device)
         self.precision = precision
-        _one_thread_after_fork()
+        one_thread_after_fork()
         try:
-            self.backend = choose("grouped_experts", None, self.device, PRECISIONS[precision])
+            self.backend = choose("grouped_experts", None, self.device, getattr(torch, precision))
         except (BackendUnavailableError, ValueError) as error:
             raise ConfigError(str(error)) from error
         if not isinstance(model, MoCEIR):
             model = load_model(model or BUNDLED[0])
         self.model = model.eval().to(self.device)
         self._graphs = Replayed(self._forward)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that restore a picture."""
+        return torch.get_num_threads() if self._threads is None or forked() else self._threads
 
     @overload
     def __call__(
@@ -289,14 +290,15 @@ class Restorer:
         if batch == 0:
             return ()
         try:
-            return self._fitted(canvas, tile, overlap, self.precision)
+            with cpu_threads(self.threads):
+                return self._fitted(canvas, tile, overlap, self.precision)
         except _NotFinite:
             if batch > 1:
                 alone = (self._restore(canvas.image(i), tile, overlap) for i in range(batch))
                 return tuple(run for (run,) in alone)
         if self.precision != "float32":
             note = f"overflowed in {self.precision}: restored in float32"
-            with contextlib.suppress(_NotFinite):
+            with contextlib.suppress(_NotFinite), cpu_threads(self.threads):
                 (run,) = self._fitted(canvas, tile, overlap, "float32")
                 return (run._replace(notes=(*run.notes, note)),)
         raise PictureError(
@@ -330,8 +332,9 @@ class Restorer:
                     f"{self.device} ran out of memory with "
                     + (f"tiles of {size}" if size else f"the whole {width} x {height}")
                     + ": "
-                    + ("use tiles, such as --tile 512, or " if tile == 0 else "")
-                    + "free some memory or choose another device"
+                    + ("use tiles, " if tile == 0 else "")
+                    + "free some memory or choose another device",
+                    "tile" if tile == 0 else "device",
                 )
             notes.append(f"{self.device} ran out of memory: continued with tiles of {smaller}")
             size = smaller
@@ -387,7 +390,7 @@ class Restorer:
         if need(tile or 0) <= room:
             return tile or 0, []
         if tile == 0:
-            raise PictureError(f"{numbers}: use tiles, such as --tile 512")
+            raise PictureError(f"{numbers}: use tiles", "tile")
         candidates = [
             n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)
         ]
@@ -398,7 +401,8 @@ class Restorer:
         smallest = min([*candidates, *([tile] if tile else [])], default=tiles.STEP + overlap)
         raise PictureError(
             f"{numbers}, and tiles of {smallest} need {machine.readable(need(smallest))}: free "
-            "some memory or choose another device"
+            "some memory or choose another device",
+            "device",
         )
 
     @torch.inference_mode()
@@ -412,7 +416,7 @@ class Restorer:
         return restored, [tuple(of_image) for of_image in experts.tolist()]
 
     def _forward(self, images: Tensor, precision: str | None = None) -> tuple[Tensor, Tensor]:
-        dtype = PRECISIONS[precision or self.precision]
+        dtype = getattr(torch, precision or self.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             restored, routing = self.model(images, return_routing=True)
         return restored.float(), routing.expert[:, :, 0].T + 1

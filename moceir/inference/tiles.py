@@ -38,11 +38,12 @@ class TilePlan(NamedTuple):
 def check(tile: int, overlap: int) -> None:
     """Raises ConfigError if tiles of that size cannot start at multiples of 128 and overlap."""
     if overlap < 0:
-        raise ConfigError(f"tile overlap {overlap}: give 0 or more pixels")
+        raise ConfigError(f"tile overlap {overlap}: give 0 or more pixels", "tile_overlap")
     if tile != 0 and tile < STEP + overlap:
         raise ConfigError(
-            f"tile {tile} is too small: give 0 for the whole picture, or at least "
-            f"{STEP + overlap}, which is {STEP} more than the overlap of {overlap}"
+            f"tile {tile} is too small: give 0 for the whole picture, or {STEP} more than the "
+            f"overlap of {overlap}, so at least {STEP + overlap}",
+            "tile",
         )
 
 

@@ -17,11 +17,12 @@ from torch import Tensor, distributed
 from torch.utils.tensorboard import SummaryWriter
 
 from moceir.data import synthesis
+from moceir.data.patches import Read, to_device
 from moceir.errors import NonFiniteLoss
 from moceir.files import naming
 from moceir.training.checkpoint import load_checkpoint, save_checkpoint
 from moceir.training.config import plain
-from moceir.training.data import Batch, RestorationData, to_device
+from moceir.training.data import RestorationData
 from moceir.training.module import RestorationModule, psnr
 from moceir.training.optimizer import learning_rate
 from moceir.training.step import Inputs, TrainingStep
@@ -102,12 +103,11 @@ class Training:
                     break
         return self.done == config.steps
 
-    def inputs(self, batch: Batch) -> Inputs:
+    def inputs(self, read: Read) -> Inputs:
         """A batch on the device, degraded."""
         device = self.step.device
         with torch.no_grad():
-            batch = self.data.cut(batch, device)
-            clean, degraded, labels = self.module.prepare(batch, self.done)
+            clean, degraded, labels = self.data.source.batch(read, device)
             with self.step.autocast():
                 taught = self.module.targets(clean, degraded, labels) or (None, None)
         return Inputs(degraded, clean, to_device(torch.tensor(labels), device), *taught)

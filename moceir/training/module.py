@@ -1,4 +1,4 @@
-"""What a training run trains: the network, what its patches become, and their targets."""
+"""What a training run trains: the network, and what its patches are to become."""
 
 from __future__ import annotations
 
@@ -7,35 +7,26 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from moceir.data import synthesis
-from moceir.data.degradations import degrade
-from moceir.data.patches import Source
+from moceir.data.patches import to_device
 from moceir.data.synthesis import SEVERAL
 from moceir.errors import ConfigError
+from moceir.evaluation.metrics import psnrs
 from moceir.model import MoCEIR
 from moceir.training.config import TrainingConfig
-from moceir.training.data import Batch, to_device
-
-
-def quantize(images: Tensor) -> Tensor:
-    """Round to 8 bits, as the files are that people restore."""
-    return (images * 255).round_().div_(255)
 
 
 def psnr(restored: Tensor, clean: Tensor) -> Tensor:
-    """(B,) peak signal-to-noise ratio in dB of (B, 3, H, W) in [0, 1], restored clamped."""
-    error = (restored.float().clamp(0, 1) - clean).square().mean(dim=(1, 2, 3))
-    return -10 * error.clamp_min(1e-10).log10()
+    """(B,) float32 PSNR in dB of (B, 3, H, W) in [0, 1], restored clamped; at most 100."""
+    return psnrs(restored.float().clamp(0, 1), clean).clamp_max(100).float()
 
 
 class RestorationModule(nn.Module):
-    """``model`` and the patches it is trained on, a function of the seed and the step.
-
-    Degradations are drawn on the device on which the batch is.
+    """``model``, the labels of the patches it is trained on, and its teachers.
 
     Args:
         config: of the run.
-        sources: the sets of a mixture; without them, clean patches are degraded at random.
+        labels: what can be wrong with a patch, as ``Samples.labels``; None: one of ``data.kinds``,
+            or several.
         teachers: the networks of ``distill.teachers``, by the label that they teach.
 
     Raises:
@@ -45,15 +36,14 @@ class RestorationModule(nn.Module):
     def __init__(
         self,
         config: TrainingConfig,
-        sources: Sequence[Source] = (),
+        labels: Sequence[str] | None = None,
         teachers: Mapping[str, MoCEIR] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.sources = tuple(sources)
         self.model = MoCEIR(config.network())
-        names = [source.label for source in sources] or [*config.data.kinds, SEVERAL]
-        self.labels = list(dict.fromkeys(names))
+        labels = [*config.data.kinds, SEVERAL] if labels is None else labels
+        self.labels = list(dict.fromkeys(labels))
         """What can be wrong with a patch."""
         teachers = dict(teachers or {})
         unknown = [label for label in teachers if label not in self.labels]
@@ -71,42 +61,6 @@ class RestorationModule(nn.Module):
         )
         for network, _ in self._teachers:
             network.eval().requires_grad_(False)
-
-    def degrade(self, clean: Tensor, step: int, offset: int = 0) -> tuple[Tensor, list[int]]:
-        """Degrade each patch of a step with a kind, or a mixture of kinds, of its own.
-
-        Kinds are taken in turn (``synthesis.draw``): what pulls at the weights in different
-        directions stays in balance.
-
-        clean: (b, 3, H, W) uint8 or in [0, 1], the patches of the step from number ``offset`` on.
-        Returns the degraded ones, in 8-bit steps, and the label of each.
-        """
-        data = self.config.data
-        first = step * data.batch_size + offset
-        recipe, kinds = synthesis.draw(
-            self.config.seed + 1,
-            range(first, first + len(clean)),
-            data.kinds,
-            data.max_mixture,
-            data.mixed,
-            data.clean,
-        )
-        return synthesis.degrade(clean, recipe), [self.labels.index(kind) for kind in kinds]
-
-    def prepare(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, list[int]]:
-        """The clean and the degraded patches of a batch, (b, 3, H, W), and the label of each."""
-        clean = batch["clean"].float() / 255
-        offset = batch["offset"]
-        if not self.sources:
-            return clean, *self.degrade(batch["clean"], step, offset)
-        sources = [self.sources[i] for i in batch["source"]]
-        degraded = (batch["degraded"].float() / 255) if "degraded" in batch else clean.clone()
-        seed = self.config.seed + 1 + step * self.config.data.batch_size
-        for i, source in enumerate(sources):
-            if source.degradation is not None:
-                degraded_one = degrade(clean[i : i + 1], source.degradation, seed, offset + i)
-                degraded[i] = quantize(degraded_one[0])
-        return clean, degraded, [self.labels.index(source.label) for source in sources]
 
     def expert_targets(self) -> list[int]:
         """The expert, 0 the cheapest, that the router ``supervised`` is taught for each label."""

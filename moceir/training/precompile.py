@@ -10,24 +10,78 @@ takes one from here:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from moceir.config import MoCEIRConfig, preset
+from moce_kernels.precompile import Compiled, capability, precompile
+from moceir.config import PRECISIONS, MoCEIRConfig, preset
 from moceir.errors import ConfigError
 from moceir.model import MoCEIR
 from moceir.training.loss import restoration_loss
 
-DTYPES = ("float32", "bfloat16", "float16")
+PRODUCTS = ("default", "tf32", "ieee")
+"""How products of float32 may be computed, see ``float32_products``."""
+
+
+def precompile_network(
+    config: MoCEIRConfig,
+    shape: tuple[int, ...] = (1, 3, 720, 1280),
+    dtypes: Sequence[str] = ("float32",),
+    products: Sequence[str] = ("default",),
+    *,
+    train: bool = False,
+    arch: str | None = None,
+    jobs: int | None = None,
+    library: bool | None = None,
+) -> Compiled:
+    """Compile a network's Triton kernels into Triton's cache, so that no first call has to.
+
+    It needs no GPU.
+
+    Args:
+        config: of the network.
+        shape: of a batch, (B, 3, H, W). Kernels differ with the sizes.
+        dtypes: of the activations, some of ``PRECISIONS``.
+        products: some of ``PRODUCTS``, for float32.
+        train: a training step instead of an inference.
+        arch: compute capability, such as ``9.0``; None: that of the GPU here.
+        jobs: processes; None: one for each CPU.
+        library: for machines with the CUDA library, which take fewer kernels from Triton, or
+            without; None: for both.
+
+    Raises:
+        ConfigError: an unknown dtype; a kernel that does not compile.
+        ValueError: no ``arch`` and no GPU; an ``arch`` that is none.
+    """
+    for dtype in dtypes:
+        if dtype not in PRECISIONS:
+            raise ConfigError(f"dtype {dtype!r}: choose {', '.join(PRECISIONS)}", "dtypes")
+    try:
+        target = capability(arch)
+        works = [
+            (network_work(config, shape, getattr(torch, dtype), train), how)
+            for dtype, how in itertools.product(dtypes, products)
+            if dtype == "float32" or how == products[0]
+        ]
+
+        def work() -> None:
+            for call, how in works:
+                with float32_products(how):
+                    call()
+
+        return precompile(work, target, jobs, library)
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
 
 
 def network(
     name: str, shape: str, dtype: str = "float32", direction: str = "inference"
 ) -> Callable[[], None]:
     """``network_work`` of a preset, from words; ``direction`` is ``inference`` or ``train``."""
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r}: choose {', '.join(DTYPES)}")
+    if dtype not in PRECISIONS:
+        raise ConfigError(f"dtype {dtype!r}: choose {', '.join(PRECISIONS)}", "dtypes")
     if direction not in ("inference", "train"):
         raise ConfigError(f"direction {direction!r}: choose inference or train")
     return network_work(
@@ -66,7 +120,9 @@ def batch_shape(text: str) -> tuple[int, ...]:
     """(B, 3, H, W) of "BxCxHxW"; raises ConfigError."""
     sizes = text.split("x")
     if len(sizes) != 4 or not all(s.isdigit() and int(s) for s in sizes) or sizes[1] != "3":
-        raise ConfigError(f"shape {text!r}: give images x 3 x height x width, such as 1x3x720x1280")
+        raise ConfigError(
+            f"shape {text!r}: give images x 3 x height x width, such as 1x3x720x1280", "shape"
+        )
     return tuple(map(int, sizes))
 
 

@@ -12,7 +12,6 @@ import torch
 from lightning.fabric import Fabric
 from torch.nn.parallel import DistributedDataParallel
 
-from moceir.data.patches import MixturePatches
 from moceir.errors import ConfigError, short
 from moceir.model import load_model, save_weights
 from moceir.training.config import TrainingConfig
@@ -130,8 +129,7 @@ def _with_steps(config: TrainingConfig, data: RestorationData) -> TrainingConfig
     """With the steps of ``epochs``."""
     if config.epochs is None:
         return config
-    assert isinstance(data.patches, MixturePatches)  # the configuration has checked it
-    patches = len(data.patches)
+    patches = len(data.source.samples)
     batches = patches // config.data.batch_size
     if batches == 0:
         raise ConfigError(
@@ -146,7 +144,7 @@ def _module(config: TrainingConfig, data: RestorationData, start: bool) -> Resto
     teachers = {weights: load_model(weights) for weights in set(by_label.values())}
     module = RestorationModule(
         config,
-        data.patches.sources if isinstance(data.patches, MixturePatches) else (),
+        data.source.samples.labels,
         {label: teachers[weights] for label, weights in by_label.items()},
     )
     if config.weights is not None and start:

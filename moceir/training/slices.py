@@ -25,9 +25,11 @@ from PIL import Image
 
 from moce_kernels.backends import BackendUnavailableError
 from moceir.errors import CheckpointError, ConfigError, MoceirError, PictureError
+from moceir.evaluation.metrics import psnr
 from moceir.files import whole_file
 from moceir.model import MoCEIR, save_weights
 from moceir.pictures.images import find_pictures, open_rgb
+from moceir.pictures.pixels import to_tensor
 from moceir.training.checkpoint import load_checkpoint, save_checkpoint
 from moceir.training.config import TrainingConfig
 from moceir.training.loop import Checkpoint
@@ -50,7 +52,7 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
         MoceirError: as ``moceir.training.run.train``.
     """
     if config.max_minutes is None:
-        raise ConfigError("a slice ends after --max_minutes: give it")
+        raise ConfigError("a slice ends after max_minutes: give it")
     if config.devices * config.nodes > 1:
         raise ConfigError("slices train with one process: leave devices and nodes out")
     last = config.run / "last.ckpt"
@@ -68,7 +70,7 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
         here = load_checkpoint(last) if last.exists() else None
         if here is not None and _run_of(here) != _run_of(kept):
             raise CheckpointError(
-                f"{last} is of a run with other values than {state}: name another --run"
+                f"{last} is of a run with other values than {state}: name another run"
             )
         if here is None or kept["global_step"] > here["global_step"]:
             save_checkpoint(kept, last)
@@ -148,7 +150,9 @@ def pack_pictures(
         # Bytes go about with the area.
         scale = min(1, scale * math.sqrt(0.975 * budget / total))
         if min(side for _, _, side in files) < 16:
-            raise PictureError("the pictures do not fit at a useful size: give more --mb or fewer")
+            raise PictureError(
+                "the pictures do not fit at a useful size: give more megabytes or fewer pictures"
+            )
     target.mkdir(parents=True, exist_ok=True)
     for number, (data, _, _) in enumerate(files):
         with whole_file(target / f"{number:05d}.jpg") as temporary:
@@ -163,9 +167,8 @@ def _jpeg(picture: Image.Image, scale: float, quality: int) -> tuple[bytes, floa
     small = picture if scale >= 1 else picture.resize((width, height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
-    decoded = np.asarray(Image.open(file), dtype=np.float64)
-    error = np.square(decoded - np.asarray(small)).mean()
-    return file.getvalue(), 10 * math.log10(255**2 / max(error, 1e-10)), min(small.size)
+    loss = psnr(to_tensor(Image.open(file)), to_tensor(small))
+    return file.getvalue(), min(loss, 100.0), min(small.size)
 
 
 @click.group(help=__doc__)

@@ -151,7 +151,7 @@ class TrainingStep:
             except RuntimeError as error:
                 raise ConfigError(
                     f"the training step cannot be captured as a CUDA graph ({error}): train "
-                    "without, --cuda_graph false"
+                    "without, cuda_graph: false"
                 ) from error
         for place, given in zip(self._static, inputs, strict=True):
             if place is not None and given is not None:

@@ -74,7 +74,7 @@ def listen(port: int) -> socket.socket:
         server.close()
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "is in use by another program" if taken else f"cannot be used ({error})"
-        raise ConfigError(f"port {port} {reason}: choose another with --port") from error
+        raise ConfigError(f"port {port} {reason}: choose another", "port") from error
     return server
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Template
 
 from moceir import __version__
-from moceir.errors import PictureError
-from moceir.files import whole_file
+from moceir.errors import ConfigError, PictureError
+from moceir.files import check_free, whole_file
 from moceir.pictures.codec import Picture, decode, encode
 from moceir.web import pages
 
@@ -56,16 +56,29 @@ def comparison(before: Path, after: Path) -> str:
     return Template(pages.read("compare.html")).substitute(values)
 
 
-def write_comparison(before: Path, after: Path, target: Path) -> None:
-    """Write the page of ``comparison`` atomically.
+def write_comparison(
+    before: Path | str, after: Path | str, target: Path | str, *, overwrite: bool = False
+) -> None:
+    """Write a page that shows two pictures under a slider, in one file that loads nothing.
+
+    Args:
+        before, after: pictures of one size.
+        target: the page, ``.html`` or ``.htm``.
+        overwrite: replace what is there.
 
     Raises:
-        PictureError: as ``comparison``.
-        OSError: the file cannot be written.
+        ConfigError: the page has another suffix.
+        PictureError: a file that cannot be read as a picture, or the two differ in size.
+        FileExistsError: the page is there.
+        OSError: a file cannot be read, or the page cannot be written.
     """
+    before, after, target = Path(before), Path(after), Path(target)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{target}: name it .html")
+    check_free(target, overwrite)
     page = comparison(before, after)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as temporary:
+    with whole_file(target, overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

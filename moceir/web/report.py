@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moceir import __version__
 from moceir.evaluation.paper import SETTINGS
-from moceir.evaluation.run import Measurement, own_name, setting_table, summaries
+from moceir.evaluation.run import Evaluation, Measurement, own_name, setting_table
 from moceir.pictures.pixels import to_image
 from moceir.web import pages
 
@@ -45,9 +45,9 @@ def gain(measurement: Measurement) -> float:
     return measurement.psnr - measurement.psnr_input
 
 
-def report(rows: Sequence[Measurement], about: dict[str, Any], examples: Examples) -> str:
-    """The HTML page; it opens without a server and loads nothing."""
-    found = summaries(rows)
+def page(evaluation: Evaluation, examples: Examples) -> str:
+    """An HTML page that opens without a server and loads nothing."""
+    found, about = evaluation.summaries(), evaluation.about
     head = ["benchmark", "pictures", "PSNR input", "PSNR", "SSIM input", "SSIM", "seconds"]
     body = [
         [

@@ -20,8 +20,11 @@ from moce_kernels import absent_gpu, backends, depthwise_conv, pointwise_conv, t
 from moce_kernels.ops import _library
 from moce_kernels.precompile import capability, collected
 from moceir.commands.main import main
+from moceir.config import preset
 from moceir.errors import ConfigError
-from moceir.training.precompile import network
+from moceir.training import precompile as training_precompile
+from moceir.training.precompile import network, precompile_network
+from tests.ops.samples import SPECS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -42,9 +45,7 @@ def test_fake_tensors_launch_what_real_ones_do(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton specialises by the divisibility of addresses and sizes."""
-    from tests.ops.compile_triton import samples
-
-    table = list(samples())
+    table = [(spec.name, sample) for spec in SPECS for sample in spec.launched()]
 
     def work() -> None:
         for operator, sample in table:
@@ -76,6 +77,27 @@ def test_the_kernels_of_a_network() -> None:
     assert {name for name, _ in inference} < {name for name, _ in step}
     with pytest.raises(ConfigError, match="direction 'both': choose inference or train"):
         network("compact", "1x3x32x48", "bfloat16", "both")
+
+
+def test_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of every dtype, and of every way to multiply where that makes a difference."""
+    asked: list[Any] = []
+
+    def counted(work: Callable[[], object], *more: object) -> str:
+        asked.append((len(variants(work)), *more))
+        return "done"
+
+    monkeypatch.setattr(training_precompile, "precompile", counted)
+    small = (1, 3, 32, 48)
+    one = precompile_network(preset("compact"), small, ["bfloat16"], arch="9.0", jobs=3)
+    assert one == "done" and asked[0][1:] == (90, 3, None)
+    both = ["bfloat16", "float32"]
+    precompile_network(preset("compact"), small, both, ["ieee", "tf32"], arch="8.0", library=True)
+    assert asked[1][0] > asked[0][0] and asked[1][1:] == (80, None, True)
+    with pytest.raises(ConfigError, match="dtype 'int8': choose float32"):
+        precompile_network(preset("compact"), small, ["int8"], arch="9.0")
+    with pytest.raises(ValueError, match="architecture '9': give a compute capability"):
+        precompile_network(preset("compact"), small, arch="9")
 
 
 def test_nothing_is_left_behind() -> None:

@@ -22,9 +22,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from moceir.commands import pipeline
-from moceir.commands.jobs import Job
-from moceir.commands.pipeline import Pipeline, Settings
+from moceir.inference.batch import restore_files
+from moceir.inference.jobs import plan_files
 from moceir.inference.restorer import Restorer
 from moceir.pictures import codec
 from tests.pictures.test_codec import ICC, bomb, exif
@@ -248,7 +247,7 @@ def test_so_many_jobs_write_at_once(
         threads.add(threading.get_ident())
         return encode(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline.codec, "encode", watched)
+    monkeypatch.setattr(codec, "encode", watched)
     result = restore(tmp_path / "in", "-o", tmp_path / "out", "--jobs", jobs)
     assert result.exit_code == 0, result.output
     assert len(threads) == jobs
@@ -273,7 +272,7 @@ def test_folders_in_a_folder_if_they_are_wanted(tmp_path: Path, restore: Restore
             assert names(out / "sub") == ["b.png"]
     (tmp_path / "in" / "a.png").unlink()
     result = restore(tmp_path / "in", "-o", tmp_path / "out", "-R")
-    assert result.exit_code == 1 and "; --recursive looks deeper" in result.output
+    assert result.exit_code == 1 and "look in its folders too (--recursive)" in result.output
 
 
 def test_weights_in_a_folder(tmp_path: Path, restore: Restore, restorer: Restorer) -> None:
@@ -294,7 +293,10 @@ def test_going_on_with_skip_existing(tmp_path: Path, restore: Restore) -> None:
     assert restore(*words).exit_code == 0
     (tmp_path / "out" / "b.png").unlink()
     before = (tmp_path / "out" / "a.png").stat()
-    assert "a.png is already there: " in restore(*words).output
+    assert (
+        "a.png: already there: choose another name, or add --skip-existing or --overwrite"
+        in restore(*words).output
+    )
     lines = restore(*words, "--skip-existing").stdout.splitlines()
     assert [json.loads(line)["status"] for line in lines] == ["skipped", "restored"]
     assert (tmp_path / "out" / "a.png").stat() == before
@@ -313,7 +315,7 @@ def test_a_result_that_appears_while_it_is_encoded_is_kept(
         target.write_text("precious")
         return encode(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline.codec, "encode", slow)
+    monkeypatch.setattr(codec, "encode", slow)
     result = restore(source, "-o", target)
     assert result.exit_code == 1
     assert f"not restored: {target}: appeared in the meantime and was kept" in result.output
@@ -412,8 +414,6 @@ def open_path(tmp_path: Path) -> Iterator[Path]:
 def test_write_protected_and_unreadable_folders_are_named(
     open_path: Path, restorer: Restorer
 ) -> None:
-    from moceir.commands.jobs import plan
-
     source = picture(open_path / "in" / "a.png")
     closed, locked = open_path / "in" / "closed", open_path / "locked"
     for folder, mode in ((closed, 0o000), (locked, 0o500)):
@@ -421,11 +421,13 @@ def test_write_protected_and_unreadable_folders_are_named(
         owned_by_nobody(folder)
         folder.chmod(mode)
     with as_nobody():
-        jobs, missing = plan([open_path / "in"], locked)
-        outcomes = list(Pipeline(restorer, jobs, Settings()))
-    assert [outcome.error for outcome in missing] == [f"{closed}: Permission denied"]
-    assert [job.source for job in jobs] == [source]
-    assert outcomes[0].error == f"{locked}/a.png: Permission denied"
+        plan = plan_files([open_path / "in"], locked)
+        outcomes = restore_files(plan, restorer)
+    assert [job.source for job in plan.jobs] == [source]
+    assert [outcome.error for outcome in outcomes] == [
+        f"{closed}: Permission denied",
+        f"{locked}/a.png: Permission denied",
+    ]
     assert names(locked) == []
     closed.chmod(0o700)
     locked.chmod(0o700)
@@ -574,7 +576,7 @@ def test_another_process_was_there_before(
     more = ("--skip-existing",) if skip else ()
     result = restore(tmp_path / "in", "-o", tmp_path / "out", *more)
     assert result.exit_code == (0 if skip else 1)
-    said = "a.png: already there, skipped" if skip else "has appeared meanwhile, and is kept"
+    said = "a.png: already there, skipped" if skip else "appeared in the meantime and was kept"
     assert said in result.output
     assert (tmp_path / "out" / "a.png").read_text() == "of the other process"
     assert names(tmp_path / "out") == ["a.png", "b.png"]
@@ -603,7 +605,7 @@ def test_two_processes_go_on_with_one_folder(tmp_path: Path, weights: Path) -> N
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("moceir.commands.jobs.plan", "stopped"),
+        ("moceir.inference.jobs.plan_files", "stopped"),
         (
             "moceir.inference.restorer.load_model",
             "stopped: 3 of 3 pictures left; the same command with --skip-existing goes on",
@@ -678,64 +680,6 @@ def test_unexpected_errors_are_one_line_and_a_traceback_with_debug(
     assert "Traceback" in result.output and "in broken" in result.output
 
 
-def test_pictures_are_read_and_written_while_others_are_restored(
-    tmp_path: Path, restorer: Restorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the network has the second picture, the third has been read and the first is being
-    written: each waits for the others, and none would go on if they took turns."""
-    jobs = [Job(picture(tmp_path / f"{i}.png", 24 + i), tmp_path / f"out{i}.png") for i in range(3)]
-    third_read, second_restored = threading.Event(), threading.Event()
-    decode, encode, restore_batch = codec.decode, codec.encode, Restorer.restore_batch
-    count = []
-
-    def watched_decode(data: bytes, name: str) -> codec.Picture:
-        if name.endswith("2.png"):
-            third_read.set()
-        return decode(data, name)
-
-    def watched_encode(*args: object) -> list[str]:
-        assert second_restored.wait(60)
-        return encode(*args)  # type: ignore[arg-type]
-
-    def watched_restore(*args: object, **settings: object) -> object:
-        count.append(1)
-        if len(count) == 2:
-            assert third_read.wait(60)
-            second_restored.set()
-        return restore_batch(*args, **settings)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pipeline.codec, "decode", watched_decode)
-    monkeypatch.setattr(pipeline.codec, "encode", watched_encode)
-    monkeypatch.setattr(Restorer, "restore_batch", watched_restore)
-    outcomes = list(Pipeline(restorer, jobs, Settings(jobs=1)))
-    assert [outcome.status for outcome in outcomes] == ["restored"] * 3
-
-
-def test_the_number_of_waiting_pictures_is_bounded(
-    tmp_path: Path, restorer: Restorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = picture(tmp_path / "a.png")
-    jobs = [Job(source, tmp_path / f"out{i}.png") for i in range(30)]
-    decoded, written, most = [], [], [0]
-    decode, encode = codec.decode, codec.encode
-
-    def counted_decode(data: bytes, name: str) -> codec.Picture:
-        decoded.append(1)
-        most[0] = max(most[0], len(decoded) - len(written))
-        return decode(data, name)
-
-    def counted_encode(*args: object) -> list[str]:
-        notes = encode(*args)  # type: ignore[arg-type]
-        written.append(1)
-        return notes
-
-    monkeypatch.setattr(pipeline.codec, "decode", counted_decode)
-    monkeypatch.setattr(pipeline.codec, "encode", counted_encode)
-    assert len(list(Pipeline(restorer, jobs, Settings(jobs=2)))) == 30
-    # Two readers and one waiting, a group in the network, two writers and one waiting.
-    assert most[0] <= 2 * (2 + 1) + pipeline.TOGETHER
-
-
 def test_completion_knows_the_options() -> None:
     script = "from moceir.commands.main import main; main(prog_name='moceir')"
     environment = {
@@ -748,35 +692,6 @@ def test_completion_knows_the_options() -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert process.stdout == "plain,--skip-existing\n"
-
-
-def test_small_pictures_of_one_shape_are_restored_together(
-    tmp_path: Path, restorer: Restorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = np.random.default_rng(5)
-    shapes = [(16, 24, 3)] * 4 + [(24, 16, 3)] * 2 + [(16, 24, 3)] * 10 + [(400, 300, 3)] * 2
-    jobs = []
-    for i, shape in enumerate(shapes):
-        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-        jobs.append(Job(tmp_path / f"{i}.png", tmp_path / f"out{i}.png"))
-    jobs[2].source.write_bytes(b"no picture")
-    restore_batch, sizes = Restorer.restore_batch, []
-
-    def counted(self: Restorer, pixels: np.ndarray, **settings: object) -> object:
-        sizes.append(len(pixels))
-        return restore_batch(self, pixels, **settings)
-
-    monkeypatch.setattr(Restorer, "restore_batch", counted)
-    outcomes = list(Pipeline(restorer, jobs, Settings()))
-    assert sizes == [2, 1, 2, 8, 2, 1, 1]
-    by_name = {Path(outcome.input).stem: outcome for outcome in outcomes}
-    assert by_name["2"].status == "failed" and len(outcomes) == len(jobs)
-    for i in [i for i in range(len(jobs)) if i != 2]:
-        alone, run = restorer.restore_pixels(np.asarray(Image.open(jobs[i].source)))
-        restored = np.asarray(Image.open(jobs[i].target))
-        assert np.abs(restored.astype(int) - alone).max() <= 1
-        assert by_name[str(i)].experts == [list(experts) for experts in run.tile_experts]
 
 
 def test_a_private_photo_stays_private_and_keeps_its_date(tmp_path: Path, restore: Restore) -> None:

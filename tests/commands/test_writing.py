@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from moceir.evaluation.run import Measurement, write_results
+from moceir.evaluation.run import Evaluation, Measurement, write_results
 from moceir.model import MoCEIR, save_weights
 from tests.evaluation.trees import picture
 from tests.published_weights import TINY
@@ -56,7 +56,7 @@ import errno, json, os, resource, signal, sys
 import matplotlib, torch
 from click.testing import CliRunner
 from moceir.commands.main import main
-import moceir.commands.pipeline, moceir.evaluation.methods, moceir.evaluation.protocol
+import moceir.inference.batch, moceir.evaluation.methods, moceir.evaluation.protocol
 import moceir.figures.errors, moceir.figures.quality, moceir.figures.routes, moceir.web.report
 import moceir.data.degradations, moceir.inference.export, moceir.model, moceir.web.compare
 
@@ -125,7 +125,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Case, int, s
     about: dict[str, Any] = {name: 1 for name in ("protocol", "seed", "moceir", "torch", "lpips")}
     about |= {"model": "x", "device": "cpu", "precision": "float32", "parameters": 1}
     about["network"] = TINY.to_dict()
-    write_results([row], about, folder / "results", "page")
+    write_results(Evaluation([row], about), folder / "results")
     tried = cases(folder / "cases")
     for case in tried:
         case.folder.mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import moceir
 from moceir.data import streaks
 from moceir.data.degradations import (
     KINDS,
@@ -29,6 +31,7 @@ from moceir.data.degradations import (
     generator_for,
     parse,
 )
+from moceir.pictures.pixels import to_image, to_tensor
 
 EVERY = (*KINDS, "haze,rain,motion_blur,low_light,noise,jpeg")
 
@@ -445,3 +448,18 @@ def test_drawing_in_parts_changes_nothing(text: str, monkeypatch: pytest.MonkeyP
     whole = degrade(photo(), parse(text), seed=0)
     monkeypatch.setattr(streaks, "_MAX_POINTS", 5000)
     assert torch.equal(degrade(photo(), parse(text), seed=0), whole)
+
+
+def test_a_file_is_degraded_as_its_pixels_are(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", dpi=(300, 300))
+    notes = moceir.degrade_file(str(tmp_path / "a.png"), tmp_path / "b.png", "haze,noise", seed=3)
+    with Image.open(tmp_path / "b.png") as degraded:
+        expected = degrade(to_tensor(Image.fromarray(pixels))[None], parse("haze,noise"), 3)[0]
+        assert np.array_equal(np.asarray(degraded), np.asarray(to_image(expected)))
+        assert [round(value) for value in degraded.info["dpi"]] == [300, 300] and notes == []
+    with pytest.raises(FileExistsError, match=r"b\.png"):
+        moceir.degrade_file(tmp_path / "a.png", tmp_path / "b.png", parse("noise"))
+    with pytest.raises(ValueError, match="unknown degradation 'rian'"):
+        moceir.degrade_file(tmp_path / "a.png", tmp_path / "c.png", "rian")
+    assert not (tmp_path / "c.png").exists()

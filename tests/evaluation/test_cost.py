@@ -10,9 +10,12 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
+import moceir
 from moceir.commands.main import main
 from moceir.config import MoCEIRConfig, preset
+from moceir.errors import ConfigError
 from moceir.evaluation.cost import cost, extras
+from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
 from moceir.model.experts import ExpertBank
 from tests.evaluation.trees import picture
@@ -110,6 +113,21 @@ def test_counts_of_many_images_add_up() -> None:
     assert account.of_counts(counts) == sum(account.route(route) for route in routes)
 
 
+def test_what_a_network_costs(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 33, 50)
+    restorer = Restorer(MoCEIR(SMALL), device="cpu", threads=1)
+    found = moceir.measure_cost(restorer, 64, 48, pictures=[str(path)], runs=1)
+    assert found.parameters == sum(p.numel() for p in restorer.model.parameters())
+    assert found.macs == cost(SMALL, 48, 64) and found.extras == extras(SMALL, 48, 64)
+    assert found.seconds and found.seconds > 0 and found.threads == 1 and found.device == "cpu"
+    (one,) = found.pictures
+    assert (one.picture, one.width, one.height) == (str(path), 33, 50)
+    assert one.macs == cost(SMALL, 50, 33).route([[expert - 1] for expert in one.experts])
+    assert moceir.measure_cost(restorer, 8, 8, runs=0).seconds is None
+    with pytest.raises(ConfigError, match="size 0 x 8: give at least 1 x 1"):
+        moceir.measure_cost(restorer, 0, 8)
+
+
 def run(*words: object) -> Result:
     return CliRunner().invoke(main, ["cost", *(str(word) for word in words)])
 
@@ -130,7 +148,7 @@ def test_the_command(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--size", "224"], "--size 224: give width x height"),
-        (["--size", "0x5"], "--size 0x5"),
+        (["--size", "0x5"], "size 0 x 5: give at least 1 x 1 (--size)"),
         (["--preset", "moce"], "unknown preset"),
         (["--preset", "moce_ir", "-m", "compact"], "choose one"),
         (["none.png"], "none.png"),

@@ -13,12 +13,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import moceir
 from moceir.commands.main import main
 from moceir.config import MoCEIRConfig
+from moceir.errors import ConfigError
 from moceir.evaluation.methods import network
 from moceir.evaluation.paper import SETTINGS
 from moceir.evaluation.protocol import PROTOCOLS, benchmarks
-from moceir.evaluation.run import measure
+from moceir.evaluation.run import Measurement, measure
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR, save_weights
 from tests.evaluation.trees import picture, published
@@ -76,6 +78,36 @@ def test_restored_values_are_clamped_and_not_rounded(
             torch.testing.assert_close(restored, expected, rtol=0, atol=1e-6)
 
 
+def test_from_python(root: Path, tmp_path: Path) -> None:
+    """What is measured, reported and kept; and that results are not lost."""
+    restorer = Restorer(identity(), device="cpu")
+    seen: list[str] = []
+
+    def report(row: Measurement, degraded: torch.Tensor, restored: torch.Tensor) -> None:
+        assert torch.equal(degraded, restored)
+        seen.append(row.picture)
+
+    found = moceir.evaluate(
+        restorer,
+        moceir.benchmarks(["rain100l", "cbsd68-25"], str(root)),
+        "promptir",
+        pictures=tmp_path / "pictures",
+        report=report,
+    )
+    assert seen == [row.picture for row in found.rows] and len(seen) == 4
+    rain = found.summaries()["rain100l"]
+    assert rain["pictures"] == 2 and rain["psnr"] == rain["psnr_input"]
+    assert found.about["protocol"] == "promptir" and found.about["device"].startswith("cpu")
+    assert (tmp_path / "pictures/rain100l/1.png").is_file()
+    moceir.write_results(found, tmp_path / "out")
+    assert json.loads((tmp_path / "out/results.json").read_text())["benchmarks"]["rain100l"] == rain
+    with pytest.raises(FileExistsError, match=r"results\.json"):
+        moceir.write_results(found, tmp_path / "out")
+    moceir.write_results(found, tmp_path / "out", overwrite=True)
+    with pytest.raises(ConfigError, match="unknown protocol 'ours': choose published, promptir"):
+        moceir.evaluate(restorer, [], "ours")
+
+
 def test_the_command_writes_its_files(root: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     aio5 = ",".join(SETTINGS["aio5"].columns)
@@ -103,7 +135,8 @@ def test_the_command_writes_its_files(root: Path, weights: Path, tmp_path: Path)
     assert "http" not in page.replace("http-equiv", "")
     assert (out / "pictures/rain100l/1.png").is_file()
     again = run(*words)
-    assert again.exit_code == 1 and "results.json is already there" in again.output
+    assert again.exit_code == 1
+    assert "results.json: already there: choose another name, or add --overwrite" in again.output
     assert run(*words, "--overwrite").exit_code == 0
 
 

@@ -116,8 +116,9 @@ def test_names_of_benchmarks(root: Path) -> None:
     assert [b.task for b in found[:4]] == ["haze", "noise", "noise", "noise"]
     with pytest.raises(ConfigError, match=r"unknown benchmark 'bsd86'.*known: cbsd68"):
         benchmarks(["bsd86"], root)
-    with pytest.raises(ConfigError, match="--data"):
+    with pytest.raises(ConfigError, match="name the folder that holds the data sets") as raised:
         benchmarks(["sots"], None)
+    assert raised.value.argument == "data"
     with pytest.raises(ConfigError, match="twice: sots"):
         benchmarks(["sots", "sots"], root)
     with pytest.raises(ConfigError, match="sigma 0"):

@@ -13,9 +13,10 @@ from PIL import Image
 from moceir.commands.main import main
 from moceir.errors import ConfigError
 from moceir.evaluation.paper import SETTINGS
-from moceir.figures.errors import error_map
+from moceir.evaluation.routes import count_routes
+from moceir.figures.errors import error_map, examples
 from moceir.figures.quality import common_columns, quality_figure, read_result
-from moceir.figures.routes import collect, routes_figure, usage_figure
+from moceir.figures.routes import routes_figure, usage_figure
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR, save_weights
 from tests.evaluation.test_cost import SMALL
@@ -44,7 +45,7 @@ def is_picture(path: Path) -> bool:
 def test_routes_are_those_that_the_network_takes(weights: Path) -> None:
     restorer = Restorer(str(weights), device="cpu")
     images = torch.rand(5, 3, 32, 32)
-    counts = collect(restorer, iter(images))
+    counts = count_routes(restorer, iter(images))
     with torch.inference_mode():
         _, routing = restorer.model(images, return_routing=True)
     for block, experts in enumerate(routing.expert[..., 0]):
@@ -115,6 +116,7 @@ def test_error_maps(tmp_path: Path, weights: Path) -> None:
 def results(path: Path, **psnr: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
+        "model": "mine",
         "parameters": 5_000_000,
         "network": SMALL.to_dict(),
         "benchmarks": {name: {"psnr": value} for name, value in psnr.items()},
@@ -144,6 +146,38 @@ def test_quality_against_cost(tmp_path: Path) -> None:
         read_result(tmp_path / "bad.json")
 
 
+def test_examples_are_restored(tmp_path: Path, weights: Path) -> None:
+    bad, good = (picture(tmp_path / f"{name}.png") for name in ("bad", "good"))
+    restorer = Restorer(str(weights), device="cpu")
+    (example,) = examples([(bad, str(good))], restorer)
+    assert example.name == "bad" and example.degraded.shape == example.clean.shape
+    assert torch.equal(example.restored, restorer(example.degraded[None])[0])
+
+
+def test_classical_methods_are_lines(tmp_path: Path) -> None:
+    """They have neither parameters nor layers, and the network beside them is drawn as ever."""
+    peer = tmp_path / "bm3d/results.json"
+    peer.parent.mkdir()
+    content = {"model": "peer:bm3d", "benchmarks": {"sots": {"psnr": 25.0}}}
+    peer.write_text(json.dumps(content))
+    mine = results(tmp_path / "mine/results.json", sots=30.0, gopro=28.0)
+    figure = quality_figure([read_result(path) for path in (peer, mine)], "aio5")
+    for panel in figure.axes:
+        (line,) = (line for line in panel.lines if line.get_linestyle() == "--")
+        assert list(line.get_ydata()) == [25.0, 25.0]
+        assert {"bm3d", "mine"} <= {text.get_text() for text in panel.texts}
+    out = tmp_path / "quality.png"
+    assert run("figures", "quality", peer, mine, "-o", out).exit_code == 0 and is_picture(out)
+
+
+def test_tables_of_degraded_pictures_are_told_from_results(tmp_path: Path) -> None:
+    table = Path(__file__).parents[2] / "bench/results/peers_val.json"
+    result = run("figures", "quality", table, "-o", tmp_path / "a.png")
+    assert result.exit_code == 1
+    assert "peers_val.json: a table of moceir.evaluation.synthetic" in result.output
+    assert "moceir evaluate -m peer:NAME" in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -151,7 +185,7 @@ def test_quality_against_cost(tmp_path: Path) -> None:
         (["routes", "none", "-o", "a.gif"], "a.gif: the name must end in .png, .svg, .pdf"),
         (["routes", "none", "--kinds", "rian", "-o", "a.png"], "unknown degradation 'rian'"),
         (["routes", "none.png", "-o", "a.png"], "none.png"),
-        (["routes", "--benchmarks", "sots", "-o", "a.png"], "--data"),
+        (["routes", "--benchmarks", "sots", "-o", "a.png"], "the data sets (--data)"),
         (["routes", "--training", "a", "none", "-o", "a.png"], "experts.csv"),
         (["figures", "errors", "--pair", "a.png", "b.png", "-o", "c.png"], "a.png"),
         (["figures", "quality", "none.json", "-o", "c.png"], "none.json"),

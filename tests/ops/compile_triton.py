@@ -2,18 +2,17 @@
 
 ``python tests/ops/compile_triton.py 90`` compiles every kernel in each way that it can be launched,
 and ``... 90 all`` also what the networks launch. It prints Triton's version, then one JSON object
-for each kernel: the operator or network, the kernel, and its use of registers, stack and memory as
-cuobjdump has it.
+for each operator or network and each kernel that it launches: the kernel's use of registers, stack
+and memory as cuobjdump has it.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import triton.backends.nvidia
-from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from moce_kernels import triton_kernels
-from moce_kernels.absent_gpu import Launch, Target, absent_gpu
-from moce_kernels.ops._inputs import new_like
+from moce_kernels.absent_gpu import Launch, absent_gpu
 from moceir.config import PRESETS
 from moceir.training.precompile import network_work
-from tests.ops.spec import (
-    DTYPES,
-    Sample,
-    attention_sample,
-    channel_sample,
-    depthwise_sample,
-    experts_sample,
-    feedforward_sample,
-    gated_sample,
-    plan_sample,
-    pointwise_sample,
-    projected_sample,
-    transposed_sample,
-    window_sample,
-)
+from tests.ops.samples import SPECS
+from tests.ops.spec import DTYPES
+from tests.ops.test_all_ops import run
 
 CUOBJDUMP = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
 
@@ -60,91 +44,19 @@ def usage(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in words if name in ("REG", "STACK", "LOCAL")}
 
 
-def samples() -> Iterator[tuple[str, Sample]]:
-    """One of each way to be launched; shapes of whole vectors, as in the network."""
-    yield "routing_plan", plan_sample(32, 4, 1)
-    for kernel in (3, 7):
-        yield "depthwise_conv", depthwise_sample((1, 48, 32, 32), "channels_last", kernel)
-    yield "gated_depthwise_conv", gated_sample((1, 96, 32, 32), "channels_last")
-    for channels, outer in ((48, 254), (384, 2042)):  # all channels in one program; too many
-        shape = (1, channels, 32, 32)
-        yield "pointwise_conv", pointwise_sample(shape, "channels_last", outer, "norm", "bias")
-    yield "pointwise_conv", pointwise_sample((1, 128, 32, 32), "channels_last", 24, "norm")
-    yield "pointwise_conv", pointwise_sample((1, 85, 32, 32), "channels_last", 32, "residual")
-    yield "pointwise_conv", pointwise_sample((1, 64, 32, 32), "contiguous", 170, "norm")
-    shape = (1, 96, 32, 32)
-    yield "channel_attention", channel_sample(shape, "channels_last", 2, 96, "residual")
-    yield "channel_attention", channel_sample(shape, "channels_last", 3, 85, "cross", "bias")
-    yield "channel_attention", channel_sample((1, 384, 32, 32), "contiguous", 1, 384)
-    # What follows launches kernels of the operators above.
-    shape = (1, 32, 32, 32)
-    yield "gated_feedforward", feedforward_sample(shape, "channels_last", 64, "norm", "bias")
-    yield "projected_depthwise_conv", projected_sample(shape, "channels_last", 64, 7)
-    yield "transposed_attention", transposed_sample(shape, "channels_last", 1, 32, 32, "residual")
-    yield "fft_attention", attention_sample((1, 48, 32, 32), "channels_last", 8)
-    yield "fft_attention", attention_sample((1, 16, 32, 32), "channels_last", 8)
-    yield "window_fft_conv", window_sample((1, 48, 32, 32), "channels_last", 32)
-    ranks, windows = (8, 16, 32, 64), (4, 8, 16, 32)
-    layer = experts_sample((2, 64, 32, 32), "channels_last", ranks, windows, [[0], [3]])
-    yield "grouped_experts", layer
-
-
-def smallest() -> Iterator[tuple[str, Sample]]:
-    """Sizes of 1, which Triton turns into constants: code that takes them for tensors fails."""
-    yield "routing_plan", plan_sample(1, 1, 1)
-    yield "depthwise_conv", depthwise_sample((1, 1, 1, 1), "contiguous", 3)
-    yield "gated_depthwise_conv", gated_sample((1, 2, 1, 1), "contiguous")
-    yield "pointwise_conv", pointwise_sample((1, 1, 1, 1), "contiguous", 1, "norm", "residual")
-    yield "channel_attention", channel_sample((1, 1, 1, 1), "contiguous", 1, 1, "bias")
-    yield "fft_attention", attention_sample((1, 1, 1, 1), "contiguous", 4)
-    yield "window_fft_conv", window_sample((1, 1, 1, 1), "contiguous", 4)
-    yield "grouped_experts", experts_sample((1, 1, 1, 1), "contiguous", (1,), (4,), [[0]])
-
-
-def gradient_arguments(operator: str, raw: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What the backward implementation takes where the forward one took ``raw``; the output's
-    gradient need only have its shape and layout."""
-    first = raw[0]
-    if operator == "depthwise_conv":
-        return first, first, raw[1].shape[-1]
-    if operator == "gated_depthwise_conv":
-        return (new_like(first, first.shape[1] // 2), *raw)
-    if operator == "pointwise_conv":
-        x, weight, _, _, norm, eps = raw
-        return new_like(x, weight.shape[0]), x, weight, norm, eps, True, True
-    if operator == "channel_attention":
-        query, key_value, temperature, weight, _, _ = raw
-        heads, (outer, channels) = temperature.shape[0], weight.shape
-        gram = weight.new_empty((query.shape[0], heads, channels // heads, channels // heads))
-        squares = weight.new_empty((query.shape[0], 2, channels))
-        grad = new_like(query, outer)
-        return grad, query, key_value, gram, squares, temperature, weight
-    return first, *raw
-
-
-def implementations(operator: str) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
-    module = importlib.import_module(f"moce_kernels.triton_kernels.{operator}")
-    return module.forward, getattr(module, "backward", None)
-
-
-def run_samples(every_dtype: bool, launches_of: Callable[[str], None]) -> None:
-    """In float32 and bfloat16 or float16 by turns, or in every dtype."""
-    for number, (operator, sample) in enumerate(samples()):
-        launches_of(operator)
-        dtypes = DTYPES if every_dtype else (DTYPES[0], DTYPES[1 + number % 2])
-        for dtype in dtypes if operator != "routing_plan" else DTYPES[:1]:
-            run_sample(operator, sample, dtype)
-    for operator, sample in smallest():
-        launches_of(operator)
-        run_sample(operator, sample, torch.float32)
-
-
-def run_sample(operator: str, sample: Sample, dtype: torch.dtype) -> None:
-    forward, backward = implementations(operator)
-    raw = sample.raw(**sample.cast(dtype))
-    forward(*raw)
-    if backward is not None:
-        backward(*gradient_arguments(operator, raw))
+def run_samples(
+    every_dtype: bool, capability: int, launch: Launch, launches_of: Callable[[str], None]
+) -> None:
+    """Forward and backward, in float32 and bfloat16 or float16 by turns, or in every dtype; sizes
+    of 1 in float32."""
+    for spec in SPECS:
+        launches_of(spec.name)
+        for number, sample in enumerate(spec.launched()):
+            dtypes = DTYPES if every_dtype else (DTYPES[0], DTYPES[1 + number % 2])
+            one_pixel = next(iter(sample.tensors.values())).shape[-1] == 1
+            for dtype in DTYPES[:1] if one_pixel else dtypes:
+                with absent_gpu(capability, launch, library=False):
+                    run(sample, "triton", dtype)
 
 
 def run_networks(capability: int, launch: Launch, launches_of: Callable[[str], None]) -> None:
@@ -166,14 +78,12 @@ def run_networks(capability: int, launch: Launch, launches_of: Callable[[str], N
 def main(capability: int, everything: bool) -> None:
     torch.manual_seed(0)
     print(triton.__version__)
-    driver.set_active(Target(capability))
-    triton_kernels.load()
-    run, seen, launches_of = JITFunction.run, set(), ""
+    launch, seen, launches_of = JITFunction.run, set(), ""
 
     def compile_only(kernel: JITFunction, grid: Any, args: Any, kwargs: Any) -> None:
-        compiled = run(kernel, *args, grid=grid, warmup=True, **kwargs)
-        if compiled.hash not in seen:
-            seen.add(compiled.hash)
+        compiled = launch(kernel, *args, grid=grid, warmup=True, **kwargs)
+        if (launches_of, compiled.hash) not in seen:
+            seen.add((launches_of, compiled.hash))
             found = {"operator": launches_of, "kernel": kernel.__name__}
             print(json.dumps({**found, **usage(compiled.asm["cubin"])}), flush=True)
 
@@ -181,10 +91,7 @@ def main(capability: int, everything: bool) -> None:
         nonlocal launches_of
         launches_of = name
 
-    JITFunction.run = lambda self, *args, grid, warmup, **kwargs: compile_only(
-        self, grid, args, kwargs
-    )
-    run_samples(everything, now)
+    run_samples(everything, capability, compile_only, now)
     if everything:
         run_networks(capability, compile_only, now)
 

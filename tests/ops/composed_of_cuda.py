@@ -10,11 +10,11 @@ import importlib
 
 import torch
 
-from moce_kernels import composites, native
+from moce_kernels import native, registry
 from moce_kernels.ops import _library
 from moce_kernels.triton_kernels._parts import of_cuda_library
 from tests import other_libraries  # noqa: F401, it chooses the library
-from tests.ops.spec import SPECS
+from tests.ops.samples import SPECS
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     assert reason is None, reason
     parts = of_cuda_library(_library.raw("cpu"))
     for spec in SPECS:
-        if spec.name in composites.OPERATORS:
+        if spec.name in registry.composed():
             module = importlib.import_module(f"moce_kernels.triton_kernels.{spec.name}")
             for sample in spec.tiny():
                 ours = module.forward(*sample.raw(**folded(sample.tensors)), parts=parts)

@@ -8,11 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from moce_kernels import registry
 from moce_kernels.ops import _library
-from tests.ops.spec import CPU, DTYPES, SPECS, OpSpec, Sample, device_of, skip_unless_it_runs
+from tests.ops.samples import FILES, SPECS
+from tests.ops.spec import CPU, DTYPES, OpSpec, Sample, device_of, skip_unless_it_runs
 
 KERNELS = [pytest.param(s, k, id=f"{s.name}-{k}") for s in SPECS for k in s.kernels]
 EACH = [pytest.param(s, id=s.name) for s in SPECS]
+
+
+def test_every_operator_has_samples() -> None:
+    """And every file in tests/ops/samples is an operator's."""
+    assert set(registry.names()) == FILES
 
 
 def run(

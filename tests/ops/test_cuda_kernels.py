@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from moce_kernels import composites
-from moce_kernels.backends import KERNELS
+from moce_kernels import registry
 from tests.cuda_emulation.build import ROOT, build
 from tests.ops.spec import selection
-
-OPERATORS = KERNELS["cuda"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> None:
     """The same table of tests as for every kernel, on GPUs with more and less shared memory."""
-    operators = " or ".join(f"({selection(operator, 'cpu')})" for operator in OPERATORS)
+    operators = " or ".join(
+        f"({selection(operator, 'cpu')})" for operator in registry.names("cuda")
+    )
     run_tests(library, "tests/ops/test_all_ops.py", f"({operators}) and ({tests})", shared_memory)
 
 
@@ -65,7 +64,7 @@ def test_composed_operators(library: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split()) == sorted(composites.OPERATORS)
+    assert sorted(done.stdout.split()) == list(registry.composed())
 
 
 def run_tests(library: Path, file: str, selected: str, shared_memory: int) -> None:

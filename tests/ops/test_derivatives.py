@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from tests.ops.spec import CPU, SPECS, OpSpec, Sample, device_of, skip_unless_it_runs
+from moce_kernels import registry
+from tests.ops.samples import SPECS
+from tests.ops.spec import CPU, OpSpec, Sample, device_of, skip_unless_it_runs
 
 KERNELS = [pytest.param(s, k, id=f"{s.name}-{k}") for s in SPECS for k in s.kernels]
 EACH = [pytest.param(s, id=s.name) for s in SPECS]
-
-DIFFERENTIABLE_TWICE = ("depthwise_conv", "routing_plan")
 
 
 def first(sample: Sample, backend: str, leaves: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -36,7 +36,7 @@ def test_second_derivatives_are_right_or_refused(spec: OpSpec, kernel: str) -> N
     skip_unless_it_runs(kernel, spec.name, device_of(kernel))
     for wide in spec.tiny():
         sample, device = wide.rounded(torch.float32), device_of(kernel)
-        if spec.name in DIFFERENTIABLE_TWICE:
+        if registry.OPERATORS[spec.name].again:
             exact = second(sample, "reference", torch.float64)
             plain = second(sample, "reference", torch.float32)
             ours = second(sample, kernel, torch.float32, device)

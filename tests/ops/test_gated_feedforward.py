@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import gated_feedforward
+from tests.ops.samples import gated_feedforward as samples
 from tests.ops.spec import (
     activations,
     examples,
-    feedforward_sample,
     sizes,
     skip_unless_it_runs,
 )
@@ -48,7 +48,7 @@ def test_any_shape(
 ) -> None:
     skip_unless_it_runs(backend, "gated_feedforward")
     torch.manual_seed(channels * 100 + width)
-    sample = feedforward_sample((2, channels, height, width), layout, hidden, "norm", "bias")
+    sample = samples.sample((2, channels, height, width), layout, hidden, "norm", "bias")
     ours = sample.call(backend, **sample.tensors)
     exact = sample.call("reference", **sample.cast(torch.float64))
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)

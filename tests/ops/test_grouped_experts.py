@@ -18,11 +18,11 @@ from moce_kernels import (
     routing_plan,
 )
 from moce_kernels.reference.grouped_experts import every_expert
+from tests.ops.samples import grouped_experts as samples
 from tests.ops.spec import (
     activations,
     assert_close_to_float64,
     examples,
-    experts_sample,
     sizes,
     skip_unless_it_runs,
 )
@@ -87,7 +87,7 @@ def test_bands_of_a_large_picture() -> None:
     """What does not fit a cache is taken in bands of rows: the last is cut off, two experts add."""
     skip_unless_it_runs("cpu", "grouped_experts")
     torch.manual_seed(0)
-    sample = experts_sample((1, 24, 75, 800), "channels_last", (6, 24), (8, 32), [[1, 0]])
+    sample = samples.sample((1, 24, 75, 800), "channels_last", (6, 24), (8, 32), [[1, 0]])
     ours = sample.call("cpu", **sample.tensors)
     exact = sample.call("reference", **sample.cast(torch.float64))
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
@@ -216,6 +216,27 @@ def _weights(**changes: Any) -> dict[str, ExpertWeights]:
 def test_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"grouped_experts: .*{message}"):
         grouped_experts(**{**arguments(), **change})
+
+
+@pytest.mark.parametrize("role", ExpertWeights._fields)
+def test_the_library_has_the_same_roles(role: str) -> None:
+    """In the same order and of the same size: csrc/cpu/expert_weights.h."""
+    skip_unless_it_runs("cpu", "grouped_experts")
+    given = arguments()
+    plan, bank = given["plan"], given["weights"]
+    size = getattr(bank, role).numel()
+    wrong = bank._replace(**{role: torch.empty(0)})
+    message = rf"\b{role} must be contiguous float32 with {size} elements"
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.moce_kernels.grouped_experts(
+            given["x"],
+            given["shared"],
+            *(plan.expert, plan.gate, plan.order, plan.offsets),
+            list(wrong),
+            RANKS,
+            WINDOWS,
+            1e-5,
+        )
 
 
 def test_refuses_a_plan_that_is_none() -> None:

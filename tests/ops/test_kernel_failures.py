@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moce_kernels.absent_gpu import Target
+from moce_kernels import triton_kernels
+from moce_kernels.absent_gpu import Operators, Target, absent_gpu
 from moce_kernels.failures import BackendUnavailableError, KernelUnavailableError
 from moce_kernels.ops import _library
 
@@ -26,7 +27,8 @@ from triton.runtime import JITFunction, driver
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from moce_kernels.triton_kernels._common import launching
-from tests.ops.compile_triton import gradient_arguments, implementations, smallest
+from tests.ops.samples import SPECS
+from tests.ops.spec import OpSpec
 
 
 @triton.jit
@@ -56,7 +58,7 @@ class GPU(Target):
 
 
 @pytest.fixture(autouse=True)
-def absent_gpu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def refusing_gpu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(driver, "_active", GPU(90))
     yield
@@ -71,8 +73,12 @@ def raising(error: Exception) -> Callable[..., Any]:
 
 
 def failure(operator: str, function: Callable[..., Any], *arguments: Any) -> KernelUnavailableError:
+    return failure_of(lambda: launching(operator, function)(*arguments))
+
+
+def failure_of(call: Callable[[], Any]) -> KernelUnavailableError:
     with pytest.raises(BackendUnavailableError) as raised:
-        launching(operator, function)(*arguments)
+        call()
     error = raised.value
     assert isinstance(error, KernelUnavailableError)
     assert isinstance(error.__cause__, Exception)
@@ -104,25 +110,45 @@ def test_a_kernel_that_does_not_load() -> None:
     assert "no kernel image" in str(error.__cause__)
 
 
+class Launching(Operators):
+    """The implementations of the raw operators as they are registered."""
+
+    def __init__(self) -> None:
+        assert triton_kernels.load() is None
+        super().__init__()
+        found = self.implementations.items()
+        self.implementations = {key: launching(key[1], function) for key, function in found}
+
+
 @pytest.mark.parametrize(
     "error", [OutOfResources(300000, 232448, "shared memory"), PTXASError("ptxas died")], ids=repr
 )
-def test_every_operator_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(JITFunction, "run", raising(error))
-    named = set()
-    for operator, sample in smallest():
-        raw = sample.raw(**sample.tensors)
-        forward, backward = implementations(operator)
-        calls = [(operator, forward, raw)]
-        if backward is not None:
-            calls.append((f"{operator}_backward", backward, gradient_arguments(operator, raw)))
-        for name, function, arguments in calls:
-            message = str(failure(name, function, *arguments))
-            assert message.startswith(f"{operator}: Triton cannot compile or load ")
-            assert "one of its kernels" not in message  # it has a name
-            assert f'MOCE_KERNELS_BACKEND="{operator}=reference"' in message
-        named.add(operator)
-    assert len(named) == 8
+@pytest.mark.parametrize(
+    "spec", [pytest.param(s, id=s.name) for s in SPECS if "triton" in s.kernels]
+)
+def test_every_operator_is_named(spec: OpSpec, error: Exception) -> None:
+    """Forward and backward, whichever operator's kernel it is that fails."""
+    fails = True
+
+    def launch(*_: Any) -> None:
+        if fails:
+            raise error
+
+    def check(call: Callable[[], Any]) -> None:
+        message = str(failure_of(call))
+        assert message.startswith(f"{spec.name}: Triton cannot compile or load ")
+        assert "one of its kernels" not in message  # it has a name
+        assert f'MOCE_KERNELS_BACKEND="{spec.name}=reference"' in message
+
+    with absent_gpu(90, launch, library=False, operators=Launching()):
+        sample = next(spec.tiny())
+        leaves = {name: t.requires_grad_() for name, t in sample.tensors.items()}
+        check(lambda: sample.call("triton", **leaves))
+        fails = False
+        out = sample.call("triton", **leaves)
+        fails = True
+        if spec.name != "routing_plan":  # whose gradient is PyTorch's
+            check(lambda: torch.autograd.grad(out.sum(), list(leaves.values())))
 
 
 @pytest.mark.parametrize(

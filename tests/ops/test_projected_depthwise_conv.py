@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import projected_depthwise_conv
-from tests.ops.spec import examples, projected_sample, sizes, skip_unless_it_runs
+from tests.ops.samples import projected_depthwise_conv as samples
+from tests.ops.spec import examples, sizes, skip_unless_it_runs
 
 
 def inputs(**changes: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def test_any_shape(
     skip_unless_it_runs(backend, "projected_depthwise_conv")
     torch.manual_seed(channels * 100 + width)
     shape = (2, channels, height, width)
-    sample = projected_sample(shape, layout, outer, kernel, "norm", "bias")
+    sample = samples.sample(shape, layout, outer, kernel, "norm", "bias")
     ours = sample.call(backend, **sample.tensors)
     exact = sample.call("reference", **sample.cast(torch.float64))
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moce_kernels import transposed_attention
+from tests.ops.samples import transposed_attention as samples
 from tests.ops.spec import (
     activations,
     assert_close_to_float64,
     examples,
     sizes,
     skip_unless_it_runs,
-    transposed_sample,
 )
 
 
@@ -88,7 +88,7 @@ def test_any_shape(
     torch.manual_seed(heads * 1000 + width)
     shape = (2, heads * c, height, width)
     parts = ("bias", "norm") if norm else ("bias",)
-    sample = transposed_sample(shape, layout, heads, inner, outer, *parts)
+    sample = samples.sample(shape, layout, heads, inner, outer, *parts)
     (grad,) = activations(1, (2, outer, height, width), grad_layout)
     names = list(sample.tensors)
     assert_close_to_float64(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moce_kernels import triton_kernels
+from moce_kernels import registry
 from tests import oldest
 from tests.ops.spec import selection
 
@@ -41,13 +41,14 @@ def python(*arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+OPERATORS = registry.names("triton")
 # What launches the kernels of other operators and has none of its own.
-COMPOSED = ("gated_feedforward", "projected_depthwise_conv", "transposed_attention")
+COMPOSED = [o for o in registry.composed() if registry.OPERATORS[o].gradient_calls]
 
 
 @pytest.mark.parametrize(
     "operator",
-    [pytest.param(o, marks=SLOW if o in COMPOSED else ()) for o in triton_kernels.OPERATORS],
+    [pytest.param(o, marks=SLOW if o in COMPOSED else ()) for o in OPERATORS],
 )
 @pytest.mark.parametrize(
     "test",
@@ -72,7 +73,7 @@ def test_interpreted(test: str, operator: str) -> None:
 
 def test_properties_interpreted() -> None:
     """Drawn shapes, strides and numbers; an operator each, all in one process."""
-    files = [f"tests/ops/test_{operator}.py" for operator in triton_kernels.OPERATORS]
+    files = [f"tests/ops/test_{operator}.py" for operator in OPERATORS]
     arguments = ("-m", "pytest", "-q", *files, "-k", "test_any and triton")
     tests = python(*arguments, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     assert f"{len(files)} passed" in tests and "skipped" not in tests, tests
@@ -124,7 +125,7 @@ def test_compiles_without_spills(version: str, which: str, capability: int) -> N
         found, *lines = python(*script).splitlines()
         assert found == importlib.metadata.version("triton")
     kernels = [json.loads(line) for line in lines]
-    assert {k["operator"] for k in kernels} >= set(triton_kernels.OPERATORS)
+    assert {k["operator"] for k in kernels} >= set(OPERATORS)
     spilling = [k for k in kernels if k["STACK"] > SPILLED_BYTES.get(k["kernel"], 0) or k["LOCAL"]]
     assert not spilling
 
@@ -149,11 +150,11 @@ def test_float32_products_are_as_pytorch_is_told(
 
 
 PARTS = """
+import importlib
 import torch
-from moce_kernels import composites
-from moce_kernels.triton_kernels import _parts, gated_feedforward, grouped_experts
-from moce_kernels.triton_kernels import projected_depthwise_conv, transposed_attention
-from tests.ops.spec import SPECS
+from moce_kernels import registry
+from moce_kernels.triton_kernels import _parts
+from tests.ops.samples import SPECS
 
 def noting(name, part):
     def call(*arguments):
@@ -163,9 +164,9 @@ def noting(name, part):
 
 parts = _parts.Parts(*map(noting, _parts.Parts._fields, _parts.TRITON))
 for spec in SPECS:
-    if spec.name in composites.OPERATORS:
+    if spec.name in registry.composed():
         taken = set()
-        forward = globals()[spec.name].forward
+        forward = importlib.import_module(f"moce_kernels.triton_kernels.{spec.name}").forward
         raw = (sample := next(spec.tiny())).raw(**sample.tensors)
         theirs, ours = forward(*raw), forward(*raw, parts=parts)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

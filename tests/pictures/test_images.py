@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from moceir.data.crops import CleanPatches
 from moceir.errors import PictureError
 from moceir.pictures import codec
 from moceir.pictures.codec import Picture
@@ -122,44 +121,3 @@ def test_saving_refuses_what_no_format_holds(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"a\.jpg.*RGBA"):
         save_image(Image.new("RGBA", (2, 2)), tmp_path / "a.jpg")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_patches_are_a_function_of_seed_and_number(tmp_path: Path) -> None:
-    for i in range(3):
-        picture(tmp_path / f"{i}.png", seed=i)
-    patches = CleanPatches(tmp_path, crop=16, seed=1)
-    uncached = CleanPatches(tmp_path, crop=16, seed=1, cache_mb=0)
-    other = CleanPatches(tmp_path, crop=16, seed=2)
-    forwards = [patches[i] for i in range(8)]
-    backwards = [uncached[i] for i in reversed(range(8))][::-1]
-    for a, b in zip(forwards, backwards, strict=True):
-        assert a.shape == (3, 16, 16) and a.dtype == torch.uint8
-        assert torch.equal(a, b)
-    assert any(not torch.equal(a, other[i]) for i, a in enumerate(forwards))
-    assert not torch.equal(patches[0], patches[10**12])
-
-
-def test_patches_are_cut_turned_and_flipped(tmp_path: Path) -> None:
-    """All eight orientations of a picture as small as the crop occur, and nothing else."""
-    path = picture(tmp_path / "a.png", 4, 4)
-    pixels = rgb_pixels(path).transpose(2, 0, 1)
-    ways = {
-        np.ascontiguousarray(np.rot90(p, turns, axes=(1, 2))).tobytes()
-        for p in (pixels, pixels[:, :, ::-1])
-        for turns in range(4)
-    }
-    patches = CleanPatches(tmp_path, crop=4, seed=0)
-    seen = {patches[i].numpy().tobytes() for i in range(100)}
-    assert len(ways) == 8
-    assert seen == ways
-
-
-def test_small_pictures_are_reflected(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", 5, 3)
-    assert CleanPatches(tmp_path, crop=16, seed=0)[0].shape == (3, 16, 16)
-
-
-def test_an_unreadable_training_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"text")
-    with pytest.raises(PictureError, match=r"bad\.png"):
-        CleanPatches(tmp_path, crop=16, seed=0)[0]

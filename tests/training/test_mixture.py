@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from moceir.data.crops import CleanPatches
 from moceir.data.datasets import Pair
-from moceir.data.patches import MixturePatches, Source
+from moceir.data.patches import FilePatches
+from moceir.data.samples import CleanPictures, Mixture, Source
 from moceir.errors import ConfigError, PictureError
+from moceir.pictures.images import find_pictures
 from moceir.training.config import DataConfig, OptimizerConfig, SetConfig, Share, TrainingConfig
-from moceir.training.data import BatchStream, sources_of
+from moceir.training.data import BatchStream, RestorationData, sources_of
 from moceir.training.module import RestorationModule
 from moceir.training.optimizer import published_lr_factor
 from moceir.training.options import build, read_yaml
@@ -122,56 +122,68 @@ def test_the_schedule_goes_by_epochs(tmp_path: Path, root: Path) -> None:
 @pytest.mark.parametrize("mixture", [True, False])
 def test_however_a_step_is_divided_its_patches_are_the_same(root: Path, mixture: bool) -> None:
     pairs = (Pair(root / "deraining/Rain100L/gt/1.png", root / "deraining/Rain100L/rainy/1.png"),)
-    patches = (
-        MixturePatches([Source(pairs, "rain", repeat=7)], 16, seed=0)
-        if mixture
-        else CleanPatches(root / "denoising/cBSD68", 16, seed=0)
-    )
-    whole = iter(BatchStream(patches, 5, Share(8)))
-    parts = [iter(BatchStream(patches, 5, Share(2, rank, 2, 2))) for rank in range(2)]
-    for _ in range(2):
-        batches = sorted(
-            (next(part) for part in parts for _ in range(2)), key=lambda batch: batch["offset"]
-        )
+    samples = Mixture([Source(pairs, "rain", repeat=7)]) if mixture else clean(root)
+    source = FilePatches(samples, 16, seed=0)
+    whole = iter(BatchStream(source, 5, Share(8)))
+    parts = [iter(BatchStream(source, 5, Share(2, rank, 2, 2))) for rank in range(2)]
+    device = torch.device("cpu")
+    for step in (5, 6):
+        reads = sorted((next(part) for part in parts for _ in range(2)), key=lambda r: r.numbers)
         expected = next(whole)
-        assert [batch["offset"] for batch in batches] == [0, 2, 4, 6]
-        joined = torch.cat([batch["clean"] for batch in batches])
-        assert torch.equal(joined, expected["clean"])
+        assert expected.numbers == [*range(8 * step, 8 * step + 8)]
+        assert [read.numbers[0] for read in reads] == expected.numbers[::2]
+        batches = [source.batch(read, device) for read in reads]
+        found = source.batch(expected, device)
+        for part, of_whole in zip(zip(*batches, strict=True), found, strict=True):
+            if isinstance(of_whole, torch.Tensor):
+                assert torch.equal(torch.cat(part), of_whole)
+            else:
+                assert [label for labels in part for label in labels] == of_whole
+
+
+def clean(root: Path) -> CleanPictures:
+    return CleanPictures(tuple(find_pictures(root / "denoising/cBSD68")), ("noise", "haze"))
 
 
 def test_workers_do_not_change_the_order(root: Path) -> None:
-    patches = CleanPatches(root / "denoising/cBSD68", 16, seed=0)
-    loader = iter(DataLoader(BatchStream(patches, 0, Share(2)), batch_size=None, num_workers=2))
-    alone = iter(BatchStream(patches, 0, Share(2)))
-    for _ in range(4):
-        assert torch.equal(next(loader)["clean"], next(alone)["clean"])
-
-
-def test_pairs_are_shown_as_they_are_and_clean_patches_degraded(root: Path) -> None:
-    config = TrainingConfig(
-        preset="compact",
-        data=DataConfig(
-            root=root,
-            mixture=[SetConfig("wed", degradation="noise:sigma=25"), SetConfig("raintrainl")],
-            crop=16,
-            batch_size=4,
-        ),
+    train = root / "denoising/cBSD68"
+    alone, workers = (
+        RestorationData(
+            TrainingConfig(
+                preset="compact",
+                data=DataConfig(train=train, crop=16, batch_size=2, cache_mb=0, workers=workers),
+            )
+        ).batches()
+        for workers in (0, 2)
     )
-    sources = sources_of(config.data)
-    module = RestorationModule(config, sources)
+    for _ in range(4):
+        ahead, now = next(workers), next(alone)
+        assert ahead.numbers == now.numbers and np.array_equal(ahead.clean, now.clean)
+
+
+def test_where_pictures_are_kept_makes_no_difference(root: Path) -> None:
+    """On the device, or, where they do not fit, read from their files."""
+    found = []
+    for cache_mb in (2000, 0):
+        train = root / "denoising/cBSD68"
+        config = DataConfig(train=train, crop=16, batch_size=4, cache_mb=cache_mb)
+        data = RestorationData(TrainingConfig(preset="compact", seed=3, data=config))
+        read = next(data.batches(start=7))
+        assert (read.clean is None) == (cache_mb > 0)
+        found.append(data.source.batch(read, torch.device("cpu")))
+    assert torch.equal(found[0].clean, found[1].clean)
+    assert torch.equal(found[0].degraded, found[1].degraded)
+    assert found[0].labels == found[1].labels
+
+
+def test_a_run_counts_by_the_labels_of_its_sets(root: Path) -> None:
+    mixture = [SetConfig("wed", degradation="noise:sigma=25"), SetConfig("raintrainl")]
+    config = TrainingConfig(
+        preset="compact", data=DataConfig(root=root, mixture=mixture, crop=16, batch_size=4)
+    )
+    data = RestorationData(config)
+    module = RestorationModule(config, data.source.samples.labels)
     assert module.labels == ["noise", "rain"]
-    batch = next(iter(BatchStream(MixturePatches(sources, 16, seed=0), 0, Share(4))))
-    clean, degraded, labels = module.prepare(batch, step=0)
-    assert labels == batch["source"] and set(labels) == {0, 1}
-    for i, label in enumerate(labels):
-        if label == 1:
-            assert torch.equal(degraded[i] * 255, batch["degraded"][i].float() / 255 * 255)
-        else:
-            assert (degraded[i] - clean[i]).std() * 255 == pytest.approx(25, rel=0.3)
-    # The second half alone gets the noise that it has in the whole.
-    half = {name: value[2:] for name, value in batch.items() if name != "offset"}
-    _, again, _ = module.prepare({**half, "offset": 2}, step=0)  # type: ignore[typeddict-item]
-    assert torch.equal(again, degraded[2:])
 
 
 SCRIPT = "import sys\nfrom moceir.training.run import main\nmain(sys.argv[1:])\n"

@@ -1,4 +1,4 @@
-"""Schedule, loss, configuration and the randomness of a step."""
+"""Schedule, loss and configuration."""
 
 from __future__ import annotations
 
@@ -12,16 +12,9 @@ from moceir.data.degradations import KINDS
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
 from moceir.training.loss import KindMeans, restoration_loss
-from moceir.training.module import RestorationModule, psnr
+from moceir.training.module import psnr
 from moceir.training.optimizer import lr_factor
 from moceir.training.options import build, read_yaml
-
-TINY = {
-    "dim": 16,
-    "num_blocks": [1, 1, 1, 1],
-    "num_dec_blocks": [1, 1, 1],
-    "num_refinement_blocks": 1,
-}
 
 
 def test_schedule_warms_up_and_ends_at_zero() -> None:
@@ -100,35 +93,6 @@ def test_psnr() -> None:
     torch.testing.assert_close(psnr(restored, clean), torch.tensor([20.0, 40.0]))
     # What lies outside [0, 1] counts as it would be shown.
     assert psnr(torch.full((1, 3, 4, 4), 1.7), torch.ones(1, 3, 4, 4)).item() == pytest.approx(100)
-
-
-def test_a_step_degrades_as_its_number_says() -> None:
-    config = TrainingConfig(preset="compact", model=TINY, data=DataConfig(batch_size=4))
-    module = RestorationModule(config)
-    clean = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    first, labels = module.degrade(clean, step=3)
-    assert torch.equal(first, module.degrade(clean, step=3)[0])
-    assert not torch.equal(first, module.degrade(clean, step=4)[0])
-    assert len(labels) == 4 and all(0 <= label < len(module.labels) for label in labels)
-    # 8-bit levels, as in a file.
-    torch.testing.assert_close(first * 255, (first * 255).round(), rtol=0, atol=1e-3)
-    # Image i of step s is the same whatever the batch it is computed in.
-    alone, _ = module.degrade(clean[:1], step=3)
-    assert torch.equal(alone[0], first[0])
-    rest, of_rest = module.degrade(clean[2:], step=3, offset=2)
-    assert torch.equal(rest, first[2:]) and of_rest == labels[2:]
-
-
-def test_kinds_are_taken_in_turn() -> None:
-    """Every round of as many patches as there are kinds has each once, in an order of its own."""
-    kinds = ["noise", "haze", "jpeg", "jpeg"]
-    data = DataConfig(batch_size=3, kinds=kinds, max_mixture=1)
-    module = RestorationModule(TrainingConfig(preset="compact", model=TINY, data=data))
-    clean = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    drawn = [label for step in range(8) for label in module.degrade(clean, step)[1]]
-    rounds = [drawn[i : i + 4] for i in range(0, 24, 4)]
-    assert all(sorted(one) == [0, 1, 2, 2] for one in rounds)
-    assert len({tuple(one) for one in rounds}) > 1
 
 
 @pytest.mark.parametrize(

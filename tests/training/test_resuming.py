@@ -6,21 +6,20 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 from moceir.data.check import check_pictures
-from moceir.data.crops import CleanPatches
 from moceir.data.datasets import Pair
+from moceir.data.patches import FilePatches, Read
 from moceir.errors import CheckpointError, ConfigError, PictureError
-from moceir.training import data as training_data
 from moceir.training.config import TrainingConfig, plain
-from moceir.training.data import BatchStream, RestorationData
+from moceir.training.data import RestorationData
 from moceir.training.options import parse
 from moceir.training.record import changes
 from moceir.training.run import main
@@ -237,35 +236,30 @@ def data_of(pictures: Path, *more: str) -> RestorationData:
 def test_a_picture_that_breaks_later_is_one_line(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(self: CleanPatches, index: int) -> Tensor:
-        raise PictureError(f"picture of patch {index}: broken")
+    def breaks(self: FilePatches, numbers: Sequence[int]) -> Read:
+        raise PictureError(f"picture of patch {numbers[0]}: broken")
 
-    monkeypatch.setattr(CleanPatches, "__getitem__", breaks)
+    monkeypatch.setattr(FilePatches, "read", breaks)
     with pytest.raises(PictureError) as error:
         next(data_of(pictures).batches())
     assert str(error.value) == "picture of patch 0: broken"
 
 
 def test_a_worker_that_dies_is_one_line(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(self: BatchStream, step: int, offset: int) -> None:
+    def dies(self: FilePatches, numbers: Sequence[int]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(BatchStream, "_batch", dies)
+    monkeypatch.setattr(FilePatches, "read", dies)
     with pytest.raises(ConfigError, match=r"has ended \(DataLoader.*data\.workers, 0 for none"):
         next(data_of(pictures).batches())
 
 
-def test_workers_hand_batches_over_without_shared_memory(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_hand_batches_over_without_shared_memory(pictures: Path) -> None:
     """A container has 64 MB of it, and a run whose worker finds none left waits for ever."""
     expected = next(data_of(pictures, "--data.workers", "0").batches())
-    data = data_of(pictures)
-    monkeypatch.setattr(training_data, "_as_tensors", lambda batch: batch)
-    batch = next(data.batches())
-    assert {type(value) for value in batch.values()} == {np.ndarray, int}
-    assert np.array_equal(batch["clean"], expected["clean"])
-    assert isinstance(expected["clean"], Tensor)
+    read = next(data_of(pictures).batches())
+    assert isinstance(read.clean, np.ndarray)
+    assert np.array_equal(read.clean, expected.clean)
 
 
 def test_no_room_for_semaphores_is_named(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,12 +184,12 @@ def test_a_run_starts_from_weights(tmp_path: Path, pictures: Path, finished: Pat
         main(arguments(tmp_path / "other", pictures, *words, "--model.dim", "24"))
 
 
-def test_a_run_starts_from_weights_without_expert_path(
-    tmp_path: Path, pictures: Path, finished: Path
-) -> None:
+def test_a_run_starts_from_weights_without_expert_path(tmp_path: Path, pictures: Path) -> None:
     """It begins with their tensors and no change on the new path, whose projections learn."""
-    words = ["--weights", str(finished / "model.safetensors"), "--model.expert_path", "true"]
-    before = load_weights(finished / "model.safetensors")
+    without = ["--steps", "2", "--model.expert_path", "false"]
+    start = main(arguments(tmp_path / "without", pictures, *without))
+    before = load_weights(start)
+    words = ["--weights", str(start), "--model.expert_path", "true"]
     for rate, same in (("0", True), ("1e-3", False)):
         run = tmp_path / rate
         more = [*words, "--steps", "2", "--optimizer.lr", rate]
@@ -221,7 +221,7 @@ def test_what_the_starting_weights_teach_does_not_change(
 def test_each_label_has_its_own_teacher(pictures: Path) -> None:
     config = parse(arguments(Path("run"), pictures, "--data.max_mixture", "1"))
     teachers = [MoCEIR(config.network()) for _ in range(2)]
-    module = RestorationModule(config, (), {"noise": teachers[0], "jpeg": teachers[1]})
+    module = RestorationModule(config, None, {"noise": teachers[0], "jpeg": teachers[1]})
     clean, degraded = torch.rand(2, 4, 3, 16, 16)
     labels = [module.labels.index(label) for label in ("jpeg", "rain", "noise", "jpeg")]
     taught = module.targets(clean, degraded, labels)

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from moceir.data.patches import PatchSource
 from moceir.errors import ConfigError
 from moceir.training.config import DataConfig, DistillConfig, OptimizerConfig, TrainingConfig
-from moceir.training.data import RestorationData
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
 from moceir.training.run import train
@@ -254,8 +254,7 @@ def test_values_are_read_every_twentieth_step(
         call(self, number, parts)
 
     # Crops and degradations are planned on the host; tests/data has that nothing waits for them.
-    for owner, name in ((RestorationData, "cut"), (RestorationModule, "prepare")):
-        monkeypatch.setattr(owner, name, uncounted(getattr(owner, name)))
+    monkeypatch.setattr(PatchSource, "batch", uncounted(PatchSource.batch))
     monkeypatch.setattr(TrainingStep, "__call__", step)
     for name in ("tolist", "numpy", "cpu"):  # which are no operations, or none on a CPU
         monkeypatch.setattr(Tensor, name, reads.counted(getattr(Tensor, name)))
@@ -276,7 +275,7 @@ def test_a_step_that_cannot_be_captured_says_what_to_do() -> None:
     step = training_step(Refusing(), False, "complexity")
     for number in range(WARM_UP):
         step(number, [batch(number)])
-    with pytest.raises(ConfigError, match=r"not permitted .*--cuda_graph false"):
+    with pytest.raises(ConfigError, match=r"not permitted .*cuda_graph: false"):
         step(WARM_UP, [batch(WARM_UP)])
 
 

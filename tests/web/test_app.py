@@ -305,7 +305,7 @@ def test_a_busy_port_is_named(url: str) -> None:
     result = CliRunner().invoke(main, ["app", "--port", str(port)])
     assert result.exit_code == 1
     assert result.output == (
-        f"Error: port {port} is in use by another program: choose another with --port\n"
+        f"Error: port {port} is in use by another program: choose another (--port)\n"
     )
 
 

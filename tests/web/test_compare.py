@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import moceir
 from moceir.commands.main import main
+from moceir.errors import ConfigError
 from tests.browser import SAMPLE, SCREENSHOTS, browse, screenshot, use_slider
 
 
@@ -179,6 +181,19 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     assert target.read_text() == "precious"
     assert run(good, good, "-o", target, "--overwrite").exit_code == 0
     assert "<!doctype html>" in target.read_text()
+
+
+def test_from_python(tmp_path: Path) -> None:
+    good, target = picture(tmp_path / "good.png"), tmp_path / "new" / "c.html"
+    moceir.write_comparison(str(good), good, str(target))
+    first = target.read_text()
+    assert "<!doctype html>" in first
+    with pytest.raises(FileExistsError, match=r"c\.html"):
+        moceir.write_comparison(good, good, target)
+    moceir.write_comparison(good, good, target, overwrite=True)
+    assert target.read_text() == first
+    with pytest.raises(ConfigError, match=r"c\.png: name it \.html"):
+        moceir.write_comparison(good, good, tmp_path / "c.png")
 
 
 def test_in_a_browser(tmp_path: Path) -> None:

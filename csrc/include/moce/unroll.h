@@ -14,7 +14,6 @@
 #define MOCE_INLINE __attribute__((always_inline)) inline
 #define MOCE_INLINE_LAMBDA __attribute__((always_inline))
 #endif
-#define MOCE_NOINLINE __attribute__((noinline))
 
 namespace moce {
 inline namespace MOCE_ISA {

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "moce/fft.h"
-#include "moce/simd.h"
+#include "simd.h"
 
 namespace moce {
 inline namespace MOCE_ISA {

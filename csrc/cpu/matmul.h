@@ -1,11 +1,11 @@
-// Matrix products and depthwise convolutions on float buffers whose channels are adjacent.
+// Matrix products on float buffers whose channels are adjacent.
 //
 // A buffer of pixels: channel c of pixel p lies at data + p * pixel + c. Output channels come in
 // whole vectors of W; where there are fewer, weights are zero. All products keep a tile of pixels x
 // vectors in registers and run over the inner dimension.
 #pragma once
 
-#include "moce/simd.h"
+#include "simd.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
@@ -89,12 +89,6 @@ MOCE_NOINLINE void multiply_pixels(const float* in, int64_t in_pixel, int64_t in
   });
 }
 
-// Channels up to whole vectors.
-template <int W>
-MOCE_INLINE int64_t whole(int64_t channels) {
-  return (channels + W - 1) / W * W;
-}
-
 // to[k * to_row + i] = from[i * from_row + k] for k < columns and i < rows, zero for i up to W.
 template <int W>
 MOCE_NOINLINE void transpose_rows(const float* from, int64_t from_row, int rows, int64_t columns,
@@ -173,81 +167,6 @@ MOCE_NOINLINE void add_outer(const float* a, int64_t a_pixel, int64_t rows, cons
           a + i, a_pixel, b + n * W, b_pixel, count, sum + i * channels + n * W, channels);
     });
   });
-}
-
-// Depthwise K x K convolution of a row of pixels. `in` is the upper left corner of the first
-// pixel's neighbourhood in a plane with a margin, `row` apart; weight (K * K, channels). Writes
-// whole groups of kDepthwisePixels: `in` and `out` have room for them.
-constexpr int kDepthwisePixels = 8;
-
-template <int W, int K>
-MOCE_NOINLINE void depthwise_row(const float* in, int64_t row, const float* weight,
-                                 const float* bias, int64_t channels, float* out, int count) {
-  for (int p = 0; p < count; p += kDepthwisePixels)
-    for (int64_t c = 0; c < channels; c += W) {
-      Vec<W> sum[kDepthwisePixels];
-      for (int i = 0; i < kDepthwisePixels; i++) sum[i] = bias ? load<W>(bias + c) : Vec<W>{};
-      for (int y = 0; y < K; y++) {
-        const float* q = in + y * row + p * channels + c;
-        const float* w = weight + y * K * channels + c;
-        for (int x = 0; x < K; x++) {
-          const Vec<W> tap = load<W>(w + x * channels);
-          for (int i = 0; i < kDepthwisePixels; i++)
-            sum[i] += load<W>(q + (i + x) * channels) * tap;
-        }
-      }
-      for (int i = 0; i < kDepthwisePixels; i++)
-        store<W>(out + (p + i) * channels + c, sum[i]);
-    }
-}
-
-// The gradients of its weight and bias, added up: d is the row's output gradient.
-template <int W, int K>
-MOCE_NOINLINE void depthwise_row_gradient(const float* d, const float* in, int64_t row,
-                                          int64_t channels, int count, float* weight,
-                                          float* bias) {
-  for (int64_t c = 0; c < channels; c += W) {
-    Vec<W> total = load<W>(bias + c);
-    for (int p = 0; p < count; p++) total += load<W>(d + p * channels + c);
-    store<W>(bias + c, total);
-    for (int y = 0; y < K; y++) {
-      Vec<W> sum[K];
-      float* w = weight + y * K * channels + c;
-      for (int x = 0; x < K; x++) sum[x] = load<W>(w + x * channels);
-      const float* q = in + y * row + c;
-      for (int p = 0; p < count; p++) {
-        const Vec<W> g = load<W>(d + p * channels + c);
-        for (int x = 0; x < K; x++) sum[x] += g * load<W>(q + (p + x) * channels);
-      }
-      for (int x = 0; x < K; x++) store<W>(w + x * channels, sum[x]);
-    }
-  }
-}
-
-// exp(x) to 2 ulp for |x| <= 87; beyond, as at the ends.
-template <int W>
-MOCE_INLINE Vec<W> exp(Vec<W> x) {
-  const Vec<W> limit = splat<W>(87.f);
-  x = select<W>(bit_cast<VecU32<W>>(x > limit), limit, x);
-  x = select<W>(bit_cast<VecU32<W>>(x < -limit), -limit, x);
-  // Adding 3 * 2^22 leaves the nearest integer n to x / ln 2 in the low bits.
-  const Vec<W> shifted = x * 1.44269504088896341f + 12582912.f;
-  const Vec<W> n = shifted - 12582912.f;
-  const Vec<W> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec<W> p = splat<W>(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.f;
-  const VecU32<W> power = (bit_cast<VecU32<W>>(shifted) << 23) + 0x3f800000u;
-  return p * bit_cast<Vec<W>>(power);
-}
-
-template <int W>
-MOCE_INLINE Vec<W> sigmoid(Vec<W> x) {
-  return 1.f / (1.f + exp<W>(-x));
 }
 
 }  // namespace MOCE_ISA

@@ -15,6 +15,8 @@
 #include <immintrin.h>
 #endif
 
+#define MOCE_NOINLINE __attribute__((noinline))
+
 #ifndef MOCE_LANES
 #define MOCE_LANES 4
 #endif
@@ -56,6 +58,12 @@ struct BFloat16 {
 struct Half {
   uint16_t bits;
 };
+
+// Channels up to whole vectors.
+template <int W>
+MOCE_INLINE int64_t whole(int64_t channels) {
+  return (channels + W - 1) / W * W;
+}
 
 // f(T()) for the element type T.
 template <class F>

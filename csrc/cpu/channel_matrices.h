@@ -1,0 +1,207 @@
+// Attention over channels between its passes over the pixels: what the sums q k^T and the squared
+// lengths make of the heads' matrices, and the gradients of these. Small beside the passes, hence in
+// float64.
+#pragma once
+
+#include "channel_attention_kernel.h"
+#include "matmul.h"
+
+#if defined(__x86_64__) && defined(__GLIBC__)
+// Not that of glibc 2.29, which differs in how it sets errno: wheels are for glibc 2.28.
+__asm__(".symver exp, exp@GLIBC_2.2.5");
+#endif
+
+namespace moce {
+inline namespace MOCE_ISA {
+
+constexpr float kSmallest = 1e-12f;  // length that a row is taken to have at least
+
+template <int W>
+struct ChannelMatrices {
+  const ChannelAttention& a;
+  const int64_t C, c, cp, hp;  // channels; of a head; up to whole vectors; of all heads so
+  const int64_t Cp, Np;
+
+  explicit ChannelMatrices(const ChannelAttention& a)
+      : a(a),
+        C(a.C),
+        c(a.C / a.heads),
+        cp(whole<W>(c)),
+        hp(a.heads * cp),
+        Cp(whole<W>(a.C)),
+        Np(whole<W>(a.outer)) {}
+
+  int64_t weight_size() const { return C * Np; }
+  int64_t gram_size() const { return a.heads * c * cp; }
+  int64_t part_size(bool backward) const {
+    return backward ? C * Np + Np : gram_size() + 2 * hp;
+  }
+  int64_t matrices_size(bool backward) const {
+    return backward ? a.outer * Cp + 2 * gram_size() + 2 * hp : C * Np + Np;
+  }
+
+  void transpose_weight() const {
+    for (int64_t n = 0; n < Np; n += W)
+      transpose_rows<W>(a.weight + n * C, C, a.outer - n < W ? int(a.outer - n) : W, C,
+                        a.weight_t + n, Np);
+  }
+
+  float* gram_of(int64_t b, int64_t h) const { return a.gram + (b * a.heads + h) * c * c; }
+  double length(int64_t b, int which, int64_t channel) const {
+    const double n = __builtin_sqrt(a.squares[(b * 2 + which) * C + channel]);
+    return n > kSmallest ? n : kSmallest;
+  }
+
+  // Cosines of the angles between q's and k's channels of a head, and the softmax A of them: (c, c).
+  // Small beside the passes over the pixels, hence in float64.
+  void attention(int64_t b, int64_t h, double* cosine, double* matrix) const {
+    for (int64_t i = 0; i < c; i++, cosine += c, matrix += c) {
+      const float* gram = gram_of(b, h) + i * c;
+      const double q = length(b, 0, h * c + i);
+      double highest = -__builtin_inf(), sum = 0;
+      for (int64_t j = 0; j < c; j++) {
+        cosine[j] = gram[j] / (q * length(b, 1, h * c + j));
+        matrix[j] = cosine[j] * a.temperature[h];
+        if (!(matrix[j] <= highest)) highest = matrix[j];
+      }
+      for (int64_t j = 0; j < c; j++) {
+        matrix[j] = __builtin_exp(matrix[j] - highest);
+        sum += matrix[j];
+      }
+      for (int64_t j = 0; j < c; j++) matrix[j] /= sum;
+    }
+  }
+
+  // The head's rows (c, Np) of M^T: row j is the sum over i of A_ij Wo^T's row h c + i.
+  void fold(int64_t h, const double* matrix, float* transposed, float* folded) const {
+    for (int64_t i = 0; i < c; i++)
+      for (int64_t j = 0; j < c; j++)
+        transposed[j * c + i] = static_cast<float>(matrix[i * c + j]);
+    multiply_pixels<W>(transposed, c, c, a.weight_t + h * c * Np, Np, nullptr, folded, Np, int(c));
+  }
+
+  // Heads begin <= i < end of all images: the sums of the parts, and M in panels.
+  void mix(int64_t begin, int64_t end, float* scratch) const {
+    const int64_t products = c * cp, squares = products + 2 * cp;
+    double *total = reinterpret_cast<double*>(scratch), *cosine = total + squares;
+    double* matrix = cosine + c * c;
+    float *folded = scratch + 2 * squares + 4 * c * c, *transposed = folded + c * Np;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t b = i / a.heads, h = i % a.heads;
+      for (int64_t j = 0; j < squares; j++) total[j] = 0;
+      const float* part = a.parts + b * a.num_parts * part_size(false);
+      for (int64_t n = 0; n < a.num_parts; n++, part += part_size(false)) {
+        for (int64_t j = 0; j < products; j++) total[j] += part[h * products + j];
+        const float* of_head = part + gram_size() + h * cp;
+        for (int64_t j = 0; j < cp; j++) total[products + j] += of_head[j];
+        for (int64_t j = 0; j < cp; j++) total[products + cp + j] += of_head[hp + j];
+      }
+      float* gram = gram_of(b, h);
+      for (int64_t j = 0; j < c; j++) {
+        for (int64_t k = 0; k < c; k++)
+          gram[j * c + k] = static_cast<float>(total[j * cp + k]);
+        for (int which = 0; which < 2; which++)
+          a.squares[(b * 2 + which) * C + h * c + j] =
+              static_cast<float>(total[products + which * cp + j]);
+      }
+      attention(b, h, cosine, matrix);
+      fold(h, matrix, transposed, folded);
+      float* to = a.matrices + b * matrices_size(false);
+      constexpr int64_t panel = kTileVectors * W;
+      for (int64_t n0 = 0; n0 < Np; n0 += panel) {
+        const int64_t width = Np - n0 < panel ? Np - n0 : panel;
+        float* rows = to + n0 * C + h * c * width;
+        for (int64_t j = 0; j < c; j++)
+          for (int64_t n = 0; n < width; n++) *rows++ = folded[j * Np + n0 + n];
+      }
+      if (h > 0) continue;
+      for (int64_t n = 0; n < Np; n++)
+        to[C * Np + n] = a.bias && n < a.outer ? a.bias[n] : 0.f;
+    }
+  }
+
+  // Of `matrices`: M in panels (outer, Cp), dG^T and dG of each head in panels (c, cp), the factors
+  // of q and of k (hp).
+  void backward_mix(int64_t begin, int64_t end, float* scratch) const {
+    const int64_t matrix_size = a.heads * c * c;
+    double *cosine = reinterpret_cast<double*>(scratch), *matrix = cosine + matrix_size;
+    double* dA = matrix + matrix_size;  // a row
+    float* folded = scratch + 4 * matrix_size + 2 * c;
+    float *d = folded + C * Np, *transposed = d + matrix_size, *A = transposed + matrix_size;
+    for (int64_t b = begin; b < end; b++) {
+      // dM^T: into the first part, in order.
+      float* parts = a.parts + b * a.num_parts * part_size(true);
+      for (int64_t i = 0; i < part_size(true); i++) {
+        double total = parts[i];
+        for (int64_t n = 1; n < a.num_parts; n++) total += parts[n * part_size(true) + i];
+        parts[i] = static_cast<float>(total);
+      }
+      for (int64_t h = 0; h < a.heads; h++) {
+        attention(b, h, cosine + h * c * c, matrix + h * c * c);
+        fold(h, matrix + h * c * c, transposed, folded + h * c * Np);
+      }
+      float* to = a.matrices + b * matrices_size(true);
+      pack_panels<W>(folded, a.outer, C, 1, Np, to);
+      float *by_k = to + a.outer * Cp, *by_q = by_k + gram_size();
+      float *q_factor = by_q + gram_size(), *k_factor = q_factor + hp;
+      for (int64_t i = 0; i < 2 * hp; i++) q_factor[i] = 0.f;
+      for (int64_t h = 0; h < a.heads; h++) {
+        const double *of_head = matrix + h * c * c, *s = cosine + h * c * c;
+        for (int64_t i = 0; i < c * c; i++) A[i] = static_cast<float>(of_head[i]);
+        const float *w = a.weight_t + h * c * Np, *dm = parts + h * c * Np;
+        float* dG = d + h * c * c;
+        multiply_pixels<W>(A, c, c, dm, Np, nullptr, a.dweights + (b * C + h * c) * Np, Np,
+                           int(c));
+        double of_temperature = 0;
+        for (int64_t i = 0; i < c; i++) {
+          const double q = length(b, 0, h * c + i);
+          double dot = 0, e = 0;
+          for (int64_t j = 0; j < c; j++) {
+            dA[j] = inner_product(w + i * Np, dm + j * Np);
+            dot += dA[j] * of_head[i * c + j];
+          }
+          for (int64_t j = 0; j < c; j++) {
+            const double k = length(b, 1, h * c + j);
+            const double dz = of_head[i * c + j] * (dA[j] - dot);
+            const double ds = dz * a.temperature[h], slope = ds * s[i * c + j];
+            of_temperature += dz * s[i * c + j];
+            e -= slope / (q * q);
+            if (k > kSmallest) k_factor[h * cp + j] -= static_cast<float>(slope / (k * k));
+            dG[i * c + j] = static_cast<float>(ds / (q * k));
+          }
+          if (q > kSmallest) q_factor[h * cp + i] = static_cast<float>(e);
+        }
+        a.dtemperatures[b * a.heads + h] = static_cast<float>(of_temperature);
+        pack_panels<W>(dG, c, c, 1, c, by_k + h * c * cp);
+        pack_panels<W>(dG, c, c, c, 1, by_q + h * c * cp);
+      }
+    }
+  }
+  double inner_product(const float* x, const float* y) const {
+    double sum = 0;
+    for (int64_t n = 0; n < Np; n++) sum += double{x[n]} * y[n];
+    return sum;
+  }
+
+  void reduce() const {
+    for (int64_t n = 0; n < a.outer; n++) {
+      for (int64_t i = 0; i < C; i++) {
+        float sum = 0;
+        for (int64_t b = 0; b < a.B; b++) sum += a.dweights[(b * C + i) * Np + n];
+        a.dweight[n * C + i] = sum;
+      }
+      float sum = 0;
+      for (int64_t b = 0; b < a.B; b++)
+        sum += a.parts[b * a.num_parts * part_size(true) + C * Np + n];
+      a.dbias[n] = sum;
+    }
+    for (int64_t h = 0; h < a.heads; h++) {
+      double sum = 0;
+      for (int64_t b = 0; b < a.B; b++) sum += a.dtemperatures[b * a.heads + h];
+      a.dtemperature[h] = static_cast<float>(sum);
+    }
+  }
+};
+
+}  // namespace MOCE_ISA
+}  // namespace moce

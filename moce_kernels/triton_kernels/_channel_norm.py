@@ -1,0 +1,161 @@
+"""Normalisation of pixels over their channels: kernels of pointwise_conv."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moce_kernels.triton_kernels._common import (
+    blocks,
+    flat,
+    image_of,
+    load,
+    pixel_block,
+    places,
+    store,
+    strided,
+    up_to,
+)
+
+
+@triton.jit
+def moments(
+    x,  # an image (C, H, W)
+    first,
+    p,
+    inside,
+    channels,
+    width,
+    eps,
+    FLAT: tl.constexpr,
+    PIXELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """The mean of each pixel's channels and the inverse of their deviation. What is known of the
+    blocks of channels so far is combined with the next (Chan et al. 1983): as exact as two walks,
+    where a sum of squares would cancel."""
+    mean = tl.zeros((PIXELS,), tl.float32)
+    squares = tl.zeros((PIXELS,), tl.float32)
+    for start in range(0, channels, DEPTH):
+        k = start + tl.arange(0, DEPTH)
+        exists = (k < channels)[None, :]
+        value = load(places(x, first, p, k, width, FLAT), inside & exists)
+        count = tl.sum((k < channels).to(tl.float32), axis=0)
+        here = tl.sum(value, axis=1) / count
+        value = tl.where(exists, value - here[:, None], 0.0)
+        step, share = here - mean, count / (start + count)
+        mean += step * share
+        squares += tl.sum(value * value, axis=1) + step * step * (start * share)
+    return mean, tl.rsqrt(squares / channels + eps)
+
+
+@triton.jit
+def normalise(x, inside, channels, eps):
+    """x, zero where not inside, normalised over axis 1; the inverse of its deviation."""
+    mean = tl.sum(x, axis=1)[:, None] / channels
+    x = tl.where(inside, x - mean, 0.0)
+    scale = tl.rsqrt(tl.sum(x * x, axis=1)[:, None] / channels + eps)
+    return x * scale, scale
+
+
+@triton.jit
+def normalise_gradient(d, x, inside, channels, eps):
+    """The gradient of x where d is that of its normalisation over axis 1; both are zero where not
+    inside."""
+    x, scale = normalise(x, inside, channels, eps)
+    d -= tl.sum(d, axis=1)[:, None] / channels  # first: little may remain
+    return (d - x * (tl.sum(d * x, axis=1)[:, None] / channels)) * scale
+
+
+@triton.jit
+def _norm_backward(
+    d,  # (B, C, H, W)
+    x,  # (B, C, H, W)
+    eps,
+    channels,
+    size,
+    width,
+    FLAT: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """The gradient of x in the place of d, that of its normalisation."""
+    image = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * PIXELS
+    p = tl.arange(0, PIXELS)
+    c = tl.arange(0, CHANNELS)
+    inside = (c < channels)[None, :]
+    mask = (p < size - first)[:, None] & inside
+    place = places(image_of(d, image), first, p, c, width, FLAT)
+    value = load(places(image_of(x, image), first, p, c, width, FLAT), mask)
+    store(place, normalise_gradient(load(place, mask), value, inside, channels, eps), mask)
+
+
+@triton.jit
+def _norm_statistics(
+    x,  # (B, C, H, W)
+    statistics,  # (B, 2, H W)
+    eps,
+    channels,
+    size,
+    width,
+    FLAT: tl.constexpr,
+    PIXELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """statistics (B, 2, H W): mean and inverse deviation."""
+    image = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * PIXELS
+    p = tl.arange(0, PIXELS)
+    inside = p < size - first
+    x = image_of(x, image)
+    mean, scale = moments(x, first, p, inside[:, None], channels, width, eps, FLAT, PIXELS, DEPTH)
+    statistics += image * 2 * size + first + p
+    tl.store(statistics, mean, mask=inside)
+    tl.store(statistics + size, scale, mask=inside)
+
+
+# --- launches ------------------------------------------------------------------------------------
+
+
+def norm_backward(d: Tensor, x: Tensor, eps: float) -> None:
+    """Turns d, the gradient of the normalised x, into that of x."""
+    batch, channels, height, width = x.shape
+    size, wide = height * width, triton.next_power_of_2(channels)
+    block = pixel_block(max(1, 2048 // wide), size)
+    _norm_backward[blocks(size, block), batch](
+        d=strided(d),
+        x=strided(x),
+        eps=eps,
+        channels=channels,
+        size=size,
+        width=width,
+        FLAT=flat(d, x),
+        PIXELS=block,
+        CHANNELS=wide,
+        num_warps=4,
+    )
+
+
+def norm_statistics(x: Tensor, eps: float) -> Tensor:
+    """(B, 2, H W), float32: each pixel's mean over its channels and the inverse of their
+    deviation."""
+    batch, channels, height, width = x.shape
+    size, depth = height * width, up_to(64, channels)
+    block = pixel_block(2048 // depth, size)
+    statistics = torch.empty((batch, 2, size), dtype=torch.float32, device=x.device)
+    _norm_statistics[blocks(size, block), batch](
+        x=strided(x),
+        statistics=statistics,
+        eps=eps,
+        channels=channels,
+        size=size,
+        width=width,
+        FLAT=flat(x),
+        PIXELS=block,
+        DEPTH=depth,
+        num_warps=4,
+    )
+    return statistics

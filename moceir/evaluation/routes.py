@@ -1,0 +1,94 @@
+"""Which experts pictures take, by what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moceir.data.degradations import Degradation, degrade, parse
+from moceir.data.kinds import KINDS
+from moceir.errors import ConfigError
+from moceir.evaluation.protocol import PROTOCOLS, Benchmark
+from moceir.inference.restorer import Restorer
+from moceir.model import MoCEIR
+from moceir.pictures.images import find_pictures, open_rgb
+from moceir.pictures.pixels import to_tensor
+
+
+def routes(
+    model: MoCEIR | Restorer | str | Path | None = None,
+    pictures: Sequence[Path | str] = (),
+    *,
+    kinds: Sequence[str] = (),
+    benchmarks: Sequence[Benchmark] = (),
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Restore pictures whole and count which expert each decoder block took.
+
+    >>> counts = routes("compact", ["photos"], kinds=["noise", "haze"])
+    >>> counts["haze"][0]  # pictures that took expert 1, 2, 3, 4 at the first block
+
+    Give ``pictures`` or ``benchmarks``. ``moceir.figures.routes.routes_figure`` draws the result.
+
+    Args:
+        model: a ``Restorer``, or what it takes; None: the bundled weights.
+        pictures: clean ones, or folders of them, which are degraded in every way of ``kinds``.
+        kinds: texts for ``moceir.data.degradations.parse``, such as ``noise:sigma=50``; none: every
+            kind with its default parameters.
+        benchmarks: of ``moceir.evaluation.protocol.benchmarks``, under the published protocol.
+        seed: of the degradations, and of the noise of denoising sets.
+
+    Returns:
+        For each kind or benchmark (D, n) int64: of the D decoder blocks, the deepest first, how
+        many pictures took each of the n experts (the best, if several).
+
+    Raises:
+        ConfigError: neither ``pictures`` nor ``benchmarks``, or both.
+        ValueError: a kind that is none.
+        PictureError: a picture that cannot be used, or too little memory.
+        WeightsError: weights that cannot be used.
+    """
+    if bool(pictures) == bool(benchmarks):
+        raise ConfigError("routes of what? Give pictures, or benchmarks")
+    degradations = {kind: parse(kind) for kind in kinds or KINDS}
+    paths = [file for path in map(Path, pictures) for file in _files(path)]
+    restorer = model if isinstance(model, Restorer) else Restorer(model)
+    if benchmarks:
+        return {b.name: count_routes(restorer, _measured(b, seed)) for b in benchmarks}
+    return {
+        kind: count_routes(restorer, _degraded(paths, degradation, seed))
+        for kind, degradation in degradations.items()
+    }
+
+
+def count_routes(restorer: Restorer, images: Iterable[Tensor]) -> Tensor:
+    """(D, n) int64, as ``routes``, of images (3, H, W) in [0, 1].
+
+    Raises:
+        PictureError: too little memory for a whole image.
+    """
+    config = restorer.model.config
+    counts = torch.zeros(sum(config.num_dec_blocks), config.num_experts, dtype=torch.int64)
+    for image in images:
+        pixels = image.permute(1, 2, 0).contiguous().numpy()
+        _, run = restorer.restore_pixels(pixels, tile=0)
+        for block, expert in enumerate(run.experts):
+            counts[block, expert - 1] += 1
+    return counts
+
+
+def _files(path: Path) -> list[Path]:
+    return find_pictures(path) if path.is_dir() else [path]
+
+
+def _measured(benchmark: Benchmark, seed: int) -> Iterator[Tensor]:
+    for pair in benchmark.pairs:
+        yield benchmark.load(pair, PROTOCOLS["published"], seed)[0]
+
+
+def _degraded(paths: Sequence[Path], degradation: Degradation, seed: int) -> Iterator[Tensor]:
+    for i, path in enumerate(paths):
+        yield degrade(to_tensor(open_rgb(path))[None], degradation, seed, i)[0]

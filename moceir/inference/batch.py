@@ -1,0 +1,293 @@
+"""Many pictures, one after the other: while one is restored, the next are read and the last are
+written, a bounded number of each, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moceir import machine
+from moceir.errors import ConfigError, MoceirError, PictureError
+from moceir.files import shown
+from moceir.inference import memory, tiles
+from moceir.inference.canvas import check_strength
+from moceir.inference.jobs import DASH, Job, Outcome, Plan
+from moceir.inference.restorer import Restorer, Run
+from moceir.pictures import codec
+
+TOGETHER = 8
+"""Small pictures that go through the network at once at most: more gains nothing."""
+
+
+def restore_files(
+    plan: Plan,
+    restorer: Restorer | None = None,
+    *,
+    tile: int | None = None,
+    tile_overlap: int = tiles.OVERLAP,
+    strength: float = 1.0,
+    quality: int | None = None,
+    jobs: int = 2,
+    report: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Restore the pictures of a plan. A picture that fails does not stop the rest.
+
+    >>> for outcome in restore_files(plan_files("holiday", "better", skip_existing=True)):
+    ...     print(outcome.output, outcome.status, outcome.error or "")
+
+    Each result appears whole or not at all, with its source's metadata, date and rights. An
+    exception such as KeyboardInterrupt begins no more pictures, waits until those that are being
+    written are whole, reports them, and goes on upwards.
+
+    Args:
+        plan: of ``plan_files``.
+        restorer: None: one with the bundled weights.
+        tile, tile_overlap, strength: as ``Restorer`` takes them.
+        quality: 1 to 100, of JPEG, WebP, AVIF and the like; None: 95, and what came lossless stays
+            so.
+        jobs: threads that read pictures, and threads that write them, while the network runs.
+        report: called with each outcome as soon as it is known, in this thread.
+
+    Returns:
+        What became of every picture: those that the plan has settled, then its jobs in order.
+
+    Raises:
+        ConfigError: an argument out of range.
+        WeightsError: the bundled weights cannot be used.
+    """
+    tiles.check(tile or 0, tile_overlap)
+    check_strength(strength)
+    if quality is not None and not 1 <= quality <= 100:
+        raise ConfigError(f"quality {quality}: give 1 to 100", "quality")
+    if jobs < 1:
+        raise ConfigError(f"jobs {jobs}: give at least 1", "jobs")
+    options = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
+    batch = _Batch(plan, restorer or Restorer(), options, quality, jobs)
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in batch:
+            outcomes.append(outcome)
+            report(outcome)
+    except BaseException:
+        for outcome in batch.stop():
+            report(outcome)
+        raise
+    order = {str(job.target or DASH): place for place, job in enumerate(plan.jobs)}
+    return [*plan.settled, *sorted(outcomes, key=lambda outcome: order[outcome.output])]
+
+
+class _Restored(NamedTuple):
+    """A restored picture, and what its outcome says of it."""
+
+    job: Job
+    fields: dict[str, Any]
+    picture: codec.Picture
+
+
+_Reading = tuple[Job, "Future[codec.Picture]"]
+
+
+class _Batch:
+    """Restores pictures and yields what became of each.
+
+    Reading and writing have ``jobs`` threads each, and as many pictures wait before and after the
+    network; the network runs in the caller's thread, where Ctrl-C arrives. Neighbours of one shape
+    go through it together if they are so small that calling it costs more than its work.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        restorer: Restorer,
+        options: dict[str, Any],
+        quality: int | None,
+        jobs: int,
+    ) -> None:
+        self._plan, self._restorer, self._options = plan, restorer, options
+        self._quality, self._waiting = quality, jobs
+        self._jobs = deque(plan.jobs)
+        self._readers = ThreadPoolExecutor(jobs, "read")
+        self._writers = ThreadPoolExecutor(jobs, "write")
+        self._reading: deque[_Reading] = deque()
+        self._writing: deque[tuple[Job, Outcome, Future[list[str]]]] = deque()
+
+    def __iter__(self) -> Iterator[Outcome]:
+        while self._jobs or self._reading:
+            self._read_ahead()
+            for result in self._restored(self._next_group()):
+                if isinstance(result, Outcome):
+                    yield result
+                    continue
+                outcome = Outcome.of(result.job, "restored", **result.fields)
+                writing = self._writers.submit(self._write, result.job, result.picture)
+                self._writing.append((result.job, outcome, writing))
+                del result  # it holds the picture
+                while self._writing and (
+                    self._writing[0][2].done() or len(self._writing) > self._waiting
+                ):
+                    yield self._written()
+        while self._writing:
+            yield self._written()
+        self._readers.shutdown()
+        self._writers.shutdown()
+
+    def _read_ahead(self) -> None:
+        while self._jobs and len(self._reading) <= self._waiting:
+            job = self._jobs.popleft()
+            self._reading.append((job, self._readers.submit(self._read, job)))
+
+    def _next_group(self) -> list[_Reading]:
+        """The next picture, and those after it that go through the network with it.
+
+        Which ones depends on the pictures alone, never on how fast they are read: the last bits of
+        a result can depend on its company.
+        """
+        group = [self._reading.popleft()]
+        while len(group) < TOGETHER and self._reading and self._joins(group, self._reading[0][1]):
+            group.append(self._reading.popleft())
+            self._read_ahead()
+        return group
+
+    def _joins(self, group: list[_Reading], reading: Future[codec.Picture]) -> bool:
+        first = group[0][1]
+        if first.exception():
+            return False
+        pixels = first.result().pixels
+        height, width, _ = pixels.shape
+        config, device = self._restorer.model.config, self._restorer.device
+        if memory.network_bytes(config, height, width, len(group) + 1, device) > machine.SMALL:
+            return False
+        if reading.exception():
+            return False
+        other = reading.result().pixels
+        return other.shape == pixels.shape and other.dtype == pixels.dtype
+
+    def stop(self) -> list[Outcome]:
+        """Begin nothing more; wait until what is being written is whole."""
+        self._jobs.clear()
+        self._reading.clear()
+        self._readers.shutdown(cancel_futures=True)
+        outcomes = []
+        while self._writing:
+            outcomes.append(self._written())
+        self._writers.shutdown()
+        return outcomes
+
+    def _written(self) -> Outcome:
+        job, outcome, writing = self._writing[0]
+        try:
+            outcome.notes += writing.result()
+        except Exception as error:
+            if self._plan.skip_existing and isinstance(error, FileExistsError):
+                outcome = Outcome.of(job, "skipped")  # another process was there before
+            else:
+                outcome = _failed(job, error)
+        self._writing.popleft()
+        return outcome
+
+    def _read(self, job: Job) -> codec.Picture:
+        if job.target is not None:
+            codec.writable(job.target.suffix)  # before any work
+        if job.source is None:
+            if sys.stdin is None:
+                raise PictureError("-: standard input is closed: pipe a picture in")
+            return codec.decode(sys.stdin.buffer.read(), "-")
+        return codec.read(job.source, shown(job.source))
+
+    def _restored(self, group: list[_Reading]) -> Iterator[_Restored | Outcome]:
+        """The pictures of a group together; if that fails each alone, so that one that cannot be
+        restored does not take the others with it."""
+        jobs = [job for job, _ in group]
+        try:
+            results = self._restore(jobs, [reading.result() for _, reading in group])
+        except Exception as error:
+            if len(group) == 1:
+                yield _failed(jobs[0], error)
+            else:
+                while group:
+                    yield from self._restored([group.pop(0)])
+            return
+        group.clear()  # it holds the pictures
+        while results:
+            yield results.pop(0)
+
+    def _restore(self, jobs: list[Job], pictures: list[codec.Picture]) -> list[_Restored]:
+        """Pictures of one shape."""
+        restorer = self._restorer
+        if len(pictures) == 1:
+            pixels = pictures[0].pixels[None]  # not copied: it may be large
+        else:
+            pixels = np.stack([picture.pixels for picture in pictures])
+        peak = machine.Peak(restorer.device)
+        start = time.perf_counter()
+        results, runs = restorer.restore_batch(pixels, **self._options)
+        seconds = (time.perf_counter() - start) / len(pictures)
+        return [
+            _Restored(
+                job,
+                self._fields(picture, run, seconds, peak.bytes()),
+                replace(picture, pixels=restored),
+            )
+            for job, picture, restored, run in zip(jobs, pictures, results, runs, strict=True)
+        ]
+
+    def _fields(
+        self, picture: codec.Picture, run: Run, seconds: float, peak: int | None
+    ) -> dict[str, Any]:
+        height, width, channels = picture.pixels.shape
+        return {
+            "width": width,
+            "height": height,
+            "channels": ("grey", "grey+alpha", "RGB", "RGBA")[channels - 1],
+            "bits": picture.pixels.itemsize * 8,
+            "device": str(self._restorer.device),
+            "backend": self._restorer.backend,
+            "precision": self._restorer.precision,
+            "tile": run.tile,
+            "tile_overlap": run.tile_overlap,
+            "experts": [list(experts) for experts in run.tile_experts],
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": peak,
+            "notes": [*picture.notes, *run.notes],
+        }
+
+    def _write(self, job: Job, picture: codec.Picture) -> list[str]:
+        if job.target is None:
+            if sys.stdout is None:
+                raise PictureError("-: standard output is closed: give a file to write to")
+            buffer = BytesIO()
+            file_format = self._format_of_stdout(job, picture)
+            notes = codec.encode(picture, buffer, file_format, self._quality)
+            sys.stdout.buffer.write(buffer.getbuffer())
+            sys.stdout.buffer.flush()
+            return notes
+        return codec.write(picture, job.target, self._quality, self._plan.overwrite)
+
+    def _format_of_stdout(self, job: Job, picture: codec.Picture) -> str:
+        """As the plan says, else as the input's name says, else as the input is."""
+        if self._plan.ext:
+            return codec.writable(f".{self._plan.ext.lstrip('.')}")
+        if job.source is not None:
+            return codec.writable(job.source.suffix)
+        return picture.format if picture.format in codec.KEPT_BY_PIPES else "PNG"
+
+
+def _failed(job: Job, error: Exception) -> Outcome:
+    name = shown(job.source or DASH)
+    if isinstance(error, OSError) and error.strerror:
+        name, reason = shown(Path(error.filename)) if error.filename else name, error.strerror
+    else:
+        reason = str(error) or type(error).__name__
+        if not isinstance(error, (MoceirError, OSError, ValueError)):
+            reason = f"unexpected {type(error).__name__}: {reason}"
+    text = reason if reason.startswith(name) else f"{name}: {reason}"
+    return Outcome.of(job, "").failed(error, text)
