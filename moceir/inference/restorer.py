@@ -67,7 +67,8 @@ class Restorer:
 
     Args:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
-            weights file, a published checkpoint. None: the bundled weights.
+            weights file, a published checkpoint, ``user/repository`` on the Hugging Face Hub.
+            None: the bundled weights.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
         precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
             image that overflows in a lower one is restored in float32, as its ``Run`` notes.

@@ -1,25 +1,34 @@
-"""spandrel imports torchvision for two architectures of its own that no test here runs."""
+"""spandrel imports torchvision for two architectures of its own, which no test here runs. The only
+torchvision for Linux is built for CUDA and cannot be imported beside the CPU build of torch."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 
-def _functional() -> ModuleType:
-    """What spandrel imports by name. The one wheel of torchvision there is for Linux needs CUDA's
-    torch: beside the CPU build it fails when it is imported."""
+@contextlib.contextmanager
+def stand_in_for_torchvision() -> Iterator[None]:
+    """The names that spandrel imports. Gone afterwards: other packages look whether it is there."""
 
     def absent(*args: object, **kwargs: object) -> None:
         raise NotImplementedError("tests have no torchvision")
 
-    module = ModuleType("torchvision.transforms.functional")
-    vars(module).update(rotate=absent, normalize=absent, InterpolationMode=absent)
-    return module
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    modules = {name: ModuleType(name) for name in names}
+    vars(modules[names[2]]).update(rotate=absent, normalize=absent, InterpolationMode=absent)
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
-if not importlib.util.find_spec("torchvision"):
-    sys.modules["torchvision"] = ModuleType("torchvision")
-    sys.modules["torchvision.transforms"] = ModuleType("torchvision.transforms")
-    sys.modules["torchvision.transforms.functional"] = _functional()
+if importlib.util.find_spec("spandrel") and not importlib.util.find_spec("torchvision"):
+    with stand_in_for_torchvision():
+        importlib.import_module("spandrel")
