@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("bench", "docs", "moceir", "moce_kernels", "samples", "tests")
+FOLDERS = ("bench", "docs", "integrations", "moceir", "moce_kernels", "samples", "tests")
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.md"))]
 )
