@@ -1,4 +1,4 @@
-"""Many pictures, one after the other: while one is restored, the next are read and the last are
+"""Restoring many pictures: while one is restored, the next ones are read and the previous ones
 written, a bounded number of each, so that memory does not grow with their number."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks from files, and into files."""
+"""Loading networks from files and saving them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_model(source: str | Path) -> MoCEIR:
         path = path / constants.SAFETENSORS_SINGLE_FILE
     if not path.exists():
         raise WeightsError(
-            f"{source}: no such weights; name a file, a folder with model.safetensors, bundled "
+            f"{source}: no such weights; give a file, a folder with model.safetensors, bundled "
             f"weights ({', '.join(BUNDLED)}), or user/repository on the Hugging Face Hub"
         )
     try:
@@ -96,7 +96,7 @@ def _from_hub(name: str) -> Path:
 
 
 def save_weights(model: MoCEIR, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a network to one file, whole or not at all.
+    """Write a network to one file, atomically.
 
     Args:
         dtype: of the stored tensors; the network's own if None.
@@ -129,10 +129,9 @@ def load_published(
     Args:
         source: a file, read without running any pickled code: a Lightning checkpoint, a dictionary
             with ``params_ema``, ``state_dict``, ``model`` or ``params``, a bare state_dict, or
-            safetensors; or the state_dict itself. What wrappers put before the names (``net.``,
-            ``module.``, ``_orig_mod.`` and the like) is taken off, and tensors beside such a prefix
-            are left out.
-        config: the network; if None it is read off the tensors, with top_k 1. Tensors with the
+            safetensors; or the state_dict itself. Wrapper prefixes (``net.``, ``module.``,
+            ``_orig_mod.`` and the like) are removed, and tensors without that prefix are ignored.
+        config: the network; None: inferred from the tensors, with top_k 1. Tensors with the
             names of this package need it, but for a checkpoint of ``moceir train``, which has it.
 
     Raises:
@@ -176,7 +175,7 @@ def to_published(model: MoCEIR) -> dict[str, Tensor]:
     """The published code's state_dict of a network.
 
     Raises:
-        WeightsError: the published code has no place for ``expert_path``.
+        WeightsError: ``expert_path``, which the published code does not have.
     """
     state = published.to_published(model.config, model.state_dict())
     for name, module in model.named_modules():

@@ -21,13 +21,13 @@ from moceir.training.config import TrainingConfig
 
 HELP = """moceir train [--config FILE] [--NAME VALUE ...]: train a network.
 
-FILE is YAML with any of the names below, those of a section indented below its name, as in
-configs/. On the command line NAME is one of them, such as --data.crop 96, and replaces the file's.
+FILE is YAML with any of the names below, nested by section, as in configs/. On the command line,
+--NAME VALUE overrides the file, as in --data.crop 96.
 """
 
 
 def parse(arguments: Sequence[str]) -> TrainingConfig:
-    """The configuration that a command line asks for.
+    """The configuration given by a command line.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown name, or a value that does not fit.
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def build(values: Mapping[str, Any]) -> TrainingConfig:
-    """A configuration of plain values, the opposite of ``moceir.training.config.plain``.
+    """A configuration from plain values, the inverse of ``moceir.training.config.plain``.
 
     Raises:
         ConfigError: an unknown name or a value that does not fit.
@@ -132,7 +132,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML takes 1e-3, which has no point, for a word
+            return float(value)  # YAML reads 1e-3, without a decimal point, as a string
         except ValueError:
             pass
     if hint is int and isinstance(value, int) and not isinstance(value, bool):

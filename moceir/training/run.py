@@ -170,7 +170,7 @@ def _check_continues(last: Path, config: TrainingConfig) -> None:
     network = TrainingConfig(preset=saved.get("preset", ""), model=saved.get("model", {})).network()
     if network != config.network():
         raise CheckpointError(
-            f"{last} is of another network; choose another run folder, or give the network of "
+            f"{last} belongs to another network; choose another run folder, or the network in "
             f"{last.parent / 'config.yaml'}"
         )
 

@@ -86,7 +86,7 @@ def test_a_mistyped_path_is_not_asked_for(
 ) -> None:
     (cache.parent / "runs").mkdir()
     monkeypatch.setattr(load, "hf_hub_download", lambda *args: pytest.fail("asked the Hub"))
-    with pytest.raises(WeightsError, match=r"no such weights; name a file"):
+    with pytest.raises(WeightsError, match=r"no such weights; give a file"):
         load_model(name)
 
 
