@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that a change must pass, in a virtual environment of its own: formatting, lint, types, tests.
+# Everything that a change must pass, in a virtual environment of its own: formatting, lint, types,
+# documentation, tests.
 set -euo pipefail
 cd "$(dirname "$0")"
 environment=.venv-check
@@ -11,6 +12,8 @@ source "$environment/bin/activate"
 export MOCE_CPU_ISA="${MOCE_CPU_ISA:-all}"
 pip install --quiet torch==2.13.0 ninja
 pip install --quiet --no-build-isolation --editable '.[test]'
+# Without its requirements: of these only torchvision is not here, and it has no build for this torch.
+pip install --quiet --no-deps spandrel==0.4.2 einops
 # Beside these, tests see the oldest versions that pyproject.toml admits: of torch the headers, from
 # the smallest wheel that has them (80 MB).
 export MOCE_OLDEST="$PWD/$environment/oldest"
@@ -23,6 +26,7 @@ if command -v nvcc > /dev/null; then test -e moce_kernels/_moce_cuda.so; fi
 ruff format --check .
 ruff check .
 mypy
+NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --site-dir "$environment/site"
 # Files of tests run side by side: one for each core that has 4 GB of memory.
 workers=$(python -c "import os
 from moceir.machine import host_bytes

@@ -29,7 +29,7 @@ def check_free(path: Path, overwrite: bool = False) -> None:
     """Refuse to write what is already there, before any work is done for it.
 
     Raises:
-        FileExistsError: something bears this name, and ``overwrite`` is false.
+        FileExistsError: the file exists, and ``overwrite`` is false.
     """
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, "already there", str(path))

@@ -20,7 +20,7 @@ LAYERS = (
     {"inference"},
     {"evaluation"},
     {"training", "figures"},
-    {"web"},
+    {"web", "integrations"},
     {"commands"},
 )
 """Subpackages of ``moceir``, lowest first. Each imports only from itself and from layers below."""

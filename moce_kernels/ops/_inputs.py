@@ -61,9 +61,7 @@ def check_same(operator: str, **tensors: Tensor) -> None:
             ("device", t.device, like.device),
         ):
             if a != b:
-                raise ValueError(
-                    f"{operator}: {name} must have {first}'s {what}, got {a} beside {b}"
-                )
+                raise ValueError(f"{operator}: {name} must have {first}'s {what}, got {a} and {b}")
 
 
 def check_parameters(

@@ -1,4 +1,4 @@
-"""Raw operators: each is declared once and stands in one namespace for each library of kernels."""
+"""Raw operators: each is declared once, with one namespace per library of kernels."""
 
 from __future__ import annotations
 

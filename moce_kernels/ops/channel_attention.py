@@ -35,7 +35,7 @@ def channel_attention(
     Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
 
     Args:
-        query: (B, C, H, W); with ``key_value`` None, q, k and v beside each other, (B, 3C, H, W).
+        query: (B, C, H, W); if ``key_value`` is None, q, k and v concatenated, (B, 3C, H, W).
         key_value: (B, 2C, H, W), k before v.
         temperature: (heads,), heads a divisor of C.
         weight: (N, C), the output projection.

@@ -18,7 +18,7 @@ OPERATOR = "depthwise_conv"
 def depthwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str | None = None
 ) -> Tensor:
-    """Each channel of x convolved with a K x K kernel of its own, stride 1, zero padding K // 2.
+    """Convolve each channel of x with its own K x K kernel, stride 1, zero padding K // 2.
 
     The convolution of the projections of GDFN (3 x 3), of the experts' queries (3 x 3) and of keys
     and values (7 x 7). Differentiable in all three tensors, any number of times.

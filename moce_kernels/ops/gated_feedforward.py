@@ -1,4 +1,4 @@
-"""Gated depthwise feed-forward network, whole."""
+"""Gated depthwise feed-forward network (GDFN) in one operator."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def gated_feedforward(
     """``x + W_o (GELU(a) * b)`` with ``a, b = DW3x3(W_i LayerNorm_C(x))``, halves of the channels.
 
     GDFN (Restormer, Zamir et al. 2022) with the LayerNorm before it and the sum after it, in one
-    pass. Differentiable in all tensors; the backward computes the hidden features again and stores
-    nothing but x.
+    pass. Differentiable in all tensors; the backward pass recomputes the hidden features and stores
+    only x.
 
     Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
 

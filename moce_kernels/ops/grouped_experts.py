@@ -1,4 +1,4 @@
-"""A layer of complexity experts, each on the images that are routed to it."""
+"""A layer of complexity experts, each applied to the images routed to it."""
 
 from __future__ import annotations
 

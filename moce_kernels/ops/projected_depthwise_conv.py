@@ -1,4 +1,4 @@
-"""Depthwise convolution of a 1x1 convolution."""
+"""A 1x1 convolution followed by a depthwise convolution."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def projected_depthwise_conv(
     """``DWKxK(W LayerNorm_C(x) + b)``, stride 1, zero padding of the projection, in one pass.
 
     The front of MDTA and of the cross attention: queries, keys and values. Differentiable in all
-    tensors; the backward projects again and stores nothing but x.
+    tensors; the backward pass projects again and stores only x.
 
     Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
 

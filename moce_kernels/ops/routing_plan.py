@@ -1,4 +1,4 @@
-"""The routing plan of a batch: which experts see which image."""
+"""The routing plan of a batch: which experts process which image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def routing_plan(logits: Tensor, top_k: int, backend: str | None = None) -> Rout
 
     Args:
         logits: (B, n) scores of the experts, noise included.
-        top_k: how many experts see an image, 1 to n. Ties go to the lower index.
+        top_k: experts per image, 1 to n. Ties go to the lower index.
 
     Returns:
         The plan; nothing in it is read back to the host. The gates are the chosen experts' softmax

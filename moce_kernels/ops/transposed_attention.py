@@ -1,4 +1,4 @@
-"""Multi-Dconv head transposed attention, whole."""
+"""Multi-Dconv head transposed attention (MDTA) in one operator."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def transposed_attention(
     """``channel_attention`` of ``q, k, v = DW3x3(W_qkv LayerNorm_C(x))``.
 
     MDTA (Restormer, Zamir et al. 2022; eq. 3 of the paper) with the LayerNorm before it and the sum
-    after it. The first pass over the pixels makes q, k and v and keeps the sums q k^T and v, the
-    second multiplies v: q and k are never in memory. Differentiable in all tensors; the backward
-    makes them again and stores x and the sums.
+    after it. The first pass over the pixels computes q, k and v and keeps the sums q k^T and v;
+    the second multiplies v, so q and k never reach memory. Differentiable in all tensors; the
+    backward pass recomputes them and stores x and the sums.
 
     Memory layouts, dtypes, ``backend`` and errors are as ``moce_kernels`` says of all operators.
 

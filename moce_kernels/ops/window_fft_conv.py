@@ -1,4 +1,4 @@
-"""Circular convolution of windows."""
+"""Circular convolution of windows, without the rest of FFT attention."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PRECISION = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(1), help="Of the CPU. Default: one for each core."
 )
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 
 
 def option_of(command: click.Command | None, argument: str | None) -> str | None:
@@ -62,14 +62,14 @@ def extra(module: str, name: str) -> Any:
 
 
 def check_figures(outputs: tuple[Path, ...], overwrite: bool) -> None:
-    """Refuse figures that cannot be written, before anything is computed."""
+    """Reject figures that cannot be written, before anything is computed."""
     extra("moceir.figures.draw", "figures").check_outputs(outputs)
     for path in outputs:
         check_free(path, overwrite)
 
 
 def drawn(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command that draws."""
+    """The options of commands that draw figures."""
     return click.option(
         "-o",
         "--output",

@@ -14,14 +14,14 @@ from moceir.commands.common import OVERWRITE, PATH
 @click.argument("source", type=PATH)
 @click.argument("target", type=PATH)
 @click.option(
-    "--preset", help="The network of a published checkpoint. Default: read off its tensors."
+    "--preset", help="The published checkpoint's network. Default: inferred from its tensors."
 )
 @OVERWRITE
 def convert(source: Path, target: Path, preset: str | None, overwrite: bool) -> None:
-    """Convert weights between our files and the published code's.
+    """Convert weights from and to the published code's format.
 
-    TARGET.safetensors gets ours; TARGET.ckpt a Lightning checkpoint and TARGET.pth or .pt a bare
-    state_dict for the published code.
+    The suffix of TARGET decides: .safetensors is this package's format; for the published code,
+    .ckpt is a Lightning checkpoint and .pth or .pt a bare state_dict.
     """
     from moceir.inference.export import convert_weights
 

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("pictures", nargs=-1, type=PATH)
 @MODEL
-@click.option("--preset", help="Instead: a network with random weights, such as moce_ir_s.")
+@click.option(
+    "--preset", help="Instead of --model: a preset with random weights, such as moce_ir_s."
+)
 @click.option("--size", default="224x224", show_default=True, help="Width x height.")
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(0), help="To time; or 0.")
 @DEVICE
 @PRECISION
 @THREADS
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def cost(
     pictures: tuple[Path, ...],
     model: str | None,
@@ -37,9 +39,9 @@ def cost(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Say what a network costs: parameters, multiply-accumulates by route, measured time.
+    """Report what a network costs: parameters, multiply-accumulates per route, measured time.
 
-    With PICTURES also the route that each takes and its cost.
+    With PICTURES, also the route that each takes and what it costs.
     """
     if model and preset:
         raise click.ClickException("--model and --preset: choose one")

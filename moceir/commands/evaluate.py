@@ -19,7 +19,7 @@ from moceir.files import check_free
     help="Bundled name, folder, weights file or published checkpoint; or peer:bm3d and the like.",
 )
 @click.option("--benchmarks", default="", help="Such as cbsd68,rain100l,sots,gopro,lolv1,cdd11.")
-@click.option("--data", type=PATH, help="The folder that holds the data sets.")
+@click.option("--data", type=PATH, help="Folder that holds the data sets.")
 @click.option(
     "--pair",
     "pairs",
@@ -33,17 +33,19 @@ from moceir.files import check_free
     type=click.Choice(["published", "promptir"]),
     default="published",
     show_default=True,
-    help="That of the published MoCE-IR, or that of AirNet and PromptIR.",
+    help="That of the published MoCE-IR code, or of AirNet and PromptIR.",
 )
-@click.option("--sigmas", default="15,25,50", show_default=True, help="Of the denoising sets.")
-@click.option("--seed", default=0, show_default=True, help="Of their noise.")
+@click.option(
+    "--sigmas", default="15,25,50", show_default=True, help="Noise levels of the denoising sets."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the noise.")
 @click.option(
     "-t", "--tile", type=click.IntRange(min=0), default=0, help="Default: whole pictures."
 )
 @DEVICE
 @PRECISION
 @click.option("--save-pictures", is_flag=True, help="Also write the restored pictures, as PNG.")
-@click.option("-o", "--output", required=True, type=PATH, help="Folder of the results.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder for the results.")
 @OVERWRITE
 def evaluate(
     model: str | None,
@@ -60,9 +62,9 @@ def evaluate(
     output: Path,
     overwrite: bool,
 ) -> None:
-    """Measure a network, or a classical method, on the benchmarks of the literature.
+    """Measure a network, or a classical method, on published benchmarks.
 
-    OUTPUT gets pictures.csv, results.json, results.md with the papers' rows beside ours, and
+    OUTPUT gets pictures.csv, results.json, results.md, which also has the papers' rows, and
     report.html with a before/after slider.
     """
     names = parts(benchmarks)

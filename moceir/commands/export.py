@@ -20,7 +20,7 @@ from moceir.commands.common import MODEL, OVERWRITE, PATH
 def export(
     target: Path, model: str | None, kind: str, height: int, width: int, overwrite: bool
 ) -> None:
-    """Write the network as an ONNX file for pictures of one size.
+    """Export the network to an ONNX file for pictures of one size.
 
     Input "image" and output "restored" are (1, 3, height, width) float32, RGB, the input in [0, 1].
     """

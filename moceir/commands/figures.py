@@ -12,7 +12,7 @@ from moceir.commands.common import DEVICE, MODEL, PATH, check_figures, drawn
 
 @click.group()
 def figures() -> None:
-    """Draw maps of errors, and quality against cost, as the paper's figures 3 and 4."""
+    """Draw error maps, or quality against cost, like Fig. 3 and 4 of the paper."""
 
 
 @figures.command()
@@ -35,7 +35,7 @@ def errors(
     outputs: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
-    """Pictures beside the maps of their errors."""
+    """Pictures with maps of their errors (Fig. 3 of the paper)."""
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
     from moceir.figures.errors import errors_figure, examples
@@ -53,7 +53,7 @@ def errors(
 def quality(
     results: tuple[Path, ...], setting: str, outputs: tuple[Path, ...], overwrite: bool
 ) -> None:
-    """Quality against parameters and compute, of results of moceir evaluate and of the papers."""
+    """Quality against parameters and compute, for your results and the papers' (Fig. 4)."""
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
     from moceir.figures.quality import quality_figure, read_result

@@ -8,7 +8,7 @@ import click
 
 @click.command()
 def info() -> None:
-    """Say which devices, backends and weights there are, and why others are not."""
+    """Show which devices, backends and weights are available, and why others are not."""
     from moceir.inference.info import machine_report
 
     click.echo(machine_report())

@@ -49,7 +49,7 @@ class _Commands(click.Group):
             if ctx.params.get("debug"):
                 raise
             raise click.ClickException(
-                f"unexpected {type(error).__name__}: {error} (moceir --debug shows where)"
+                f"unexpected {type(error).__name__}: {error} (moceir --debug shows the traceback)"
             ) from error
 
 
@@ -75,7 +75,7 @@ def _wait_passively() -> None:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="moceir")
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """All-in-one image restoration with complexity experts (MoCE-IR)."""
     _wait_passively()

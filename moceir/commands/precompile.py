@@ -10,14 +10,18 @@ from moceir.config import PRECISIONS
 
 @click.command()
 @click.option(
-    "--preset", "name", default="compact", show_default=True, help="Or moce_ir_s, moce_ir."
+    "--preset",
+    "name",
+    default="compact",
+    show_default=True,
+    help="The network: compact, moce_ir_s or moce_ir.",
 )
-@click.option("-m", "--model", help="Instead: a network from weights, as for restore.")
+@click.option("-m", "--model", help="Instead of --preset: weights, as for restore.")
 @click.option(
     "--shape",
     default="1x3x720x1280",
     show_default=True,
-    help="Of a batch, images x 3 x height x width. Kernels differ with the sizes.",
+    help="Of a batch: images x 3 x height x width. Kernels depend on the sizes.",
 )
 @click.option(
     "--dtype",
@@ -26,7 +30,7 @@ from moceir.config import PRECISIONS
     multiple=True,
     default=["float32"],
     show_default=True,
-    help="Of the activations; may be given several times, as --products.",
+    help="Of the activations; may be repeated, like --products.",
 )
 @click.option(
     "--products",
@@ -34,17 +38,19 @@ from moceir.config import PRECISIONS
     multiple=True,
     default=["default"],
     show_default=True,
-    help="What torch.backends.cuda.matmul.fp32_precision will be; float32 only.",
+    help="The setting of torch.backends.cuda.matmul.fp32_precision; float32 only.",
 )
-@click.option("--train", is_flag=True, help="A training step instead of an inference.")
-@click.option("--arch", help="Compute capability, such as 9.0. Default: that of the GPU here.")
-@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one for each CPU.")
+@click.option("--train", is_flag=True, help="A training step instead of inference.")
+@click.option(
+    "--arch", help="Compute capability, such as 9.0. Default: that of this machine's GPU."
+)
+@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one per CPU.")
 @click.option(
     "--library",
     type=click.Choice(["with", "without", "both"]),
     default="both",
     show_default=True,
-    help="Machines with the CUDA library take fewer kernels from Triton.",
+    help="Machines with the CUDA library need fewer Triton kernels.",
 )
 def precompile(
     name: str,
@@ -57,10 +63,10 @@ def precompile(
     jobs: int | None,
     library: str,
 ) -> None:
-    """Compile a network's Triton kernels into Triton's cache, so that no first call has to.
+    """Compile a network's Triton kernels ahead of time into Triton's cache.
 
-    It needs no GPU. The cache is TRITON_CACHE_DIR, by default ~/.triton/cache. Another machine with
-    the same versions of moceir, Triton and Python takes the kernels from there, at the same path.
+    No GPU is needed. The cache is TRITON_CACHE_DIR, by default ~/.triton/cache. Another machine
+    with the same versions of moceir, Triton and Python can use it at the same path.
     """
     from moceir.config import preset
     from moceir.model import load_model

@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=PATH, metavar="INPUT...")
 @click.option(
-    "-o", "--output", required=True, type=PATH, help="A file for one picture, a folder, or -."
+    "-o",
+    "--output",
+    required=True,
+    type=PATH,
+    help="A file (for one picture), a folder, or - for standard output.",
 )
 @MODEL
 @click.option(
     "-t",
     "--tile",
     type=click.IntRange(min=0),
-    help="Side of the tiles; 0: the whole picture or nothing. Default: whole, tiles if need be.",
+    help="Tile side in pixels; 0: never tile. Default: tile only if memory is short.",
 )
 @click.option(
     "--tile-overlap",
@@ -46,35 +50,35 @@ if TYPE_CHECKING:
     "--strength",
     type=click.FloatRange(0, 1),
     default=1.0,
-    help="0: as it was; 1, the default: fully restored; between: a blend.",
+    help="Blend between the original (0) and the restored picture (1, the default).",
 )
-@click.option("--ext", help="Format of the results, such as png. Default: that of the input.")
-@click.option("--suffix", default="", help="Added to the names of the results, such as _restored.")
+@click.option("--ext", help="Output format, such as png. Default: that of the input.")
+@click.option("--suffix", default="", help="Appended to output names, such as _restored.")
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
     default=None,
     show_default="95; what came lossless stays so",
-    help="Of JPEG, WebP, AVIF and the like.",
+    help="Quality of JPEG, WebP, AVIF and the like.",
 )
-@click.option("--skip-existing", is_flag=True, help="Leave out pictures with a result: go on.")
+@click.option("--skip-existing", is_flag=True, help="Skip pictures whose output exists, to resume.")
 @OVERWRITE
 @click.option(
     "-r/-R",
     "--recursive/--no-recursive",
     default=True,
     show_default=True,
-    help="Also the folders in a folder.",
+    help="Descend into subfolders.",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(1, 64),
     default=2,
     show_default=True,
-    help="Threads that read pictures, and that write them, meanwhile.",
+    help="Number of reader threads, and of writer threads.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would become what, and do nothing.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each picture.")
+@click.option("--dry-run", is_flag=True, help="List what would be written, and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per picture.")
 @click.pass_context
 def restore(
     ctx: click.Context,
@@ -97,12 +101,12 @@ def restore(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Restore pictures, and all pictures in folders, whose tree is kept.
+    """Restore pictures, and all pictures in folders, keeping their structure.
 
     INPUT is a file, a folder, a pattern in quotes such as 'in/*.jpg', or - for standard input.
     """
     if as_json and str(output) == "-":
-        raise click.ClickException("--json and -o - would both fill standard output: choose one")
+        raise click.ClickException("--json and -o - both write to standard output: choose one")
     from moceir.inference.jobs import Outcome, plan_files
 
     plan = plan_files(
@@ -142,7 +146,7 @@ def restore(
 
 
 class _Report:
-    """Tells people on standard error and, with --json, programs on standard output."""
+    """Reports on standard error and, with --json, on standard output."""
 
     def __init__(self, ctx: click.Context, as_json: bool, total: int) -> None:
         from rich.console import Console
@@ -171,9 +175,9 @@ class _Report:
             except (KeyboardInterrupt, BrokenPipeError) as error:
                 unread = isinstance(error, BrokenPipeError)
                 self.say(
-                    f"stopped{', for nobody reads standard output' if unread else ''}: "
-                    f"{self._total - self._handled} of {self._total} pictures left; the same "
-                    "command with --skip-existing goes on"
+                    f"stopped{' because standard output was closed' if unread else ''}: "
+                    f"{self._total - self._handled} of {self._total} pictures left; to "
+                    "resume, repeat the command with --skip-existing"
                 )
                 self.finish(status=1 if unread else 130)
 
@@ -208,7 +212,7 @@ class _Report:
             raise
 
     def finish(self, status: int = 0) -> None:
-        """Names the failures and ends the command if there were any, or with that status."""
+        """List the failures, and exit if there were any or a status is given."""
         for failure in self._failures:
             self.say(f"not restored: {failure}")
         if status or self._failures:
@@ -225,7 +229,7 @@ def _quieten_pillow() -> None:
 
 
 def _line(outcome: Outcome) -> str:
-    """What a person is told about one picture."""
+    """The message about one picture."""
     source, target = shown(outcome.input), shown(outcome.output)
     if outcome.status == "planned":
         return f"{source} -> {target}"

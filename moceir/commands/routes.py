@@ -14,16 +14,18 @@ from moceir.commands.common import DEVICE, MODEL, PATH, check_figures, drawn, pa
 @click.argument("pictures", nargs=-1, type=PATH)
 @MODEL
 @click.option(
-    "--kinds", default="", help="Put on clean PICTURES, such as noise,rain. Default: all."
+    "--kinds", default="", help="Degradations for clean PICTURES, such as noise,rain. Default: all."
 )
-@click.option("--benchmarks", default="", help="Instead of PICTURES: as for moceir evaluate.")
-@click.option("--data", type=PATH, help="The folder that holds the data sets.")
+@click.option(
+    "--benchmarks", default="", help="Instead of PICTURES: benchmarks, as for moceir evaluate."
+)
+@click.option("--data", type=PATH, help="Folder that holds the data sets.")
 @click.option(
     "--training",
     type=(str, PATH),
     multiple=True,
     metavar="NAME RUN",
-    help="Instead: how experts were used in a training run; may be repeated.",
+    help="Instead: show expert usage during a training run; may be repeated.",
 )
 @click.option("--seed", default=0, show_default=True)
 @DEVICE
@@ -40,9 +42,9 @@ def routes(
     outputs: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
-    """Draw which experts each degradation takes at each decoder block, as the paper's figure 5.
+    """Draw which experts each degradation is routed to in each decoder block (Fig. 5 of the paper).
 
-    PICTURES are clean ones, or folders of them, which are degraded in every way of --kinds.
+    PICTURES are clean pictures, or folders of them. Each is degraded in every way named by --kinds.
     """
     if bool(pictures) + bool(benchmarks) + bool(training) != 1:
         raise click.ClickException("give clean PICTURES, or --benchmarks, or --training")

@@ -72,7 +72,7 @@ def cut(pictures: Sequence[np.ndarray], crop: int, place: Sequence[float]) -> np
 
 
 def middle(image: Image.Image, side: int | None) -> Image.Image:
-    """The middle ``side`` x ``side`` pixels, or what there is of them; None: the whole picture."""
+    """The centre ``side`` x ``side`` pixels, or fewer in a smaller image; None: the whole image."""
     if side is None:
         return image
     width, height = min(side, image.width), min(side, image.height)

@@ -1,4 +1,4 @@
-"""Many pictures, one after the other: while one is restored, the next are read and the last are
+"""Restoring many pictures: while one is restored, the next ones are read and the previous ones
 written, a bounded number of each, so that memory does not grow with their number."""
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ import numpy as np
 from moceir import machine
 from moceir.errors import ConfigError, MoceirError, PictureError
 from moceir.files import shown
-from moceir.inference import memory, tiles
+from moceir.inference import tiles
 from moceir.inference.canvas import check_strength
 from moceir.inference.jobs import DASH, Job, Outcome, Plan
+from moceir.inference.many import TOGETHER, gain_together
 from moceir.inference.restorer import Restorer, Run
 from moceir.pictures import codec
-
-TOGETHER = 8
-"""Small pictures that go through the network at once at most: more gains nothing."""
 
 
 def restore_files(
@@ -163,8 +161,7 @@ class _Batch:
             return False
         pixels = first.result().pixels
         height, width, _ = pixels.shape
-        config, device = self._restorer.model.config, self._restorer.device
-        if memory.network_bytes(config, height, width, len(group) + 1, device) > machine.SMALL:
+        if not gain_together(self._restorer, height, width, len(group) + 1):
             return False
         if reading.exception():
             return False

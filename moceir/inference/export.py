@@ -109,7 +109,8 @@ def convert_weights(
     """
     source, target = Path(source), Path(target)
     if target.suffix not in WEIGHTS_SUFFIXES:
-        raise ConfigError(f"{target}: name it {', '.join(WEIGHTS_SUFFIXES)}")
+        suffixes = ", ".join(WEIGHTS_SUFFIXES)
+        raise ConfigError(f"{target}: the name must end in {suffixes}")
     check_free(target, overwrite)
     if preset is None:
         model = load_model(source)

@@ -1,4 +1,4 @@
-"""Which picture becomes which file, and what became of it. Needs no torch."""
+"""Which picture becomes which file, and the outcome. Does not need torch."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _planned(
     for argument, text in (("ext", ending or ""), ("suffix", suffix)):
         if "/" in text or os.sep in text:
             raise ConfigError(
-                f"{argument} {text!r}: give a part of a name, without folders", argument
+                f"{argument} {text!r}: give part of a file name, without folders", argument
             )
     sources, failures = _sources(inputs, output, recursive, ending)
     if not sources:
@@ -207,7 +207,7 @@ def _planned(
                 "restore them apart"
             )
         jobs[place] = Job(source, target)
-    # What an earlier run wrote beside its inputs is no input of this one.
+    # Outputs of an earlier run next to their inputs are not inputs of this one.
     mine = [
         job for job in jobs.values() if jobs.get(os.path.abspath(job.source or DASH), job) == job
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from moce_kernels.backends import BackendUnavailableError, choose
 from moceir import machine
 from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError
-from moceir.inference import memory, tiles
-from moceir.inference.canvas import Canvas, PixelCanvas, TensorCanvas
+from moceir.inference import many, memory, tiles
+from moceir.inference.canvas import Canvas, PixelCanvas, TensorCanvas, check_strength
 from moceir.inference.graphs import Replayed
+from moceir.inference.results import Restored, Run
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
 from moceir.pictures import codec
@@ -26,6 +27,8 @@ from moceir.weights.bundled import BUNDLED
 
 AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
 """Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
+
+_Array = TypeVar("_Array", np.ndarray, Tensor)
 
 
 def _device(name: str | torch.device | None) -> torch.device:
@@ -42,39 +45,8 @@ def _device(name: str | torch.device | None) -> torch.device:
     return device
 
 
-class Run(NamedTuple):
-    """How an image was restored."""
-
-    tile: int
-    """Side of the tiles in pixels; 0: the whole picture at once."""
-    tile_overlap: int
-    """Pixels that neighbouring tiles share at least; 0 without tiles."""
-    tile_experts: tuple[tuple[int, ...], ...]
-    """For each tile, the expert, 1 the cheapest, that each decoder block took (the best, if
-    several)."""
-    notes: tuple[str, ...]
-    """What a user should know: that tiles were needed, or smaller ones than asked for, or another
-    precision."""
-
-    @property
-    def experts(self) -> tuple[int, ...]:
-        """The expert chosen in each decoder block; with tiles, the most frequent choice."""
-        blocks = zip(*self.tile_experts, strict=True)
-        return tuple(Counter(block).most_common(1)[0][0] for block in blocks)
-
-
 class _NotFinite(Exception):
     """The network's output contains NaN or infinite values."""
-
-
-class Restored(NamedTuple):
-    """A restored image and how it was restored."""
-
-    image: Image.Image
-    experts: tuple[int, ...]
-    """The expert, 1 the cheapest, that each decoder block took (the best, if several); with
-    tiles, the one that most of them took."""
-    run: Run
 
 
 class Restorer:
@@ -95,7 +67,8 @@ class Restorer:
 
     Args:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
-            weights file, a published checkpoint. None: the bundled weights.
+            weights file, a published checkpoint, ``user/repository`` on the Hugging Face Hub.
+            None: the bundled weights.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
         precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
             image that overflows in a lower one is restored in float32, as its ``Run`` notes.
@@ -153,21 +126,12 @@ class Restorer:
     @overload
     def __call__(
         self,
-        image: np.ndarray,
+        image: _Array,
         *,
         tile: int | None = None,
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
-    ) -> np.ndarray: ...
-    @overload
-    def __call__(
-        self,
-        image: Tensor,
-        *,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
-    ) -> Tensor: ...
+    ) -> _Array: ...
     def __call__(
         self,
         image: Image.Image | np.ndarray | Tensor | str | Path,
@@ -199,7 +163,7 @@ class Restorer:
                 image, tile=tile, tile_overlap=tile_overlap, strength=strength
             ).image
         if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+            if not many.is_rgb(image):
                 raise ValueError(
                     f"array of shape {image.shape} and dtype {image.dtype}: give (H, W, 3) uint8"
                 )
@@ -214,6 +178,40 @@ class Restorer:
         raise TypeError(
             f"{type(image).__name__}: give a PIL image, a uint8 array, a float tensor or a path"
         )
+
+    def map(
+        self,
+        images: Iterable[Image.Image | np.ndarray | Tensor | str | Path],
+        *,
+        batch: int = many.TOGETHER,
+        tile: int | None = None,
+        tile_overlap: int = tiles.OVERLAP,
+        strength: float = 1.0,
+    ) -> Iterator[Image.Image | np.ndarray | Tensor | Exception]:
+        """Restore many pictures, each as ``__call__`` does, when its result is asked for: their
+        number does not matter to memory.
+
+        Neighbours of one size go through the network together if they are so small that calling it
+        costs more than its work. That makes them quicker, and changes the last bits at most.
+
+        Args:
+            images: anything that yields what ``__call__`` takes.
+            batch: how many go through the network together at most, and are read ahead; 1: none.
+            tile, tile_overlap, strength: see the class.
+
+        Returns:
+            An iterator over the results in the order of the pictures. In the place of a picture
+            that cannot be restored is the exception that says why, and the iteration goes on.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
+        tiles.check(tile or 0, tile_overlap)
+        check_strength(strength)
+        if batch < 1:
+            raise ConfigError(f"batch {batch}: give 1 or more pictures", "batch")
+        settings = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
+        return many.restored(self, images, batch, settings)
 
     def restore(
         self,

@@ -19,7 +19,7 @@ def forked() -> bool:
 
 @functools.cache
 def one_thread_after_fork() -> None:
-    """From now on. OpenMP's threads do not exist in a child, which would wait for them for ever."""
+    """OpenMP's threads do not exist in a forked child, which would wait for them forever."""
 
     def alone() -> None:
         _children.append(True)

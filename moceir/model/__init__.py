@@ -1,4 +1,4 @@
-"""The network of the paper, and networks from files."""
+"""The network of the paper (Sec. 3), and loading it from files."""
 
 from moceir.model.load import (
     load_model,

@@ -31,8 +31,8 @@ class DecoderBlock(nn.Module):
     of a cross attention whose keys and values come from S.
 
     With ``expert_path``, which the paper does not have, what the experts changed is also projected
-    and added to the features. The cross attention scales its query to unit length, so that without
-    this path the loss of the restored image says next to nothing about experts and gates. There S
+    and added to the features. The cross attention scales its query to unit length, so without this
+    path the reconstruction loss hardly trains experts and gates. There S
     is normalised before it modulates the experts: S is small, and what the experts add to their
     input is a product with it, which would be too small to matter.
     """
@@ -66,7 +66,7 @@ class DecoderBlock(nn.Module):
             change = change_by_experts(routed, before, routing.plan.gate)
             x = self.expert_path(change, residual=x)
             del change
-        # Activations are let go of as soon as they were used: they are what memory goes to.
+        # Activations are released as soon as they have been used: they dominate memory.
         del before
         query = self.cross_attention.query(routed)
         del routed

@@ -1,11 +1,19 @@
-"""Networks from files, and into files."""
+"""Loading networks from files and saving them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
@@ -26,20 +34,23 @@ def load_model(source: str | Path) -> MoCEIR:
     Args:
         source: a bundled name; a folder of ``save_pretrained``; a ``.safetensors`` file with its
             configuration inside; a checkpoint of ``moceir train``, of which the averaged weights
-            are read; or what ``load_published`` reads.
+            are read; what ``load_published`` reads; or ``user/repository`` on the Hugging Face Hub,
+            whose ``model.safetensors`` is downloaded once. A file or folder here goes first.
 
     Raises:
-        WeightsError: nothing of that name, or weights that cannot be used.
+        WeightsError: nothing of that name, weights that cannot be used or downloaded.
     """
     if source in BUNDLED:
         return load_weights(bundled_path(str(source)))
     path = Path(source)
+    if _is_hub_name(str(source)):
+        path = _from_hub(str(source))
     if path.is_dir():
-        path = path / "model.safetensors"
+        path = path / constants.SAFETENSORS_SINGLE_FILE
     if not path.exists():
         raise WeightsError(
-            f"{source}: no such weights; name a file, a folder with model.safetensors, or bundled "
-            f"weights ({', '.join(BUNDLED)})"
+            f"{source}: no such weights; give a file, a folder with model.safetensors, bundled "
+            f"weights ({', '.join(BUNDLED)}), or user/repository on the Hugging Face Hub"
         )
     try:
         ours = path.suffix == ".safetensors" and has_configuration(path)
@@ -48,8 +59,44 @@ def load_model(source: str | Path) -> MoCEIR:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
+def _is_hub_name(source: str) -> bool:
+    """Whether ``user/repository`` is meant, and not a file or folder that was mistyped."""
+    user, _, name = source.partition("/")
+    return (
+        bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source))
+        and not Path(user).exists()
+        and Path(name).suffix not in (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """The weights file of a repository, in the Hub's cache on this machine."""
+    try:
+        return Path(hf_hub_download(name, constants.SAFETENSORS_SINGLE_FILE))
+    except LocalEntryNotFoundError:
+        reason = (
+            "nor were they downloaded before, and the Hugging Face Hub cannot be reached: connect "
+            "to the network, or name a file"
+        )
+    except EntryNotFoundError:
+        reason = (
+            "and that repository on the Hugging Face Hub has no "
+            f"{constants.SAFETENSORS_SINGLE_FILE}"
+        )
+    except GatedRepoError:
+        reason = "and on the Hugging Face Hub one must ask for access to them, then `hf auth login`"
+    except RepositoryNotFoundError:
+        reason = (
+            "nor is there such a repository on the Hugging Face Hub, or it is private: check the "
+            "name, or `hf auth login`"
+        )
+    except (OSError, ValueError) as error:
+        reason = f"and the Hugging Face Hub does not give them ({str(error).splitlines()[0]})"
+    raise WeightsError(f"{name}: no such weights here, {reason}")
+
+
 def save_weights(model: MoCEIR, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a network to one file, whole or not at all.
+    """Write a network to one file, atomically.
 
     Args:
         dtype: of the stored tensors; the network's own if None.
@@ -82,10 +129,9 @@ def load_published(
     Args:
         source: a file, read without running any pickled code: a Lightning checkpoint, a dictionary
             with ``params_ema``, ``state_dict``, ``model`` or ``params``, a bare state_dict, or
-            safetensors; or the state_dict itself. What wrappers put before the names (``net.``,
-            ``module.``, ``_orig_mod.`` and the like) is taken off, and tensors beside such a prefix
-            are left out.
-        config: the network; if None it is read off the tensors, with top_k 1. Tensors with the
+            safetensors; or the state_dict itself. Wrapper prefixes (``net.``, ``module.``,
+            ``_orig_mod.`` and the like) are removed, and tensors without that prefix are ignored.
+        config: the network; None: inferred from the tensors, with top_k 1. Tensors with the
             names of this package need it, but for a checkpoint of ``moceir train``, which has it.
 
     Raises:
@@ -129,7 +175,7 @@ def to_published(model: MoCEIR) -> dict[str, Tensor]:
     """The published code's state_dict of a network.
 
     Raises:
-        WeightsError: the published code has no place for ``expert_path``.
+        WeightsError: ``expert_path``, which the published code does not have.
     """
     state = published.to_published(model.config, model.state_dict())
     for name, module in model.named_modules():

@@ -161,7 +161,7 @@ class MoCEIR(
 
         Args:
             image: (B, 3, H, W) floating point, RGB in [0, 1]; any B, H and W from 1. Sides that
-                are no multiple of 2^(levels - 1) are reflected, and cropped after.
+                are not multiples of 2^(levels - 1) are padded by reflection, and cropped after.
             return_routing: also return the routes and the auxiliary loss.
 
         Returns:
@@ -214,7 +214,7 @@ class MoCEIR(
     def with_weights(cls, config: MoCEIRConfig, state: Mapping[str, Tensor]) -> MoCEIR:
         """A float32 network, in evaluation mode, with the tensors of a state_dict.
 
-        Nothing of its size is made before it is known that they fit.
+        Nothing of its size is allocated before the tensors are known to fit.
 
         Raises:
             WeightsError: a missing, surplus, misshapen or integer tensor, or one with values that

@@ -1,4 +1,4 @@
-"""The router: which complexity experts an image takes, and the loss that trains it (Sec. 3.2)."""
+"""The router, which chooses each image's experts, and the loss that trains it (Sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def routers(model: nn.Module) -> Iterator[Router]:
 
 @contextmanager
 def supervised(model: nn.Module, experts: Tensor) -> Iterator[None]:
-    """Teach all routers of a network the expert of each image, in the passes inside.
+    """Train all routers of a network towards the given expert of each image, inside the block.
 
     experts: (B,) int64, 0 the cheapest.
     """
@@ -134,10 +134,10 @@ def supervised(model: nn.Module, experts: Tensor) -> Iterator[None]:
 
 @contextmanager
 def forced_expert(model: nn.Module, expert: int) -> Iterator[None]:
-    """Give every image the same expert, 0 the cheapest, at every decoder block.
+    """Force the same expert (0 is the cheapest) on every image in every decoder block.
 
-    Its gate is that of the expert that the router would have chosen, which gets that of the forced
-    one: only who does the work changes.
+    It gets the gate of the expert that the router would have chosen, and the other way round, so
+    that only the expert changes.
     """
     for router in routers(model):
         router.forced = expert

@@ -1,4 +1,4 @@
-"""Checkpoints that are never half written."""
+"""Checkpoints, written atomically."""
 
 from __future__ import annotations
 

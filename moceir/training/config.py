@@ -1,4 +1,4 @@
-"""Everything a training run can be told, as read from a YAML file and the command line."""
+"""The configuration of a training run, as read from a YAML file and the command line."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SCHEDULES = ("cosine", "published")
 
 @dataclass
 class SetConfig:
-    """One set of a training mixture: a set of the literature, a pair of folders, or clean pictures.
+    """One part of a training mixture: a published data set, a pair of folders, or clean pictures.
 
     Args:
         set: name of a set of ``moceir.data.datasets.TRAINING``, found below ``data.root``.
         clean: instead of ``set``: folder of clean pictures.
         degraded: folder of degraded pictures with the names of the clean ones.
-        degradation: put on clean pictures that have no degraded ones, such as ``noise:sigma=25``.
-        label: name under which the experts of these pictures are counted; None: what is wrong with
-            the set's pictures, or the name of the degraded folder.
-        repeat: how often an epoch shows each picture.
+        degradation: applied to clean pictures without degraded ones, such as ``noise:sigma=25``.
+        label: name under which the experts of these pictures are counted; None: the data set's
+            degradation, or the name of the degraded folder.
+        repeat: how often each picture occurs in an epoch.
     """
 
     set: str | None = None
@@ -40,7 +40,9 @@ class SetConfig:
         _at_least("data.mixture", self, repeat=1)
         _at_most("data.mixture", self, repeat=1_000_000)
         if (self.set is None) == (self.clean is None):
-            raise ConfigError("data.mixture: give each part either a set or a folder of clean")
+            raise ConfigError(
+                "data.mixture: give each part either a set or a folder of clean pictures"
+            )
         try:
             if self.degradation is not None:
                 parse(self.degradation)
@@ -50,10 +52,10 @@ class SetConfig:
 
 @dataclass(frozen=True)
 class Share:
-    """Which patches of every step one process has.
+    """The patches of every step that one process handles.
 
-    A step has ``accumulate`` passes, each of which has ``world`` processes with ``size`` patches:
-    however a step is divided, its patches are the same.
+    A step has ``accumulate`` passes, each over ``world`` processes with ``size`` patches. However
+    a step is divided, its patches are the same.
     """
 
     size: int
@@ -73,25 +75,25 @@ class Share:
 
 @dataclass
 class DataConfig:
-    """Pictures and what is done to them.
+    """Training images and their degradations.
 
     Args:
         train: folder of clean pictures, searched with its subfolders.
-        mixture: sets in fixed proportions instead, as the published models are trained on.
-        root: folder that holds the sets of ``mixture``.
-        validation: folder of clean pictures never trained on; without one there is no validation.
+        mixture: instead of ``train``: data sets in fixed proportions, as for the published models.
+        root: folder that holds the data sets of ``mixture``.
+        validation: folder of clean pictures for validation; None: no validation.
         kinds: degradations to train for.
-        max_mixture: at most so many kinds in one picture.
+        max_mixture: maximum number of kinds in one picture.
         mixed: share of the patches with several kinds, where ``max_mixture`` is above 1.
-        clean: share of the patches that nothing is done to.
+        clean: share of the patches that are left undegraded.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
-        validation_pictures: so many pictures of the validation folder, every kind on each.
-        cache_mb: decoded training pictures kept in memory, MiB. The pictures of ``train`` are kept
-            on the training device if all of them fit; if not, as those of ``mixture``, those that
-            are read first are kept by the processes that read.
-        workers: processes that read pictures ahead, for each training process; 0: none. Unused if
-            all pictures are on the device.
+        validation_pictures: how many validation pictures to use, each with every kind.
+        cache_mb: memory for decoded training pictures, MiB. The pictures of ``train`` are kept on
+            the training device if all of them fit. Otherwise, and for ``mixture``, the reading
+            processes keep those that they read first.
+        workers: processes that read pictures ahead, per training process; 0: none. Unused if all
+            pictures are on the device.
     """
 
     train: Path = Path("data/train")
@@ -125,25 +127,25 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """The optimiser, a linear warm-up and a cosine that reaches zero at the last step, the loss.
+    """Optimiser, learning rate schedule and loss.
 
     Args:
-        muon: update matrices by Muon, the rest by AdamW (``MuonAdamW``); else AdamW for all.
+        muon: Muon for matrices and AdamW for the rest (``MuonAdamW``); otherwise only AdamW.
         lr: learning rate at the end of the warm-up.
-        warmup_steps: steps of the warm-up.
-        schedule: ``cosine``; or ``published``, the published code's: constant within an epoch, 0 in
-            the first, linear to ``lr`` in the 15th, then a cosine with its minimum in the 150th,
-            wherever the run ends. It needs ``epochs``.
+        warmup_steps: steps of linear warm-up.
+        schedule: ``cosine``, which reaches zero at the last step; or ``published``, the published
+            code's: constant within an epoch, 0 in the first, rising linearly to ``lr`` in the 15th,
+            then a cosine with its minimum in the 150th, wherever the run ends. Needs ``epochs``.
         betas: decay of the running moments.
         weight_decay: as in AdamW.
         clip_norm: gradients are scaled down to this L2 norm.
-        ema_decay: decay per step of the averaged weights, which are those that are kept.
-        spectrum_weight: weight of the L1 loss of the spectra.
+        ema_decay: decay per step of the averaged weights, which are the result of the run.
+        spectrum_weight: weight of the spectral L1 loss.
         auxiliary_weight: weight of the routers' auxiliary loss.
         loss: of an image's pixels and spectra, see ``restoration_loss``: ``l1`` (the paper's);
-            ``l2``, by which heavy degradations count most; ``log_l1``, by which slight ones count
-            as much as heavy ones; or ``relative``, by which every kind of degradation counts alike,
-            see ``KindMeans``.
+            ``l2``, which weighs heavy degradations most; ``log_l1``, which weighs slight ones as
+            much as heavy ones; or ``relative``, which weighs all kinds of degradation equally, see
+            ``KindMeans``.
     """
 
     muon: bool = False
@@ -182,19 +184,19 @@ class OptimizerConfig:
 
 @dataclass
 class DistillConfig:
-    """What other networks teach the trained one (knowledge distillation, Hinton et al. 2015).
+    """Teachers for knowledge distillation (Hinton et al. 2015).
 
-    The target of a patch is then not the clean one but what a teacher makes of the degraded one. A
-    specialist knows a kind that is drowned beside the larger gradients of others, and its target is
-    without the detail that nobody could restore. The weights that a run starts from, as a teacher,
-    keep what they know (Li and Hoiem 2016): the gradients are zero but for what is forgotten.
+    A patch with a teacher has the teacher's restoration as its target, instead of the clean patch.
+    A specialist can teach a kind that the larger gradients of others would drown out, and its
+    targets omit detail that cannot be restored. The weights that a run starts from, used as a
+    teacher, prevent forgetting (Li and Hoiem 2016): gradients arise only where they are forgotten.
 
     Args:
         teachers: weights, as for ``moceir restore -m``, by the label of the patches that they
             teach: a kind of degradation, ``several`` for mixtures, or the label of a set.
-        weight: of the loss of these patches, see ``restoration_loss``, for each the more the less
-            its teacher changes it: ``weight / (mean absolute change + 0.01)``. So that a hundredth
-            of what JPEG lacks counts about as much as a hundredth of what darkness lacks.
+        weight: of the loss of these patches, see ``restoration_loss``, relative to what the teacher
+            changes: ``weight / (mean absolute change + 0.01)``. A hundredth of what JPEG lacks thus
+            counts about as much as a hundredth of what a dark image lacks.
     """
 
     teachers: dict[str, str] = field(default_factory=dict)
@@ -210,9 +212,9 @@ class TrainingConfig:
     """A training run.
 
     Args:
-        run: folder of the run: checkpoints, curves, the configuration, the final weights. A run
-            found there is resumed at its last checkpoint.
-        preset: the network; ``model`` overrides single fields of it.
+        run: folder for checkpoints, curves, the configuration and the final weights. A run found
+            there is resumed from its last checkpoint.
+        preset: the network; ``model`` overrides individual fields of it.
         model: fields of ``MoCEIRConfig``, by name.
         weights: what a new run starts from, as for ``moceir restore -m``; None: random weights.
         data: pictures and degradations.
@@ -220,25 +222,25 @@ class TrainingConfig:
         distill: teachers, and what they teach.
         steps: optimiser steps of the whole run.
         epochs: instead of ``steps``: passes over ``data.mixture``, in whole batches.
-        expert_of: for the router ``supervised``, and for ``routing_warmup``: the expert, 1 the
-            cheapest, of each degradation's label; labels that are left out are spread over the
-            experts in order.
-        routing_warmup: so many first steps teach the routers ``expert_of`` as ``supervised`` does,
-            so that the experts have begun to differ when the router decides by itself.
+        expert_of: for the router ``supervised`` and for ``routing_warmup``: the expert (1 is the
+            cheapest) of each degradation's label; labels that are not listed are assigned to the
+            experts in turn.
+        routing_warmup: number of first steps in which the routers learn ``expert_of``, as with
+            ``supervised``, so that experts already differ when the router decides by itself.
         seed: of the weights, the patches, the degradations and the routing noise.
         precision: ``32-true`` or ``bf16-mixed``.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
-        devices: processes of one machine, each with a device; a step's patches are shared out.
-        nodes: machines; start the run on each with torchrun.
+        devices: processes on one machine, each with its device, which share a step's patches.
+        nodes: number of machines; start the run on each with torchrun.
         accumulate: passes of a step, for batches that do not fit into memory.
-        max_minutes: stop after so many minutes, with a checkpoint; the same command goes on.
+        max_minutes: stop after this many minutes, with a checkpoint; repeat the command to resume.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between validations and their sample pictures.
-        log_every: steps between points of the curves and checks that losses are finite: only then,
-            and for a checkpoint or a validation, the host waits for the device.
-        cuda_graph: replay a step as one CUDA graph, without the host's time for its thousands of
-            launches; None: where that is possible, which is with one process on a CUDA device,
-            without ``accumulate`` and teachers.
+        log_every: steps between points of the curves and checks that losses are finite. The host
+            waits for the device only then, and for checkpoints and validations.
+        cuda_graph: replay each step as one CUDA graph, which saves the host thousands of launches;
+            None: where possible, which is with one process on a CUDA device, without
+            ``accumulate`` and teachers.
     """
 
     run: Path = Path("runs/train")
@@ -283,11 +285,11 @@ class TrainingConfig:
             raise ConfigError(f"epochs is {self.epochs}: give 1 or more, and a data.mixture")
         if self.distill.teachers and self.optimizer.loss == "relative":
             raise ConfigError(
-                "optimizer.loss relative weighs kinds, and distill.weight taught patches: "
-                "with distill.teachers choose another loss"
+                "optimizer.loss relative and distill.teachers both weigh patches: "
+                "with teachers choose another loss"
             )
         if self.epochs is None and self.optimizer.schedule == "published":
-            raise ConfigError("optimizer.schedule published goes by epochs: give epochs")
+            raise ConfigError("optimizer.schedule published needs epochs: give them")
         experts = self.network().num_experts
         for label, expert in self.expert_of.items():
             if not 1 <= expert <= experts:
@@ -316,7 +318,7 @@ class TrainingConfig:
         elif self.distill.teachers:
             reason = "there are teachers"
         if reason is not None and self.cuda_graph:
-            raise ConfigError(f"cuda_graph is true, but {reason}: leave it out")
+            raise ConfigError(f"cuda_graph is true, but {reason}: omit it")
         return "cuda_graph is false" if self.cuda_graph is False else reason
 
     def network(self) -> MoCEIRConfig:

@@ -117,9 +117,9 @@ def _source(root: Path, part: SetConfig) -> Source:
         label = (part.degradation or "").partition(":")[0]
     name = part.set or part.clean
     if degradation is None and pairs[0].degraded is None:
-        raise ConfigError(f"data.mixture: {name} has clean pictures alone: give it a degradation")
+        raise ConfigError(f"data.mixture: {name} has only clean pictures: give it a degradation")
     if degradation is not None and pairs[0].degraded is not None:
-        raise ConfigError(f"data.mixture: {name} is degraded already: take its degradation out")
+        raise ConfigError(f"data.mixture: {name} is already degraded: remove its degradation")
     return Source(tuple(pairs), part.label or label, degradation, part.repeat)
 
 

@@ -22,14 +22,13 @@ from moceir.training.plain_yaml import MAX_CHARACTERS, read_plain_yaml
 
 HELP = """moceir train [--config FILE] [--NAME VALUE ...]: train a network.
 
-FILE is YAML with any of the names below, those of a section indented below its name, as in the
-repository's configs/. On the command line NAME is one of them, such as --data.crop 96, and
-replaces the file's.
+FILE is YAML with any of the names below, nested by section, as in the repository's configs/. On
+the command line, --NAME VALUE overrides the file, as in --data.crop 96.
 """
 
 
 def parse(arguments: Sequence[str]) -> TrainingConfig:
-    """The configuration that a command line asks for.
+    """The configuration given by a command line.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown name, or a value that does not fit.
@@ -82,7 +81,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def build(values: Mapping[str, Any]) -> TrainingConfig:
-    """A configuration of plain values, the opposite of ``moceir.training.config.plain``.
+    """A configuration from plain values, the inverse of ``moceir.training.config.plain``.
 
     Raises:
         ConfigError: an unknown name or a value that does not fit.
@@ -132,7 +131,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
-            number = float(value)  # YAML takes 1e-3, which has no point, for a word
+            number = float(value)  # YAML reads 1e-3, without a decimal point, as a string
             if math.isfinite(number):
                 return number
     if hint is int and type(value) is int and abs(value) < 2**63:

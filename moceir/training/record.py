@@ -50,8 +50,8 @@ def before(last: Path, config: TrainingConfig) -> Before:
         ) from error
     if saved != config.network():
         raise CheckpointError(
-            f"{last} is of another network: choose another --run, or give the preset and the model "
-            f"that {last.parent / 'config.yaml'} has"
+            f"{last} belongs to another network: choose another --run, or the preset and model in "
+            f"{last.parent / 'config.yaml'}"
         )
     return Before(checkpoint["global_step"], values)
 

@@ -1,4 +1,4 @@
-"""Training in slices on machines that are lent for minutes and keep nothing.
+"""Training in short sessions (slices), on machines that are available for minutes and keep nothing.
 
     python -m moceir.training.slices pictures FOLDER SMALL
     python -m moceir.training.slices train STATE --config FILE --data.train SMALL --max_minutes 9
@@ -54,7 +54,7 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
     if config.max_minutes is None:
         raise ConfigError("a slice ends after max_minutes: give it")
     if config.devices * config.nodes > 1:
-        raise ConfigError("slices train with one process: leave devices and nodes out")
+        raise ConfigError("slices train with one process: omit devices and nodes")
     last = config.run / "last.ckpt"
     kept = read_set(state)
     if kept is not None:
@@ -139,7 +139,7 @@ def pack_pictures(
     """
     paths = find_pictures(source)
     if target.exists() and any(target.iterdir()):
-        raise ConfigError(f"{target}: has files in it: name another folder")
+        raise ConfigError(f"{target}: not empty: name another folder")
     budget, scale = megabytes * 1e6, 1.0
     for attempt in itertools.count():
         files = [_jpeg(open_rgb(path), scale, quality) for path in paths]

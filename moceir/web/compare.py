@@ -74,7 +74,7 @@ def write_comparison(
     """
     before, after, target = Path(before), Path(after), Path(target)
     if target.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{target}: name it .html")
+        raise ConfigError(f"{target}: the name must end in .html")
     check_free(target, overwrite)
     page = comparison(before, after)
     target.parent.mkdir(parents=True, exist_ok=True)

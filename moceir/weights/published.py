@@ -111,10 +111,20 @@ def infer_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
             ),
             ffn_expansion=state["latent.layers.0.ffn.project_out.weight"].shape[1]
             / state["latent.layers.0.ffn.project_out.weight"].shape[0],
-            num_experts=count(r"dec\.0\.2\.layers\.0\.adapter\.experts\.(\d+)\."),
+            num_experts=state["dec.0.2.layers.0.adapter.routing.gate.2.weight"].shape[0],
         )
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise WeightsError(f"not the weights of a published MoCE-IR ({error})") from None
+
+
+def infer_own_config(state: Mapping[str, Tensor]) -> MoCEIRConfig:
+    """The same of tensors with this package's names.
+
+    Raises:
+        WeightsError: tensors of something else.
+    """
+    config = infer_config({_rename(key): tensor for key, tensor in state.items()})
+    return config.replace(expert_path=any(".expert_path." in key for key in state))
 
 
 def to_published(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -110,7 +110,7 @@ def test_two_results_of_one_name_are_refused(tmp_path: Path, weights: Path) -> N
         (("degrade", "none.png", "-o", "out.png", "--kind", "rain"), "none.png"),
         (("convert", "none.ckpt", "out.safetensors"), "no such weights"),
         (("convert", "IN", "out.safetensors"), "in.png"),
-        (("convert", "IN", "out.zip"), "name it .safetensors"),
+        (("convert", "IN", "out.zip"), "the name must end in .safetensors"),
         (("train", "--data.train", "nowhere"), "nowhere: no such folder"),
         (("train", "--preset", "compakt"), "unknown preset"),
     ],

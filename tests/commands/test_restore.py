@@ -550,7 +550,7 @@ def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
     finally:
         signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
-    assert "stopped: 5 of 8 pictures left; the same command with --skip-existing goes on" in (
+    assert "stopped: 5 of 8 pictures left; to resume, repeat the command with --skip-existing" in (
         result.output
     )
     assert names(tmp_path / "out") == ["a.png", "b.png", "c.png"]
@@ -608,7 +608,7 @@ def test_two_processes_go_on_with_one_folder(tmp_path: Path, weights: Path) -> N
         ("moceir.inference.jobs.plan_files", "stopped"),
         (
             "moceir.inference.restorer.load_model",
-            "stopped: 3 of 3 pictures left; the same command with --skip-existing goes on",
+            "stopped: 3 of 3 pictures left; to resume, repeat the command with --skip-existing",
         ),
     ],
 )
@@ -761,7 +761,7 @@ def test_nobody_reads_the_json(tmp_path: Path, weights: Path) -> None:
     left = 8 - len(names(tmp_path / "out"))
     assert 0 < left < 8
     assert (
-        f"stopped, for nobody reads standard output: {left} of 8 pictures left; the same command "
-        "with --skip-existing goes on"
+        f"stopped because standard output was closed: {left} of 8 pictures left; to resume, "
+        "repeat the command with --skip-existing"
     ) in result.stderr
     assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr

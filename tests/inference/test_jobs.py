@@ -73,7 +73,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         plan_files([a, b], file)
     with pytest.raises(ConfigError, match=r"is a whole name: leave ext and suffix out"):
         plan_files([a], tmp_path / "x.png", ext="jpg")
-    with pytest.raises(ConfigError, match=r"suffix '\.\./x': give a part of a name"):
+    with pytest.raises(ConfigError, match=r"suffix '\.\./x': give part of a file name"):
         plan_files([a], tmp_path / "out", suffix="../x")
 
 

@@ -165,7 +165,7 @@ def test_mistakes_leave_nothing(tmp_path: Path) -> None:
         (cut, "c.html", "cut.png: "),
         (deep, "c.html", "deep.tif: 1200 of its values are NaN"),
         (tmp_path, "c.html", str(tmp_path)),
-        (good, "c.png", "c.png: name it .html"),
+        (good, "c.png", "c.png: the name must end in .html"),
     ):
         result = run(before, good, "-o", tmp_path / output)
         assert result.exit_code == 1 and message in result.output, result.output

@@ -1,0 +1,123 @@
+"""Many pictures, one after the other, as ``Restorer.map`` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from moceir import machine
+from moceir.errors import MoceirError
+from moceir.inference import memory
+from moceir.pictures import codec
+
+if TYPE_CHECKING:
+    from moceir.inference.restorer import Restorer
+
+TOGETHER = 8
+"""Small pictures that go through the network at once at most: more gains nothing."""
+
+EXPECTED = (MoceirError, OSError, ValueError, TypeError)
+"""What is raised for a picture that cannot be restored. Anything else is a fault of the program."""
+
+
+def gain_together(restorer: Restorer, height: int, width: int, number: int) -> bool:
+    """Whether so many pictures of that size are so small that calling the network costs more than
+    its work."""
+    need = memory.network_bytes(restorer.model.config, height, width, number, restorer.device)
+    return need <= machine.SMALL
+
+
+class _Decoded(NamedTuple):
+    """A picture that can go through the network with others."""
+
+    pixels: np.ndarray
+    """(H, W, C)."""
+    result: Callable[[np.ndarray], Any]
+    """Restored pixels as what was given: an array or a PIL image."""
+
+
+def restored(
+    restorer: Restorer, images: Iterable[Any], together: int, settings: dict[str, Any]
+) -> Iterator[Any]:
+    """The results of ``restorer(image, **settings)``, or the errors, in order; ``together``
+    pictures go through the network at once at most, and so many are held."""
+    group: list[_Decoded] = []
+    for image in images:
+        decoded = _attempt(_decode, image)
+        if group and not _joins(decoded, group[0]):
+            yield from _results(restorer, group, settings)
+            group = []
+        if isinstance(decoded, _Decoded):
+            group.append(decoded)
+            height, width, _ = decoded.pixels.shape
+            more = len(group) + 1
+            if more > together or not gain_together(restorer, height, width, more):
+                yield from _results(restorer, group, settings)
+                group = []
+        elif isinstance(decoded, Exception):
+            yield decoded
+        else:
+            yield _attempt(restorer, decoded, **settings)
+        del image, decoded  # a generator that waits would hold them
+    yield from _results(restorer, group, settings)
+
+
+def _attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function returns, or what was wrong with the picture."""
+    try:
+        return function(*args, **kwargs)
+    except EXPECTED as error:
+        return error
+
+
+def is_rgb(array: np.ndarray) -> bool:
+    """Whether an array is (H, W, 3) uint8."""
+    return array.dtype == np.uint8 and array.shape[2:] == (3,) and array.size > 0
+
+
+def _decode(image: Any) -> Any:
+    """A picture that can go with others; else what was given, for ``Restorer`` itself."""
+    if isinstance(image, np.ndarray) and is_rgb(image):
+        return _Decoded(image, lambda pixels: pixels)
+    if not isinstance(image, (Image.Image, str, Path)):
+        return image
+    picture = codec.picture_of(image) if isinstance(image, Image.Image) else codec.read(Path(image))
+
+    def result(pixels: np.ndarray) -> Image.Image:
+        picture.pixels = pixels
+        return codec.pillow_of(picture)
+
+    return _Decoded(picture.pixels, result)
+
+
+def _joins(decoded: Any, first: _Decoded) -> bool:
+    if not isinstance(decoded, _Decoded):
+        return False
+    a, b = decoded.pixels, first.pixels
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def _results(restorer: Restorer, group: list[_Decoded], settings: dict[str, Any]) -> Iterator[Any]:
+    """Those of a group; if it fails, of each alone, so that one that cannot be restored does not
+    take the others with it."""
+    if not group:
+        return
+    if len(group) == 1:
+        pixels = group[0].pixels[None]  # not copied: it may be large
+    else:
+        pixels = np.stack([decoded.pixels for decoded in group])
+    try:
+        results, _ = restorer.restore_batch(pixels, **settings)
+    except EXPECTED as error:
+        if len(group) == 1:
+            yield error
+            return
+        for decoded in group:
+            yield from _results(restorer, [decoded], settings)
+        return
+    for decoded, result in zip(group, results, strict=True):
+        yield decoded.result(result)
