@@ -28,8 +28,10 @@ MAX_EPOCH = 100_000_000
 
 
 class BatchStream(IterableDataset["Read | MoceirError"]):
-    """The batches of one process from step ``start`` on, without end, as far as they are read; or
-    why one cannot be read: what a worker raises would have its trace in the message.
+    """The batches of one process from step ``start`` on, without end, as far as they are read.
+
+    In place of a batch that cannot be read comes the error: if a worker raised it, its message
+    would contain a traceback.
 
     Each worker of a DataLoader makes every n-th batch, so that their order does not depend on n.
 
@@ -56,8 +58,9 @@ class BatchStream(IterableDataset["Read | MoceirError"]):
 
 
 def _unchanged(read: Any) -> Any:
-    """A DataLoader would make tensors of arrays, and hand them over through /dev/shm, which is
-    small in containers: when it is full, a worker prints a trace and the run waits for ever."""
+    """Arrays, which workers hand over through pipes. By default a DataLoader makes tensors of them,
+    which go through /dev/shm. That is small in containers; when it is full, a worker prints a trace
+    and the run waits for ever."""
     return read
 
 
