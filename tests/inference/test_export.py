@@ -47,7 +47,7 @@ def test_weights_there_and_back(tmp_path: Path) -> None:
         assert torch.equal(x, y)
     with pytest.raises(FileExistsError, match=r"b\.ckpt"):
         moceir.convert_weights(ours, tmp_path / "b.ckpt")
-    with pytest.raises(ConfigError, match=r"b\.zip: name it \.safetensors"):
+    with pytest.raises(ConfigError, match=r"b\.zip: the name must end in \.safetensors"):
         moceir.convert_weights(ours, tmp_path / "b.zip")
     with pytest.raises(WeightsError, match="not a file: name a published checkpoint"):
         moceir.convert_weights(tmp_path / "none.ckpt", tmp_path / "d.safetensors", preset="compact")
