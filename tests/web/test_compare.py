@@ -192,7 +192,7 @@ def test_from_python(tmp_path: Path) -> None:
         moceir.write_comparison(good, good, target)
     moceir.write_comparison(good, good, target, overwrite=True)
     assert target.read_text() == first
-    with pytest.raises(ConfigError, match=r"c\.png: name it \.html"):
+    with pytest.raises(ConfigError, match=r"c\.png: the name must end in \.html"):
         moceir.write_comparison(good, good, tmp_path / "c.png")
 
 
