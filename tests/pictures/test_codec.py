@@ -551,7 +551,7 @@ def test_formats_that_cannot_be_written_are_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(codec, "formats", lambda: without_plugin)
     assert codec.writable(".JPG") == "JPEG"
     for suffix, message in (
-        (".xyz", r"'\.xyz'; try \.png"),
+        (".xyz", r"'\.xyz': name the result \.png"),
         ("", "''"),
         (".psd", r"'\.psd'"),
         (".pdf", r"'\.pdf'"),
