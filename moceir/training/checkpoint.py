@@ -10,6 +10,7 @@ import torch
 from moceir.errors import CheckpointError, first_line
 from moceir.files import whole_file
 from moceir.weights.files import torch_save
+from moceir.weights.pickles import check_tuples
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -36,6 +37,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is none of a training run.
     """
     try:
+        check_tuples(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from moceir.config import MoCEIRConfig, preset
 from moceir.errors import WeightsError, first_line
 from moceir.weights.files import check_file, read_safetensors
+from moceir.weights.pickles import check_tuples
 
 CONTAINERS = ("params_ema", "state_dict", "model", "params")
 """Entries of checkpoints that hold a state_dict; the first that is there is read. BasicSR writes
@@ -48,6 +49,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(read_safetensors(path)[1], None)
     _check_archive(path)
     try:
+        check_tuples(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

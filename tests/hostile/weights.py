@@ -136,6 +136,14 @@ def _laughs() -> bytes:
     return out + b"."
 
 
+def _key(levels: int) -> bytes:
+    """A dictionary whose key is a tuple of one tuple twice, which is likewise, and so on."""
+    out = b"\x80\x02})q\x000"
+    for level in range(1, levels):
+        out += 2 * (b"h" + bytes([level - 1])) + b"\x86q" + bytes([level]) + b"0"
+    return out + b"h" + bytes([levels - 1]) + b"K\x01s."
+
+
 def _overlapping() -> bytes:
     """Many entries of a directory that are one entry of the archive."""
     data = bytearray(_zip({"a/data.pkl": b"\x80\x02}.", "a/data/0": bytes(100_000)}))
@@ -277,6 +285,7 @@ def _pickles() -> Made:
     for name, pickled in {
         "nested": _nested(100_000),
         "laughs": _laughs(),
+        "key": _key(100),
         "bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b".",
         "text": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b".",
         "long": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",

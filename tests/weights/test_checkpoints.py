@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from moceir.errors import WeightsError
 from moceir.model import MoCEIR, load_model, load_published
+from moceir.weights.checkpoints import read_checkpoint
 from tests.published_weights import TINY, filled, shapes
 
 Tensors = dict[str, torch.Tensor]
@@ -228,3 +229,18 @@ def test_little_files_with_much_in_them(tmp_path: Path) -> None:
     )
     refused = [line.partition(" refused")[0] for line in run.stdout.splitlines()]
     assert refused == [p.name for p in paths], run.stdout + run.stderr
+
+
+def test_a_key_that_takes_for_ever_to_hash_is_refused(tmp_path: Path) -> None:
+    """Thirty tuples are fine, unless each holds the one before twice."""
+    flat: tuple = ()
+    nested: tuple = ()
+    for _ in range(30):
+        flat, nested = (flat, 1), (nested, nested)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "other": {flat: 1}}, tmp_path / "flat.ckpt")
+    assert list(read_checkpoint(tmp_path / "flat.ckpt").state) == ["a"]
+    for name, pickled in (("old.pth", True), ("new.ckpt", False)):
+        content = {"state_dict": {"a": torch.zeros(1)}, "other": [nested]}
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not pickled)
+        with pytest.raises(WeightsError, match="its tuples are nested beyond measure"):
+            read_checkpoint(tmp_path / name)

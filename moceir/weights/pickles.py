@@ -1,0 +1,88 @@
+"""What a pickle would cost, found without building anything."""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MOST_TUPLE_ITEMS = 10_000_000
+"""In all tuples of a pickle, a tuple that stands in others counted each time."""
+
+_MEMORISE = ("PUT", "BINPUT", "LONG_BINPUT")
+_RECALL = ("GET", "BINGET", "LONG_BINGET")
+_NESTING = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ")
+
+
+def check_tuples(path: Path) -> None:
+    """Refuse nested tuples that share their parts.
+
+    As a key of a dictionary, a tuple is hashed as often as it is reachable: thirty tuples, each of
+    which holds the one before it twice, take hours and no memory, also in torch's reader.
+
+    Args:
+        path: a file of torch.save, an archive or not.
+
+    Raises:
+        pickle.UnpicklingError: more than ``MOST_TUPLE_ITEMS``.
+    """
+    items = 0
+    try:
+        for size in _tuples(path):
+            items += size
+            if items > MOST_TUPLE_ITEMS:
+                raise pickle.UnpicklingError("its tuples are nested beyond measure")
+    except (ValueError, IndexError, KeyError, EOFError, OverflowError, zipfile.BadZipFile):
+        return  # not a complete pickle, which the reader says in its own words
+
+
+def _tuples(path: Path) -> Iterator[int]:
+    """The sizes of the tuples in the order in which they are made or recalled."""
+    if path.stat().st_size == 0:
+        return
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    with archive.open(name) as file:
+                        yield from _sizes(file)
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        while content.tell() < len(content):  # a magic number, a version, and more
+            yield from _sizes(content)
+
+
+def _sizes(pickled: Any) -> Iterator[int]:
+    stack: list[int | None] = []  # sizes; None for a mark
+    memo: dict[Any, int] = {}
+    for code, argument, _ in pickletools.genops(pickled):
+        if code.name in _MEMORISE or code.name == "MEMOIZE":
+            memo[len(memo) if argument is None else argument] = stack[-1] or 1
+        elif code.name in _RECALL:
+            stack.append(memo[argument])
+            if memo[argument] > 1:
+                yield memo[argument]
+        elif code.name == "MARK":
+            stack.append(None)
+        else:
+            taken = _take(code, stack)
+            size = 1 + sum(taken) if code.name in _NESTING else 1
+            stack += [size] * len(code.stack_after)
+            if size > 1:
+                yield size
+
+
+def _take(code: pickletools.OpcodeInfo, stack: list[int | None]) -> list[int]:
+    """Off the stack what an operation takes, down to a mark if it takes one."""
+    count = len(code.stack_before)
+    taken: list[int | None] = []
+    if pickletools.markobject in code.stack_before:
+        while (top := stack.pop()) is not None:
+            taken.append(top)
+        count = code.stack_before.index(pickletools.markobject)
+    taken += [stack.pop() for _ in range(count)]
+    return [size or 1 for size in taken]
