@@ -244,18 +244,21 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 def _decode(data: bytes) -> Picture:
     stored = deep.Stored()
+    frames = None
     if data[:4] in tiff.SIGNATURES:
         found = tiff.read(data)
         if found.pixels is not None:
             metadata, orientation, notes = tiff.read_metadata(data)
             notes = [*found.notes, *notes, *_of_frames(found.frames)]
             return _upright(found.pixels, orientation, "TIFF", metadata, notes, found.frames)
-        stored.notes = found.notes
+        # Pillow's count takes time that grows with its square.
+        stored.notes, frames = found.notes, found.frames
     is_png = data.startswith(png.SIGNATURE)
     is_deep_png = is_png and data[24:25] == b"\x10"
     with _open(BytesIO(png.without_text(data) if is_png else data)) as image:
         check_size(image.width, image.height, 16 if is_deep_png else 8)
-        frames = getattr(image, "n_frames", 1)
+        if frames is None:
+            frames = getattr(image, "n_frames", 1)
         image.load()
         if is_deep_png:
             import imagecodecs

@@ -96,7 +96,7 @@ def read(data: bytes) -> Stored:
             others = page.samplesperpixel - colours.get(page.photometric, 1)
             kept = others > 0 and not cmyk and _alpha(page) is not None
             notes = [f"read with 8 of its {bits} bits"] if bits > 8 else []
-            return Stored(None, notes=notes + _left_out(others - kept))
+            return Stored(None, len(file.pages), notes + _left_out(others - kept))
         return _deep(page, len(file.pages))
 
 

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import TiffImageFile
 
 from moceir import machine
 from moceir.errors import PictureError
@@ -454,6 +455,15 @@ def test_the_first_of_several_frames_and_said(file_format: str) -> None:
     picture = codec.decode(data, "a")
     assert picture.notes == ["the first of its 2 frames"]
     assert picture.pixels.min() >= 250
+
+
+def test_pages_of_a_tiff_are_not_counted_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads all tags of each page again and again: 60,000 pages in 7 MB took 14 seconds."""
+    data = encoded(
+        Image.new("L", (1, 1)), "TIFF", save_all=True, append_images=99 * [Image.new("L", (1, 1))]
+    )
+    monkeypatch.setattr(TiffImageFile, "n_frames", property(lambda _: pytest.fail("counted")))
+    assert codec.decode(data, "a").notes == ["the first of its 100 frames"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
