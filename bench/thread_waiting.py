@@ -31,6 +31,7 @@ SETTINGS: dict[str, tuple[int, dict[str, str]]] = {
     "passive": (0, {"OMP_WAIT_POLICY": "passive"}),
     "spin 100": (0, {"GOMP_SPINCOUNT": "100"}),
     "spin 1000": (0, {"GOMP_SPINCOUNT": "1000"}),
+    "spin 10000": (0, {"GOMP_SPINCOUNT": "10000"}),
 }
 """Threads (0: as many as cores) and environment."""
 

@@ -64,13 +64,17 @@ def _message(error: Exception, command: click.Command | None) -> str:
     return text
 
 
-def _wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait for each other, unless the environment says
+SPIN_COUNT = "10000"
+"""Some 0.1 ms."""
+
+
+def _spin_briefly() -> None:
+    """Let OpenMP's threads sleep soon while they wait for each other, unless the environment says
     otherwise. By default they spin for milliseconds, and take the cores from the threads that they
-    wait for where other programs run too (docs/restore.md, "Threads"). OpenMP reads the environment
-    as PyTorch loads it."""
-    if "GOMP_SPINCOUNT" not in os.environ:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait for where other programs run too; threads that sleep at once are late on an idle machine
+    (docs/restore.md, "Threads"). OpenMP reads the environment as PyTorch loads it."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,7 +82,7 @@ def _wait_passively() -> None:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """All-in-one image restoration with complexity experts (MoCE-IR)."""
-    _wait_passively()
+    _spin_briefly()
 
 
 for _command in (
