@@ -1,6 +1,6 @@
 # moceir on CPUs. In the repository's root:
 #   docker build -f docker/cpu.Dockerfile -t moceir .
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" moceir restore photo.jpg -o better.png
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/photos" moceir restore photo.jpg -o better.png
 # Debian's and pip's newest are wanted, and steps that are kept apart.
 # hadolint global ignore=DL3008,DL3013,DL3059
 FROM python:3.12-slim-bookworm AS build
@@ -26,6 +26,6 @@ COPY --from=build /opt/moceir /opt/moceir
 ENV PATH="/opt/moceir/bin:$PATH" HOME=/home/moceir
 RUN mkdir /home/moceir && chmod 1777 /home/moceir
 USER 1000:1000
-WORKDIR /work
+WORKDIR /photos
 ENTRYPOINT ["moceir"]
 CMD ["--help"]

@@ -1,6 +1,6 @@
 # moceir on NVIDIA GPUs. In the repository's root:
 #   docker build -f docker/cuda.Dockerfile -t moceir:cuda .
-#   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/work" moceir:cuda \
+#   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/photos" moceir:cuda \
 #     restore photo.jpg -o better.png
 # Debian's and pip's newest are wanted, and steps that are kept apart.
 # hadolint global ignore=DL3008,DL3013,DL3059
@@ -30,6 +30,6 @@ ENV PATH="/opt/moceir/bin:$PATH" HOME=/home/moceir
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN mkdir /home/moceir && chmod 1777 /home/moceir
 USER 1000:1000
-WORKDIR /work
+WORKDIR /photos
 ENTRYPOINT ["moceir"]
 CMD ["--help"]
