@@ -1,6 +1,6 @@
 """Do experts help, and under which conditions? Five ways to train one network from random weights.
 
-    python bench/experts.py TRAIN VALIDATION OUT [--steps 1200] [--seeds 2]
+    python bench/experts.py TRAIN VALIDATION OUT [--steps 1000] [--seeds 2]
 
 ``A`` balance; ``B`` complexity, as in the paper; ``C`` as B, and the experts' output reaches the
 features (``expert_path``); ``D`` as C, and in the first part of a run the routers are trained
@@ -28,8 +28,8 @@ KINDS = ("noise", "rain", "haze", "low_light")
 EXPERT_OF = {"noise": 1, "low_light": 2, "rain": 3, "haze": 4}
 """What D is taught first: the wider a view a kind needs, the wider the window."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    "A": {"model": {"router": "balance"}},
-    "B": {"model": {"router": "complexity"}},
+    "A": {"model": {"router": "balance", "expert_path": False}},
+    "B": {"model": {"router": "complexity", "expert_path": False}},
     "C": {"model": {"router": "complexity", "expert_path": True}},
     "D": {
         "model": {"router": "complexity", "expert_path": True},
@@ -51,12 +51,7 @@ TITLES = {
 
 
 def run(variant: str, seed: int, steps: int, train: Path, validation: Path, out: Path) -> None:
-    """One run, its gains, and which experts it takes.
-
-    In two parts: what counts most is learned first, which is darkness and haze under ``l2`` and
-    noise under ``relative`` (docs/training.md), and with one of the two alone the other is not
-    learned in the time that there is.
-    """
+    """One run, its gains, and which experts it takes."""
     from moceir.evaluation.experts import centre, gains
     from moceir.model import load_model
     from moceir.pictures.images import find_pictures
@@ -66,28 +61,23 @@ def run(variant: str, seed: int, steps: int, train: Path, validation: Path, out:
 
     options = dict(VARIANTS[variant])
     warm = options.pop("warm", False)
-    weights = None
-    for part, loss in (("first", "l2"), ("second", "relative")):
-        of_part = steps // 3 if part == "first" else steps - steps // 3
-        folder = out / f"{variant}{seed}" / part
-        config = {
-            "run": str(folder),
-            "preset": "compact",
-            "weights": weights and str(weights),
-            "data": {
-                "train": str(train), "kinds": list(KINDS), "max_mixture": 1, "crop": 64,
-                "batch_size": 8,
-            },
-            "optimizer": {
-                "muon": True, "lr": 3e-3, "warmup_steps": 30, "weight_decay": 0.0,
-                "ema_decay": 0.99, "spectrum_weight": 0.01, "loss": loss,
-            },
-            "steps": of_part, "seed": 1000 * seed + (part == "second"), "precision": "32-true",
-            "accelerator": "cpu", "checkpoint_every": of_part, "validate_every": of_part,
-            "routing_warmup": of_part if warm and part == "first" else 0, **options,
-        }  # fmt: skip
-        weights = train_network(build(config))
-    assert weights is not None
+    folder = out / f"{variant}{seed}"
+    config = {
+        "run": str(folder),
+        "preset": "compact",
+        "data": {
+            "train": str(train), "kinds": list(KINDS), "max_mixture": 1, "crop": 64,
+            "batch_size": 8,
+        },
+        "optimizer": {
+            "muon": True, "lr": 3e-3, "warmup_steps": 30, "weight_decay": 0.0,
+            "ema_decay": 0.99, "spectrum_weight": 0.01, "loss": "relative",
+        },
+        "steps": steps, "seed": 1000 * seed, "precision": "32-true", "accelerator": "cpu",
+        "checkpoint_every": steps, "validate_every": steps,
+        "routing_warmup": steps // 3 if warm else 0, **options,
+    }  # fmt: skip
+    weights = train_network(build(config))
     seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     pictures = [centre(path, 192) for path in find_pictures(validation)]
     network = load_model(weights)
@@ -154,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("train", "validation", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--variants", default="".join(VARIANTS))
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
