@@ -251,7 +251,6 @@ def _decode(data: bytes) -> Picture:
             metadata, orientation, notes = tiff.read_metadata(data)
             notes = [*found.notes, *notes, *_of_frames(found.frames)]
             return _upright(found.pixels, orientation, "TIFF", metadata, notes, found.frames)
-        # Pillow's count takes time that grows with its square.
         stored.notes, frames = found.notes, found.frames
     is_png = data.startswith(png.SIGNATURE)
     is_deep_png = is_png and data[24:25] == b"\x10"

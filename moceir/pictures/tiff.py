@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 import zlib
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -96,8 +97,22 @@ def read(data: bytes) -> Stored:
             others = page.samplesperpixel - colours.get(page.photometric, 1)
             kept = others > 0 and not cmyk and _alpha(page) is not None
             notes = [f"read with 8 of its {bits} bits"] if bits > 8 else []
-            return Stored(None, len(file.pages), notes + _left_out(others - kept))
-        return _deep(page, len(file.pages))
+            return Stored(None, _pages(file, data), notes + _left_out(others - kept))
+        return _deep(page, _pages(file, data))
+
+
+def _pages(file: TiffFile, data: bytes) -> int:
+    """How many there are. Each says where the next one is; if that is one from before, tifffile
+    counts on for ever, and Pillow takes time that grows with the square of the number."""
+    layout, place, places = file.tiff, file.pages.first.offset, set[int]()
+    while place and place not in places and place + layout.tagnosize <= len(data):
+        places.add(place)
+        (tags,) = struct.unpack_from(layout.tagnoformat, data, place)
+        after = place + layout.tagnosize + tags * layout.tagsize
+        if after + layout.offsetsize > len(data):
+            break
+        (place,) = struct.unpack_from(layout.offsetformat, data, after)
+    return len(places)
 
 
 def read_metadata(data: bytes) -> tuple[Metadata, int, list[str]]:

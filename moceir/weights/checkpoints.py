@@ -14,7 +14,7 @@ from torch import Tensor
 from moceir.config import MoCEIRConfig, preset
 from moceir.errors import WeightsError, first_line
 from moceir.weights.files import check_file, read_safetensors
-from moceir.weights.pickles import check_tuples
+from moceir.weights.pickles import check_tuples, is_archive
 
 CONTAINERS = ("params_ema", "state_dict", "model", "params")
 """Entries of checkpoints that hold a state_dict; the first that is there is read. BasicSR writes
@@ -91,13 +91,12 @@ def _reason(error: pickle.UnpicklingError) -> str:
 
 def _check_archive(path: Path) -> None:
     """Raises for a zip file whose entries are larger than it is; torch.save does not compress."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # how torch.load knows them
-            return
+    if not is_archive(path):
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise WeightsError(f"{path}: not a complete checkpoint ({error})") from None
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import mmap
 import pickle
 import pickletools
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 MOST_TUPLE_ITEMS = 10_000_000
 """In all tuples of a pickle, a tuple that stands in others counted each time."""
+
+_LEGACY_PICKLES = 5
+"""A magic number, a version, the system, the content and the names of the storages; their bytes
+follow."""
 
 _MEMORISE = ("PUT", "BINPUT", "LONG_BINPUT")
 _RECALL = ("GET", "BINGET", "LONG_BINGET")
@@ -29,6 +34,7 @@ def check_tuples(path: Path) -> None:
 
     Raises:
         pickle.UnpicklingError: more than ``MOST_TUPLE_ITEMS``.
+        RuntimeError: an archive that torch cannot read.
     """
     items = 0
     try:
@@ -36,23 +42,26 @@ def check_tuples(path: Path) -> None:
             items += size
             if items > MOST_TUPLE_ITEMS:
                 raise pickle.UnpicklingError("its tuples are nested beyond measure")
-    except (ValueError, IndexError, KeyError, EOFError, OverflowError, zipfile.BadZipFile):
+    except (ValueError, IndexError, KeyError, EOFError, OverflowError):
         return  # not a complete pickle, which the reader says in its own words
+
+
+def is_archive(path: Path) -> bool:
+    """Whether torch.load takes a file for an archive. A zip file may also begin as a pickle."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _tuples(path: Path) -> Iterator[int]:
     """The sizes of the tuples in the order in which they are made or recalled."""
     if path.stat().st_size == 0:
         return
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    with archive.open(name) as file:
-                        yield from _sizes(file)
+    if is_archive(path):
+        # As torch.load reads it: zipfile takes some archives for others, or refuses them.
+        yield from _sizes(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))
         return
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        while content.tell() < len(content):  # a magic number, a version, and more
+        for _ in range(_LEGACY_PICKLES):
             yield from _sizes(content)
 
 

@@ -466,6 +466,28 @@ def test_pages_of_a_tiff_are_not_counted_by_pillow(monkeypatch: pytest.MonkeyPat
     assert codec.decode(data, "a").notes == ["the first of its 100 frames"]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("back", [None, 0, 149, 100])
+def test_pages_of_a_tiff_that_begin_again(
+    bits: int, bigtiff: bool, order: str, back: int | None
+) -> None:
+    """tifffile follows 100 pages or fewer once, and more of them for ever."""
+    file = BytesIO()
+    with tifffile.TiffWriter(file, bigtiff=bigtiff, byteorder=order) as writer:
+        for _ in range(150):
+            writer.write(np.zeros((1, 1), f"uint{bits}"), contiguous=False, metadata=None)
+    data = bytearray(file.getvalue())
+    with tifffile.TiffFile(BytesIO(data)) as tiff:
+        places, form = [page.offset for page in tiff.pages], tiff.tiff
+        number = struct.unpack_from(form.tagnoformat, data, places[-1])[0]
+    if back is not None:
+        after = places[-1] + form.tagnosize + number * form.tagsize
+        struct.pack_into(form.offsetformat, data, after, places[back])
+    assert codec.decode(bytes(data), "a").frames == 150
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_nan_and_infinity_are_refused(bad: float, channels: int) -> None:

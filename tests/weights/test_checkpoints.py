@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickletools
 import subprocess
 import sys
 import zipfile
@@ -244,3 +245,56 @@ def test_a_key_that_takes_for_ever_to_hash_is_refused(tmp_path: Path) -> None:
         torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not pickled)
         with pytest.raises(WeightsError, match="its tuples are nested beyond measure"):
             read_checkpoint(tmp_path / name)
+
+
+def test_pickles_are_checked_as_torch_reads_them(tmp_path: Path) -> None:
+    """A file that begins as a pickle is no archive, whatever follows; and torch minds neither a
+    checksum nor a name that differ."""
+    nested: tuple = ()
+    for _ in range(30):
+        nested = (nested, nested)
+    good, old, new = (tmp_path / name for name in ("good.ckpt", "old.pth", "new.ckpt"))
+    torch.save({"a": torch.zeros(1)}, good)
+    torch.save([nested], old, _use_new_zipfile_serialization=False)
+    old.write_bytes(old.read_bytes() + good.read_bytes())
+    torch.save([nested], new)
+    with zipfile.ZipFile(new) as archive:
+        entry = archive.getinfo("new/data.pkl")
+    checksum = entry.CRC.to_bytes(4, "little")
+    data = new.read_bytes()
+    for path, changed in (
+        (tmp_path / "checksum.ckpt", data.replace(checksum, b"1234")),
+        (tmp_path / "name.ckpt", data.replace(b"new/data.pkl", b"new/data.pkk", 1)),
+        (old, old.read_bytes()),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(WeightsError, match="its tuples are nested beyond measure"):
+            read_checkpoint(path)
+
+
+def test_a_damaged_directory_of_an_archive_is_named(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, path := tmp_path / "a.ckpt")
+    data = bytearray(path.read_bytes())
+    end = data.rindex(b"PK\5\6")
+    data[end + 12 : end + 16] = b"\0\0\0\x10"  # its length
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"a\.ckpt: not a complete checkpoint"):
+        read_checkpoint(path)
+
+
+def test_tensors_behind_a_pickle_are_not_taken_for_pickles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that is no archive; these would be millions of operations."""
+    torch.save({"a": torch.full((1000,), ord("N"), dtype=torch.uint8)}, path := tmp_path / "a.pth",
+               _use_new_zipfile_serialization=False)  # fmt: skip
+    ends = []
+    genops = pickletools.genops
+
+    def counted(content: Any) -> Any:
+        yield from genops(content)
+        ends.append(content.tell())
+
+    monkeypatch.setattr(pickletools, "genops", counted)
+    assert list(read_checkpoint(path).state) == ["a"]
+    assert len(ends) == 5 and path.stat().st_size - ends[-1] >= 1000
