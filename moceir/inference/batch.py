@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moceir import machine
 from moceir.errors import ConfigError, MoceirError, PictureError
-from moceir.files import shown
+from moceir.files import described, shown
 from moceir.inference import tiles
 from moceir.inference.canvas import check_strength
 from moceir.inference.jobs import DASH, Job, Outcome, Plan
@@ -280,11 +279,11 @@ class _Batch:
 
 def _failed(job: Job, error: Exception) -> Outcome:
     name = shown(job.source or DASH)
-    if isinstance(error, OSError) and error.strerror:
-        name, reason = shown(Path(error.filename)) if error.filename else name, error.strerror
-    else:
-        reason = str(error) or type(error).__name__
-        if not isinstance(error, (MoceirError, OSError, ValueError)):
-            reason = f"unexpected {type(error).__name__}: {reason}"
+    if isinstance(error, OSError) and error.filename:
+        return Outcome.of(job, "").failed(error, described(error))
+    reason = described(error) if isinstance(error, OSError) else str(error)
+    reason = reason or type(error).__name__
+    if not isinstance(error, (MoceirError, OSError, ValueError)):
+        reason = f"unexpected {type(error).__name__}: {reason}"
     text = reason if reason.startswith(name) else f"{name}: {reason}"
     return Outcome.of(job, "").failed(error, text)
