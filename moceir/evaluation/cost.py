@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, PictureError, TooLittleMemory
+from moceir.evaluation.routes import route_of
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
 from moceir.pictures.images import open_rgb
@@ -217,13 +218,18 @@ def measure_cost(
     """
     if width < 1 or height < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1", "size")
-    images = [(str(path), to_tensor(open_rgb(Path(path)))) for path in pictures]
     restorer = model if isinstance(model, Restorer) else Restorer(model)
     config = restorer.model.config
+    routes = [_of_picture(restorer, Path(path)) for path in pictures]
     timed = None
     if runs:
         noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
-        timed = seconds(restorer, noise, runs)
+        try:
+            timed = seconds(restorer, noise, runs)
+        except TooLittleMemory as error:
+            raise PictureError(
+                f"{error.need}: give a smaller size, or choose another device", "size"
+            ) from error
     return NetworkCost(
         sum(p.numel() for p in restorer.model.parameters()),
         width,
@@ -234,17 +240,18 @@ def measure_cost(
         restorer.threads,
         restorer.backend,
         timed,
-        [_of_picture(restorer, name, image) for name, image in images],
+        routes,
     )
 
 
-def _of_picture(restorer: Restorer, name: str, image: Tensor) -> PictureCost:
-    _, run = restorer.restore_pixels(image.permute(1, 2, 0).contiguous().numpy(), tile=0)
+def _of_picture(restorer: Restorer, path: Path) -> PictureCost:
+    image = to_tensor(open_rgb(path))
+    experts = route_of(restorer, image)
     height, width = image.shape[1:]
     of_size = cost(restorer.model.config, height, width)
-    macs = of_size.route([[expert - 1] for expert in run.experts])
+    macs = of_size.route([[expert - 1] for expert in experts])
     return PictureCost(
-        name, width, height, run.experts, macs, of_size.cheapest, of_size.most_expensive
+        str(path), width, height, experts, macs, of_size.cheapest, of_size.most_expensive
     )
 
 

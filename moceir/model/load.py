@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
-from moceir.errors import WeightsError
+from moceir.errors import WeightsError, first_line
 from moceir.files import whole_file
 from moceir.model.network import MoCEIR
 from moceir.model.routing import Router
@@ -91,7 +91,7 @@ def _from_hub(name: str) -> Path:
             "name, or `hf auth login`"
         )
     except (OSError, ValueError) as error:
-        reason = f"and the Hugging Face Hub does not give them ({str(error).splitlines()[0]})"
+        reason = f"and the Hugging Face Hub does not give them ({first_line(error)})"
     raise WeightsError(f"{name}: no such weights here, {reason}")
 
 
