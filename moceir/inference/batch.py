@@ -197,6 +197,8 @@ class _Batch:
             if sys.stdin is None:
                 raise PictureError("-: standard input is closed: pipe a picture in")
             return codec.decode(sys.stdin.buffer.read(), "-")
+        if job.source.is_fifo():
+            raise PictureError("not a file; pipe it into standard input and give - instead")
         return codec.read(job.source, shown(job.source))
 
     def _restored(self, group: list[_Reading]) -> Iterator[_Restored | Outcome]:

@@ -217,6 +217,13 @@ def test_degrade_says_what_it_leaves_out(tmp_path: Path) -> None:
     assert "seed 0; its transparency was dropped" in result.output
 
 
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    result = run("degrade", tmp_path / "a.png", "-o", tmp_path / "b.png", "--kind", "noise")
+    assert result.exit_code == 1
+    assert result.output.endswith("a.png: not a file: copy what it holds to one first\n")
+
+
 def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "w.ckpt")
     result = run(

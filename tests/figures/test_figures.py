@@ -141,6 +141,9 @@ def test_quality_against_cost(tmp_path: Path) -> None:
     assert run("figures", "quality", path, "-o", out).exit_code == 0 and is_picture(out)
     with pytest.raises(ConfigError, match="share no benchmark of CDD11"):
         quality_figure([result], "cdd11")
+    refused = run("figures", "quality", path, "-o", tmp_path / "b.svg", "--setting", "cdd11")
+    assert refused.exit_code == 1
+    assert refused.output.endswith("evaluate one, or choose another setting (--setting)\n")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"bad\.json: not a results\.json"):
         read_result(tmp_path / "bad.json")
