@@ -119,7 +119,7 @@ def cost(config: MoCEIRConfig, height: int, width: int) -> Cost:
     fixed += config.num_refinement_blocks * block(0)
     return Cost(
         fixed,
-        tuple(tuple(expert(level, r) for r in config.ranks(level)) for level in _order(config)),
+        tuple(tuple(expert(level, r) for r in config.ranks(level)) for level in config.decoder_levels),
         config.top_k,
     )
 
@@ -151,7 +151,7 @@ def extras(config: MoCEIRConfig, height: int, width: int) -> Cost:
                 expert(level, r, w)
                 for r, w in zip(config.ranks(level), config.windows, strict=True)
             )
-            for level in _order(config)
+            for level in config.decoder_levels
         ),
         config.top_k,
     )
@@ -268,11 +268,4 @@ def seconds(restorer: Restorer, image: Tensor, runs: int = 3) -> float:
 
 
 def _padded(config: MoCEIRConfig, height: int, width: int) -> tuple[int, int]:
-    cell = 2 ** (len(config.dims) - 1)
-    return height + -height % cell, width + -width % cell
-
-
-def _order(config: MoCEIRConfig) -> list[int]:
-    """The level of each decoder block, in the order in which they run."""
-    levels = range(len(config.dims) - 1)
-    return [level for level in reversed(levels) for _ in range(config.num_dec_blocks[level])]
+    return height + -height % config.cell, width + -width % config.cell
