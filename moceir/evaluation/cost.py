@@ -119,7 +119,9 @@ def cost(config: MoCEIRConfig, height: int, width: int) -> Cost:
     fixed += config.num_refinement_blocks * block(0)
     return Cost(
         fixed,
-        tuple(tuple(expert(level, r) for r in config.ranks(level)) for level in config.decoder_levels),
+        tuple(
+            tuple(expert(level, r) for r in config.ranks(level)) for level in config.decoder_levels
+        ),
         config.top_k,
     )
 

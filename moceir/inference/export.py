@@ -15,6 +15,7 @@ from moceir.files import check_free, whole_file
 from moceir.model import MoCEIR, load_model, load_published, save_published, save_weights
 from moceir.model.experts import ExpertBank
 from moceir.weights.bundled import BUNDLED
+from moceir.weights.files import SUFFIXES
 
 
 def export_onnx(
@@ -86,9 +87,6 @@ def export_onnx(
         program.save(temporary, external_data=False)
 
 
-WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
-
-
 def convert_weights(
     source: Path | str, target: Path | str, *, preset: str | None = None, overwrite: bool = False
 ) -> MoCEIR:
@@ -108,9 +106,8 @@ def convert_weights(
         OSError: the target cannot be written.
     """
     source, target = Path(source), Path(target)
-    if target.suffix not in WEIGHTS_SUFFIXES:
-        suffixes = ", ".join(WEIGHTS_SUFFIXES)
-        raise ConfigError(f"{target}: the name must end in {suffixes}")
+    if target.suffix not in SUFFIXES:
+        raise ConfigError(f"{target}: the name must end in {', '.join(SUFFIXES)}")
     check_free(target, overwrite)
     if preset is None:
         model = load_model(source)

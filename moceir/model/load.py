@@ -24,7 +24,13 @@ from moceir.model.routing import Router
 from moceir.weights import published
 from moceir.weights.bundled import BUNDLED, bundled_path
 from moceir.weights.checkpoints import OURS, PUBLISHED, of_network, read_checkpoint
-from moceir.weights.files import has_configuration, read_weights, torch_save, write_weights
+from moceir.weights.files import (
+    SUFFIXES,
+    has_configuration,
+    read_weights,
+    torch_save,
+    write_weights,
+)
 from moceir.weights.names import current_names
 
 
@@ -65,7 +71,7 @@ def _is_hub_name(source: str) -> bool:
     return (
         bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source))
         and not Path(user).exists()
-        and Path(name).suffix not in (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+        and Path(name).suffix not in (*SUFFIXES, ".bin")
     )
 
 

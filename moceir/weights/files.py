@@ -16,6 +16,9 @@ from moceir.errors import WeightsError
 from moceir.files import whole_file
 from moceir.weights.names import current_names
 
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+"""Of files with weights: ours, and the published code's."""
+
 CONFIGURATION = "moceir.config"
 """The key of the configuration in a file's metadata."""
 
