@@ -56,7 +56,7 @@ def read_result(path: Path, name: str | None = None) -> Result:
         return Result(name, content["parameters"], cost(network, 224, 224), found)
     except KeyError as error:
         raise ConfigError(f"{path}: not a results.json of moceir evaluate: no {error}") from error
-    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a results.json of moceir evaluate ({error})") from error
 
 
