@@ -36,7 +36,7 @@ def export_onnx(
 
     Args:
         model: a network, or weights as ``Restorer`` takes them; None: the bundled ones.
-        path: of the file.
+        path: of the file; its folder is made.
         height, width: pixels.
         overwrite: replace what is there.
 
@@ -70,6 +70,7 @@ def export_onnx(
         if isinstance(module, ExpertBank):
             module.every = True
     image = torch.zeros(1, 3, height, width)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with use_backends("reference"), torch.no_grad(), whole_file(path, overwrite) as temporary:
         program = torch.onnx.export(
             model,
@@ -95,7 +96,7 @@ def convert_weights(
     Args:
         source: weights as ``moceir.load_model`` takes them.
         target: ``.safetensors``: a file of ours; ``.ckpt``: a Lightning checkpoint, ``.pth`` or
-            ``.pt``: a bare state_dict, for the published code.
+            ``.pt``: a bare state_dict, for the published code. Its folder is made.
         preset: the network of a published checkpoint; None: read off its tensors.
         overwrite: replace what is there.
 

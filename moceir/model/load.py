@@ -46,7 +46,7 @@ def load_model(source: str | Path) -> MoCEIR:
     Raises:
         WeightsError: nothing of that name, weights that cannot be used or downloaded.
     """
-    if source in BUNDLED:
+    if str(source) in BUNDLED:
         return load_weights(bundled_path(str(source)))
     path = Path(source)
     if _is_hub_name(str(source)):
@@ -102,7 +102,7 @@ def _from_hub(name: str) -> Path:
 
 
 def save_weights(model: MoCEIR, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a network to one file, atomically.
+    """Write a network to one file, atomically. Its folder is made.
 
     Args:
         dtype: of the stored tensors; the network's own if None.
@@ -191,7 +191,8 @@ def to_published(model: MoCEIR) -> dict[str, Tensor]:
 
 
 def save_published(model: MoCEIR, path: Path) -> None:
-    """Write a checkpoint for the published code: Lightning's for ``.ckpt``, else a state_dict.
+    """Write a checkpoint for the published code: Lightning's for ``.ckpt``, else a state_dict. Its
+    folder is made.
 
     Raises:
         WeightsError: as ``to_published``.
@@ -206,5 +207,6 @@ def save_published(model: MoCEIR, path: Path) -> None:
             "epoch": 0,
             "global_step": 0,
         }
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         torch_save(content, temporary)

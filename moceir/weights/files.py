@@ -29,7 +29,7 @@ def write_weights(
     path: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a configuration and its tensors to one file, atomically.
+    """Write a configuration and its tensors to one file, atomically. Its folder is made.
 
     Args:
         dtype: of the stored tensors; their own if None.
@@ -41,6 +41,7 @@ def write_weights(
     metadata = {"format": "pt", CONFIGURATION: json.dumps(config.to_dict())}
     # Into the existing file: save_file would replace it with one that has other permissions.
     content = save(stored, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 

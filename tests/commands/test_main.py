@@ -152,6 +152,13 @@ def test_convert_there_and_back(tmp_path: Path, weights: Path) -> None:
         assert torch.equal(x, y)
 
 
+def test_bundled_weights_are_converted(tmp_path: Path) -> None:
+    """To a folder that is not there, as the other commands make one."""
+    result = run("convert", "compact", tmp_path / "new" / "a.safetensors")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "new" / "a.safetensors").is_file()
+
+
 def test_convert_names_what_does_not_fit_the_preset(tmp_path: Path, weights: Path) -> None:
     assert run("convert", weights, tmp_path / "a.ckpt").exit_code == 0
     result = run("convert", tmp_path / "a.ckpt", tmp_path / "b.safetensors", "--preset", "moce_ir")
