@@ -12,15 +12,13 @@ from dataclasses import replace
 from io import BytesIO
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from moceir import machine
 from moceir.errors import ConfigError, MoceirError, PictureError
 from moceir.files import described, shown
 from moceir.inference import tiles
 from moceir.inference.canvas import check_strength
 from moceir.inference.jobs import DASH, Job, Outcome, Plan
-from moceir.inference.many import TOGETHER, gain_together
+from moceir.inference.many import TOGETHER, alike, gain_together, stacked
 from moceir.inference.restorer import Restorer, Run
 from moceir.pictures import codec
 
@@ -162,10 +160,7 @@ class _Batch:
         height, width, _ = pixels.shape
         if not gain_together(self._restorer, height, width, len(group) + 1):
             return False
-        if reading.exception():
-            return False
-        other = reading.result().pixels
-        return other.shape == pixels.shape and other.dtype == pixels.dtype
+        return not reading.exception() and alike(reading.result().pixels, pixels)
 
     def stop(self) -> list[Outcome]:
         """Begin nothing more; wait until what is being written is whole."""
@@ -221,10 +216,7 @@ class _Batch:
     def _restore(self, jobs: list[Job], pictures: list[codec.Picture]) -> list[_Restored]:
         """Pictures of one shape."""
         restorer = self._restorer
-        if len(pictures) == 1:
-            pixels = pictures[0].pixels[None]  # not copied: it may be large
-        else:
-            pixels = np.stack([picture.pixels for picture in pictures])
+        pixels = stacked([picture.pixels for picture in pictures])
         peak = machine.Peak(restorer.device)
         start = time.perf_counter()
         results, runs = restorer.restore_batch(pixels, **self._options)
