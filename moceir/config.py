@@ -179,6 +179,18 @@ class MoCEIRConfig:
         return tuple(self.dim * 2**level for level in range(len(self.num_blocks)))
 
     @property
+    def cell(self) -> int:
+        """Pixels at full resolution to a pixel of the deepest level: sides are padded to multiples
+        of it."""
+        return 2 ** (len(self.dims) - 1)
+
+    @property
+    def decoder_levels(self) -> tuple[int, ...]:
+        """The level of each decoder block, in the order in which they run."""
+        deepest_first = reversed(range(len(self.num_dec_blocks)))
+        return tuple(level for level in deepest_first for _ in range(self.num_dec_blocks[level]))
+
+    @property
     def windows(self) -> tuple[int, ...]:
         """Window of each expert."""
         return WINDOWS[: self.num_experts]

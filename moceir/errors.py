@@ -31,6 +31,19 @@ class PictureError(MoceirError, ValueError):
     """A picture, or a folder of pictures, that cannot be used."""
 
 
+class TooLittleMemory(PictureError):
+    """A picture that does not fit into memory.
+
+    Args:
+        need: what is missing for what, without the remedy.
+        remedy: for who restores pictures. Callers that take no tiles have another.
+    """
+
+    def __init__(self, need: str, remedy: str, argument: str) -> None:
+        super().__init__(f"{need}: {remedy}", argument)
+        self.need = need
+
+
 class WeightsError(MoceirError, ValueError):
     """Weights that cannot be used."""
 

@@ -25,6 +25,13 @@ def shown(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
+def described(error: OSError) -> str:
+    """What went wrong with which file, without the number of the error."""
+    if not error.strerror:
+        return str(error)
+    return f"{shown(error.filename)}: {error.strerror}" if error.filename else error.strerror
+
+
 def check_free(path: Path, overwrite: bool = False) -> None:
     """Refuse to write what is already there, before any work is done for it.
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"config", "files", "machine"},
-    {"pictures"},
+    {"pictures", "cli"},
     {"weights", "data"},
     {"model"},
     {"inference"},

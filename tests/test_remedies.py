@@ -118,7 +118,6 @@ def test_options_exist_where_they_are_named(monkeypatch: pytest.MonkeyPatch) -> 
         "moceir/evaluation/synthetic.py": options(synthetic.main),
         "moceir/evaluation/methods.py": own["evaluate"],
         "moceir/evaluation/protocol.py": own["evaluate"] & own["routes"],
-        "moceir/figures/quality.py": own["figures"],
         "moceir/web/app.py": own["app"],
         "moce_kernels/precompile.py": arguments_of_kernels(monkeypatch),
     }
@@ -136,6 +135,18 @@ def test_options_exist_where_they_are_named(monkeypatch: pytest.MonkeyPatch) -> 
         if not docker and option not in known and option != "--NAME":
             wrong.append(f"{message.place}: {option} in {message.text!r}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_libraries_name_no_option() -> None:
+    """They name arguments, to which commands add the option. Training has one name for both."""
+    programs = ("moceir/commands/", "moceir/training/", "moceir/evaluation/synthetic.py")
+    named = [
+        f"{message.place}: {message.text!r}"
+        for message in MESSAGES
+        if message.file.startswith("moceir/") and not message.file.startswith(programs)
+        if re.search(r"(?<![\w-])--[a-z]", message.text)
+    ]
+    assert not named, "\n".join(named)
 
 
 def test_names_of_a_configuration_exist() -> None:

@@ -1,4 +1,4 @@
-"""What several commands have in common. Libraries speak of arguments, commands of options."""
+"""What several commands have in common."""
 
 from __future__ import annotations
 
@@ -27,24 +27,6 @@ THREADS = click.option(
     "--threads", type=click.IntRange(1), help="Of the CPU. Default: one for each core."
 )
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
-
-
-def option_of(command: click.Command | None, argument: str | None) -> str | None:
-    """How a command, or one of those in it, calls the argument of a function; None: it does not
-    have it."""
-    for parameter in getattr(command, "params", ()):
-        if parameter.name == argument and isinstance(parameter, click.Option):
-            return max(parameter.opts, key=len)
-    for inner in getattr(command, "commands", {}).values():
-        if found := option_of(inner, argument):
-            return found
-    return None
-
-
-def with_option(message: str, command: click.Command | None, argument: str | None) -> str:
-    """The message, and the option that a remedy would change."""
-    option = option_of(command, argument)
-    return f"{message} ({option})" if option else message
 
 
 def extra(module: str, name: str) -> Any:

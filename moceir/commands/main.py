@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from moceir import __version__
+from moceir import __version__, cli
 from moceir.commands.app import app
-from moceir.commands.common import option_of, with_option
 from moceir.commands.compare import compare
 from moceir.commands.convert import convert
 from moceir.commands.cost import cost
@@ -22,46 +21,22 @@ from moceir.commands.precompile import precompile
 from moceir.commands.restore import restore
 from moceir.commands.routes import routes
 from moceir.commands.train import train
-from moceir.errors import MoceirError
-from moceir.files import shown
-
-EXPECTED = (MoceirError, OSError, ValueError)
 
 
-class _Commands(click.Group):
-    """What a user can mend becomes one message and exit status 1; with --debug, a traceback.
-    Ctrl-C is exit status 130, as of shells."""
+class _Commands(cli.Group):
+    """A fault of the program, too, is one message; with --debug, a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, *cli.EXPECTED):
             raise
-        except KeyboardInterrupt:
-            click.echo("stopped", err=True)
-            raise SystemExit(130) from None
-        except EXPECTED as error:
-            if ctx.params.get("debug"):
-                raise
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            raise click.ClickException(_message(error, command)) from error
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
             raise click.ClickException(
                 f"unexpected {type(error).__name__}: {error} (moceir --debug shows the traceback)"
             ) from error
-
-
-def _message(error: Exception, command: click.Command | None) -> str:
-    if not (isinstance(error, OSError) and error.strerror):
-        return with_option(str(error), command, getattr(error, "argument", None))
-    text = f"{shown(error.filename)}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, FileExistsError):
-        found = (option_of(command, name) for name in ("skip_existing", "overwrite"))
-        if options := " or ".join(option for option in found if option):
-            text += f": choose another name, or add {options}"
-    return text
 
 
 SPIN_COUNT = "10000"

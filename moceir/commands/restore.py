@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moceir.commands.common import DEVICE, MODEL, OVERWRITE, PATH, PRECISION, THREADS, with_option
+from moceir.cli import with_option
+from moceir.commands.common import DEVICE, MODEL, OVERWRITE, PATH, PRECISION, THREADS
 from moceir.files import shown
 
 if TYPE_CHECKING:

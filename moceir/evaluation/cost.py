@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, PictureError, TooLittleMemory
+from moceir.evaluation.routes import route_of
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
 from moceir.pictures.images import open_rgb
@@ -118,7 +119,9 @@ def cost(config: MoCEIRConfig, height: int, width: int) -> Cost:
     fixed += config.num_refinement_blocks * block(0)
     return Cost(
         fixed,
-        tuple(tuple(expert(level, r) for r in config.ranks(level)) for level in _order(config)),
+        tuple(
+            tuple(expert(level, r) for r in config.ranks(level)) for level in config.decoder_levels
+        ),
         config.top_k,
     )
 
@@ -150,7 +153,7 @@ def extras(config: MoCEIRConfig, height: int, width: int) -> Cost:
                 expert(level, r, w)
                 for r, w in zip(config.ranks(level), config.windows, strict=True)
             )
-            for level in _order(config)
+            for level in config.decoder_levels
         ),
         config.top_k,
     )
@@ -217,13 +220,18 @@ def measure_cost(
     """
     if width < 1 or height < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1", "size")
-    images = [(str(path), to_tensor(open_rgb(Path(path)))) for path in pictures]
     restorer = model if isinstance(model, Restorer) else Restorer(model)
     config = restorer.model.config
+    routes = [_of_picture(restorer, Path(path)) for path in pictures]
     timed = None
     if runs:
         noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
-        timed = seconds(restorer, noise, runs)
+        try:
+            timed = seconds(restorer, noise, runs)
+        except TooLittleMemory as error:
+            raise PictureError(
+                f"{error.need}: give a smaller size, or choose another device", "size"
+            ) from error
     return NetworkCost(
         sum(p.numel() for p in restorer.model.parameters()),
         width,
@@ -234,17 +242,18 @@ def measure_cost(
         restorer.threads,
         restorer.backend,
         timed,
-        [_of_picture(restorer, name, image) for name, image in images],
+        routes,
     )
 
 
-def _of_picture(restorer: Restorer, name: str, image: Tensor) -> PictureCost:
-    _, run = restorer.restore_pixels(image.permute(1, 2, 0).contiguous().numpy(), tile=0)
+def _of_picture(restorer: Restorer, path: Path) -> PictureCost:
+    image = to_tensor(open_rgb(path))
+    experts = route_of(restorer, image)
     height, width = image.shape[1:]
     of_size = cost(restorer.model.config, height, width)
-    macs = of_size.route([[expert - 1] for expert in run.experts])
+    macs = of_size.route([[expert - 1] for expert in experts])
     return PictureCost(
-        name, width, height, run.experts, macs, of_size.cheapest, of_size.most_expensive
+        str(path), width, height, experts, macs, of_size.cheapest, of_size.most_expensive
     )
 
 
@@ -261,11 +270,4 @@ def seconds(restorer: Restorer, image: Tensor, runs: int = 3) -> float:
 
 
 def _padded(config: MoCEIRConfig, height: int, width: int) -> tuple[int, int]:
-    cell = 2 ** (len(config.dims) - 1)
-    return height + -height % cell, width + -width % cell
-
-
-def _order(config: MoCEIRConfig) -> list[int]:
-    """The level of each decoder block, in the order in which they run."""
-    levels = range(len(config.dims) - 1)
-    return [level for level in reversed(levels) for _ in range(config.num_dec_blocks[level])]
+    return height + -height % config.cell, width + -width % config.cell

@@ -19,6 +19,7 @@ import click
 import torch
 from torch import Tensor
 
+from moceir import cli
 from moceir.data import synthesis
 from moceir.data.crops import middle
 from moceir.data.synthesis import KINDS
@@ -102,7 +103,7 @@ def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=cli.Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-m", "--model", default="compact", show_default=True, help="As for moceir restore.")
 @click.option("--side", default=256, show_default=True, help="Side of the centre crop.")
@@ -113,7 +114,7 @@ def main(folder: Path, model: str, side: int, strength: str, kinds: str, output:
     """Measure what the experts contribute, on the clean images in FOLDER."""
     unknown = [kind for kind in kinds.split(",") if kind not in KINDS]
     if unknown:
-        raise ConfigError(f"--kinds: {unknown[0]!r} is not one of {', '.join(KINDS)}")
+        raise ConfigError(f"kind {unknown[0]!r}: choose of {', '.join(KINDS)}", "kinds")
     network = load_model(model).eval()
     pictures = [centre(path, side) for path in find_pictures(folder)]
     rows = [(kind, gains(network, pictures, kind, strength)) for kind in kinds.split(",")]

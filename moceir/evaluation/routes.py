@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moceir.data.degradations import Degradation, degrade, parse
 from moceir.data.kinds import KINDS
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, PictureError, TooLittleMemory
 from moceir.evaluation.protocol import PROTOCOLS, Benchmark
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
@@ -73,11 +73,27 @@ def count_routes(restorer: Restorer, images: Iterable[Tensor]) -> Tensor:
     config = restorer.model.config
     counts = torch.zeros(sum(config.num_dec_blocks), config.num_experts, dtype=torch.int64)
     for image in images:
-        pixels = image.permute(1, 2, 0).contiguous().numpy()
-        _, run = restorer.restore_pixels(pixels, tile=0)
-        for block, expert in enumerate(run.experts):
+        for block, expert in enumerate(route_of(restorer, image)):
             counts[block, expert - 1] += 1
     return counts
+
+
+def route_of(restorer: Restorer, image: Tensor) -> tuple[int, ...]:
+    """The expert, 1 the cheapest, that each decoder block takes for an image (3, H, W) in [0, 1].
+
+    Raises:
+        PictureError: too little memory for the whole image.
+    """
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    try:
+        _, run = restorer.restore_pixels(pixels, tile=0)
+    except TooLittleMemory as error:
+        raise PictureError(
+            f"{error.need}: a route is that of a whole picture, so give a smaller one, or choose "
+            "another device",
+            "device",
+        ) from error
+    return run.experts
 
 
 def _files(path: Path) -> list[Path]:

@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from moceir import cli
 from moceir.data.crops import middle
-from moceir.errors import MoceirError
 from moceir.evaluation.methods import Method, find_method
 from moceir.evaluation.metrics import psnr
 from moceir.evaluation.rows import ROWS, Row, parse_row
@@ -141,7 +141,7 @@ def _signed(gain: float) -> str:
     return "" if math.isinf(gain) else f"{gain:+.2f}"
 
 
-@click.command()
+@click.command(cls=cli.Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "-m",
@@ -172,18 +172,15 @@ def main(
 ) -> None:
     """Measure networks and classical methods on the clean pictures in FOLDER."""
     chosen = sets if sets or degradations else ("card",)
-    try:
-        texts = dict.fromkeys([*(text for name in chosen for text in ROWS[name]), *degradations])
-        parsed = [parse_row(text) for text in texts]
-        methods = [find_method(name) for name in dict.fromkeys(models or (None,))]
-        pictures = find_pictures(folder)
-        rows: list[dict[str, Any]] = []
-        for row in parsed:
-            for found in evaluate(methods, pictures, row, side):
-                rows.append(found)
-                click.echo(f"{found['method']} {table([found]).splitlines()[-1]}", err=True)
-    except (MoceirError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    texts = dict.fromkeys([*(text for name in chosen for text in ROWS[name]), *degradations])
+    parsed = [parse_row(text) for text in texts]
+    methods = [find_method(name) for name in dict.fromkeys(models or (None,))]
+    pictures = find_pictures(folder)
+    rows: list[dict[str, Any]] = []
+    for row in parsed:
+        for found in evaluate(methods, pictures, row, side):
+            rows.append(found)
+            click.echo(f"{found['method']} {table([found]).splitlines()[-1]}", err=True)
     content = {
         "pictures": len(pictures),
         "side": side,

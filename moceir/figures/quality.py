@@ -56,7 +56,7 @@ def read_result(path: Path, name: str | None = None) -> Result:
         return Result(name, content["parameters"], cost(network, 224, 224), found)
     except KeyError as error:
         raise ConfigError(f"{path}: not a results.json of moceir evaluate: no {error}") from error
-    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a results.json of moceir evaluate ({error})") from error
 
 
@@ -71,12 +71,13 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
         needed = ", ".join(setting.columns)
         raise ConfigError(
             f"the results share no benchmark of {setting.title} ({needed}): "
-            "evaluate one, or choose another --setting"
+            "evaluate one, or choose another setting",
+            "setting",
         )
     return columns
 
 
-def quality_figure(results: list[Result], setting_name: str) -> Figure:
+def quality_figure(results: list[Result], setting: str) -> Figure:
     """Mean PSNR over the common benchmarks, for the papers' methods and for ours.
 
     The bar at a point extends from the cheapest to the most expensive route. Classical methods,
@@ -85,9 +86,9 @@ def quality_figure(results: list[Result], setting_name: str) -> Figure:
     Raises:
         ConfigError: nothing in common with the setting.
     """
-    setting = SETTINGS[setting_name]
-    columns = common_columns(setting, results)
-    where = [list(setting.columns).index(column) for column in columns]
+    published = SETTINGS[setting]
+    columns = common_columns(published, results)
+    where = [list(published.columns).index(column) for column in columns]
     figure = new(9, 3.6)
     by_size, by_compute = figure.subplots(1, 2, sharey=True)
 
@@ -98,7 +99,7 @@ def quality_figure(results: list[Result], setting_name: str) -> Figure:
             name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour
         )
 
-    for method in setting.methods:
+    for method in published.methods:
         quality = fmean(method.scores[i][0] for i in where)
         if method.parameters is not None:
             point(by_size, method.parameters, quality, method.name, ours=False)
@@ -118,10 +119,10 @@ def quality_figure(results: list[Result], setting_name: str) -> Figure:
         low, high = result.cost.cheapest / 1e9, result.cost.most_expensive / 1e9
         by_compute.plot([low, high], [quality, quality], color=EXPERTS[3], lw=2)
         point(by_compute, (low + high) / 2, quality, result.name, ours=True)
-    shown = ", ".join(setting.columns[column] for column in columns)
+    shown = ", ".join(published.columns[column] for column in columns)
     by_size.set(xlabel="parameters, millions", ylabel="PSNR, dB")
     by_compute.set(xlabel="multiply-accumulates at 224 x 224, G")
-    figure.suptitle(f"{setting.title}; mean of {shown}", fontsize=10)
+    figure.suptitle(f"{published.title}; mean of {shown}", fontsize=10)
     for panel in (by_size, by_compute):
         panel.grid(alpha=0.3)
         panel.set_xlim(0, 1.25 * panel.get_xlim()[1])  # room for the name of the last point

@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from moceir import machine
 from moceir.errors import ConfigError, MoceirError, PictureError
-from moceir.files import shown
+from moceir.files import described, shown
 from moceir.inference import tiles
 from moceir.inference.canvas import check_strength
 from moceir.inference.jobs import DASH, Job, Outcome, Plan
-from moceir.inference.many import TOGETHER, gain_together
+from moceir.inference.many import TOGETHER, alike, gain_together, stacked
 from moceir.inference.restorer import Restorer, Run
 from moceir.pictures import codec
 
@@ -163,10 +160,7 @@ class _Batch:
         height, width, _ = pixels.shape
         if not gain_together(self._restorer, height, width, len(group) + 1):
             return False
-        if reading.exception():
-            return False
-        other = reading.result().pixels
-        return other.shape == pixels.shape and other.dtype == pixels.dtype
+        return not reading.exception() and alike(reading.result().pixels, pixels)
 
     def stop(self) -> list[Outcome]:
         """Begin nothing more; wait until what is being written is whole."""
@@ -198,6 +192,8 @@ class _Batch:
             if sys.stdin is None:
                 raise PictureError("-: standard input is closed: pipe a picture in")
             return codec.decode(sys.stdin.buffer.read(), "-")
+        if job.source.is_fifo():
+            raise PictureError("not a file; pipe it into standard input and give - instead")
         return codec.read(job.source, shown(job.source))
 
     def _restored(self, group: list[_Reading]) -> Iterator[_Restored | Outcome]:
@@ -220,10 +216,7 @@ class _Batch:
     def _restore(self, jobs: list[Job], pictures: list[codec.Picture]) -> list[_Restored]:
         """Pictures of one shape."""
         restorer = self._restorer
-        if len(pictures) == 1:
-            pixels = pictures[0].pixels[None]  # not copied: it may be large
-        else:
-            pixels = np.stack([picture.pixels for picture in pictures])
+        pixels = stacked([picture.pixels for picture in pictures])
         peak = machine.Peak(restorer.device)
         start = time.perf_counter()
         results, runs = restorer.restore_batch(pixels, **self._options)
@@ -280,11 +273,11 @@ class _Batch:
 
 def _failed(job: Job, error: Exception) -> Outcome:
     name = shown(job.source or DASH)
-    if isinstance(error, OSError) and error.strerror:
-        name, reason = shown(Path(error.filename)) if error.filename else name, error.strerror
-    else:
-        reason = str(error) or type(error).__name__
-        if not isinstance(error, (MoceirError, OSError, ValueError)):
-            reason = f"unexpected {type(error).__name__}: {reason}"
+    if isinstance(error, OSError) and error.filename:
+        return Outcome.of(job, "").failed(error, described(error))
+    reason = described(error) if isinstance(error, OSError) else str(error)
+    reason = reason or type(error).__name__
+    if not isinstance(error, (MoceirError, OSError, ValueError)):
+        reason = f"unexpected {type(error).__name__}: {reason}"
     text = reason if reason.startswith(name) else f"{name}: {reason}"
     return Outcome.of(job, "").failed(error, text)

@@ -15,6 +15,7 @@ from moceir.files import check_free, whole_file
 from moceir.model import MoCEIR, load_model, load_published, save_published, save_weights
 from moceir.model.experts import ExpertBank
 from moceir.weights.bundled import BUNDLED
+from moceir.weights.files import SUFFIXES
 
 
 def export_onnx(
@@ -35,7 +36,7 @@ def export_onnx(
 
     Args:
         model: a network, or weights as ``Restorer`` takes them; None: the bundled ones.
-        path: of the file.
+        path: of the file; its folder is made.
         height, width: pixels.
         overwrite: replace what is there.
 
@@ -69,6 +70,7 @@ def export_onnx(
         if isinstance(module, ExpertBank):
             module.every = True
     image = torch.zeros(1, 3, height, width)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with use_backends("reference"), torch.no_grad(), whole_file(path, overwrite) as temporary:
         program = torch.onnx.export(
             model,
@@ -86,9 +88,6 @@ def export_onnx(
         program.save(temporary, external_data=False)
 
 
-WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
-
-
 def convert_weights(
     source: Path | str, target: Path | str, *, preset: str | None = None, overwrite: bool = False
 ) -> MoCEIR:
@@ -97,7 +96,7 @@ def convert_weights(
     Args:
         source: weights as ``moceir.load_model`` takes them.
         target: ``.safetensors``: a file of ours; ``.ckpt``: a Lightning checkpoint, ``.pth`` or
-            ``.pt``: a bare state_dict, for the published code.
+            ``.pt``: a bare state_dict, for the published code. Its folder is made.
         preset: the network of a published checkpoint; None: read off its tensors.
         overwrite: replace what is there.
 
@@ -108,9 +107,8 @@ def convert_weights(
         OSError: the target cannot be written.
     """
     source, target = Path(source), Path(target)
-    if target.suffix not in WEIGHTS_SUFFIXES:
-        suffixes = ", ".join(WEIGHTS_SUFFIXES)
-        raise ConfigError(f"{target}: the name must end in {suffixes}")
+    if target.suffix not in SUFFIXES:
+        raise ConfigError(f"{target}: the name must end in {', '.join(SUFFIXES)}")
     check_free(target, overwrite)
     if preset is None:
         model = load_model(source)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moceir.errors import ConfigError, PictureError
-from moceir.files import shown
+from moceir.files import described, shown
 from moceir.pictures.folders import SUFFIXES, walk_pictures
 
 DASH = Path("-")
@@ -157,8 +157,7 @@ def plan_files(
         try:
             (there if job.is_done() and not overwrite else jobs).append(job)
         except OSError as error:
-            text = f"{shown(job.target or DASH)}: {error.strerror}"
-            settled.append(Outcome.of(job, "").failed(error, text))
+            settled.append(Outcome.of(job, "").failed(error, described(error)))
     if there and not skip_existing:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
         raise FileExistsError(errno.EEXIST, f"already there{more}", str(there[0].target))
@@ -255,8 +254,7 @@ def _in_folder(
 
     def unreadable(error: OSError) -> None:
         unread.append(error)
-        place = Path(error.filename)
-        failed(place, error, f"{shown(place)}: {error.strerror}")
+        failed(Path(error.filename), error, described(error))
 
     found = list(
         walk_pictures(

@@ -31,6 +31,16 @@ def gain_together(restorer: Restorer, height: int, width: int, number: int) -> b
     return need <= machine.SMALL
 
 
+def alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether pixels of two pictures can be ``stacked``."""
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def stacked(pixels: list[np.ndarray]) -> np.ndarray:
+    """(B, H, W, C), of (H, W, C) each. One alone is not copied: it may be large."""
+    return pixels[0][None] if len(pixels) == 1 else np.stack(pixels)
+
+
 class _Decoded(NamedTuple):
     """A picture that can go through the network with others."""
 
@@ -95,10 +105,7 @@ def _decode(image: Any) -> Any:
 
 
 def _joins(decoded: Any, first: _Decoded) -> bool:
-    if not isinstance(decoded, _Decoded):
-        return False
-    a, b = decoded.pixels, first.pixels
-    return a.shape == b.shape and a.dtype == b.dtype
+    return isinstance(decoded, _Decoded) and alike(decoded.pixels, first.pixels)
 
 
 def _results(restorer: Restorer, group: list[_Decoded], settings: dict[str, Any]) -> Iterator[Any]:
@@ -106,12 +113,8 @@ def _results(restorer: Restorer, group: list[_Decoded], settings: dict[str, Any]
     take the others with it."""
     if not group:
         return
-    if len(group) == 1:
-        pixels = group[0].pixels[None]  # not copied: it may be large
-    else:
-        pixels = np.stack([decoded.pixels for decoded in group])
     try:
-        results, _ = restorer.restore_batch(pixels, **settings)
+        results, _ = restorer.restore_batch(stacked([d.pixels for d in group]), **settings)
     except EXPECTED as error:
         if len(group) == 1:
             yield error

@@ -29,6 +29,5 @@ def network_bytes(
     if device.type != "cpu":
         experts = 6.0 * channels + 3 * max(config.ranks(0))
         floats = max(floats, experts, (2.5 + 3 * config.ffn_expansion) * channels)
-    cell = 2 ** (len(config.dims) - 1)
-    padded = (height + -height % cell) * (width + -width % cell)
+    padded = (height + -height % config.cell) * (width + -width % config.cell)
     return int(4 * floats * padded) * batch + 32 * 2**20

@@ -15,7 +15,7 @@ from torch import Tensor
 from moce_kernels.backends import BackendUnavailableError, choose
 from moceir import machine
 from moceir.config import PRECISIONS
-from moceir.errors import ConfigError, PictureError
+from moceir.errors import ConfigError, PictureError, TooLittleMemory, first_line
 from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, TensorCanvas, check_strength
 from moceir.inference.graphs import Replayed
@@ -40,7 +40,7 @@ def _device(name: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # What torch raises for a name it does not know and for devices it was built without.
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"device {str(name)!r} cannot be used: {reason}", "device") from None
     return device
 
@@ -326,12 +326,11 @@ class Restorer:
                 continue
             smaller = _half(min(size or max(height, width), max(height, width)), overlap)
             if tile == 0 or smaller is None:
-                raise PictureError(
-                    f"{self.device} ran out of memory with "
-                    + (f"tiles of {size}" if size else f"the whole {width} x {height}")
-                    + ": "
-                    + ("use tiles, " if tile == 0 else "")
-                    + "free some memory or choose another device",
+                part = f"tiles of {size}" if size else f"the whole {width} x {height}"
+                remedy = "free some memory or choose another device"
+                raise TooLittleMemory(
+                    f"{self.device} ran out of memory with {part}",
+                    f"use tiles, {remedy}" if tile == 0 else remedy,
                     "tile" if tile == 0 else "device",
                 )
             notes.append(f"{self.device} ran out of memory: continued with tiles of {smaller}")
@@ -388,7 +387,7 @@ class Restorer:
         if need(tile or 0) <= room:
             return tile or 0, []
         if tile == 0:
-            raise PictureError(f"{numbers}: use tiles", "tile")
+            raise TooLittleMemory(numbers, "use tiles", "tile")
         candidates = [
             n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)
         ]
@@ -397,9 +396,9 @@ class Restorer:
                 asked = f"tiles of {tile} are too large, " if tile else ""
                 return size, [f"{numbers}: {asked}tiles of {size}"]
         smallest = min([*candidates, *([tile] if tile else [])], default=tiles.STEP + overlap)
-        raise PictureError(
-            f"{numbers}, and tiles of {smallest} need {machine.readable(need(smallest))}: free "
-            "some memory or choose another device",
+        raise TooLittleMemory(
+            f"{numbers}, and tiles of {smallest} need {machine.readable(need(smallest))}",
+            "free some memory or choose another device",
             "device",
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from moceir.inference import memory
 from moceir.inference.restorer import Restorer
 from moceir.weights.bundled import BUNDLED
+from moceir.weights.files import SUFFIXES
 
 FOLDER = "moceir"
 """Of weights files, in ComfyUI's folder ``models``."""
@@ -34,7 +35,7 @@ class Restore:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, tuple[Any, ...]]]:
         files = folder_paths.get_filename_list(FOLDER)
-        weights = [name for name in files if name.endswith((".safetensors", ".ckpt", ".pth"))]
+        weights = [name for name in files if name.endswith(SUFFIXES)]
         return {
             "required": {
                 "image": ("IMAGE",),

@@ -17,14 +17,20 @@ from huggingface_hub.errors import (
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
-from moceir.errors import WeightsError
+from moceir.errors import WeightsError, first_line
 from moceir.files import whole_file
 from moceir.model.network import MoCEIR
 from moceir.model.routing import Router
 from moceir.weights import published
 from moceir.weights.bundled import BUNDLED, bundled_path
 from moceir.weights.checkpoints import OURS, PUBLISHED, of_network, read_checkpoint
-from moceir.weights.files import has_configuration, read_weights, torch_save, write_weights
+from moceir.weights.files import (
+    SUFFIXES,
+    has_configuration,
+    read_weights,
+    torch_save,
+    write_weights,
+)
 from moceir.weights.names import current_names
 
 
@@ -40,7 +46,7 @@ def load_model(source: str | Path) -> MoCEIR:
     Raises:
         WeightsError: nothing of that name, weights that cannot be used or downloaded.
     """
-    if source in BUNDLED:
+    if str(source) in BUNDLED:
         return load_weights(bundled_path(str(source)))
     path = Path(source)
     if _is_hub_name(str(source)):
@@ -65,7 +71,7 @@ def _is_hub_name(source: str) -> bool:
     return (
         bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source))
         and not Path(user).exists()
-        and Path(name).suffix not in (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+        and Path(name).suffix not in (*SUFFIXES, ".bin")
     )
 
 
@@ -91,12 +97,12 @@ def _from_hub(name: str) -> Path:
             "name, or `hf auth login`"
         )
     except (OSError, ValueError) as error:
-        reason = f"and the Hugging Face Hub does not give them ({str(error).splitlines()[0]})"
+        reason = f"and the Hugging Face Hub does not give them ({first_line(error)})"
     raise WeightsError(f"{name}: no such weights here, {reason}")
 
 
 def save_weights(model: MoCEIR, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a network to one file, atomically.
+    """Write a network to one file, atomically. Its folder is made.
 
     Args:
         dtype: of the stored tensors; the network's own if None.
@@ -185,7 +191,8 @@ def to_published(model: MoCEIR) -> dict[str, Tensor]:
 
 
 def save_published(model: MoCEIR, path: Path) -> None:
-    """Write a checkpoint for the published code: Lightning's for ``.ckpt``, else a state_dict.
+    """Write a checkpoint for the published code: Lightning's for ``.ckpt``, else a state_dict. Its
+    folder is made.
 
     Raises:
         WeightsError: as ``to_published``.
@@ -200,5 +207,6 @@ def save_published(model: MoCEIR, path: Path) -> None:
             "epoch": 0,
             "global_step": 0,
         }
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         torch_save(content, temporary)

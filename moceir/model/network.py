@@ -201,9 +201,8 @@ class MoCEIR(
 
     def pad(self, image: Tensor) -> Tensor:
         """Reflect at the right and the bottom to whole cells of the coarsest level."""
-        cell = 2 ** (len(self.config.dims) - 1)
         for axis, size in ((3, image.shape[3]), (2, image.shape[2])):
-            missing = -size % cell
+            missing = -size % self.config.cell
             if missing:
                 pad = (0, missing, 0, 0) if axis == 3 else (0, 0, 0, missing)
                 # An image narrower than its padding has nothing more to reflect.

@@ -94,8 +94,7 @@ def writable(suffix: str) -> str:
         if plugin:
             raise PictureError(f"{suffix} files take a plug-in: pip install {plugin}")
         raise PictureError(
-            f"no picture format is written as {suffix!r}: name the result .png (--ext png names "
-            "those that go to a folder)"
+            f"no picture format is written as {suffix!r}: name the result .png", "ext"
         )
     return name
 
@@ -135,7 +134,7 @@ def read(path: Path, name: str | None = None) -> Picture:
     with _named(name):
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise PictureError("not a file; pipe it into moceir restore and give - instead")
+            raise PictureError("not a file: copy what it holds to one first")
         available = machine.host_bytes() if status.st_size > machine.SMALL else None
         if available is not None and status.st_size > available:
             raise PictureError(

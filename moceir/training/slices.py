@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from moce_kernels.backends import BackendUnavailableError
-from moceir.errors import CheckpointError, ConfigError, MoceirError, PictureError
+from moceir import cli
+from moceir.errors import CheckpointError, ConfigError, PictureError
 from moceir.evaluation.metrics import psnr
 from moceir.files import whole_file
 from moceir.model import MoCEIR, save_weights
@@ -78,7 +78,10 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
     def keep(checkpoint: Checkpoint) -> None:
         write_set(state, pack(checkpoint), checkpoint["global_step"])
 
-    return train(config, keep, KEEP_MINUTES)
+    try:
+        return train(config, keep, KEEP_MINUTES)
+    except BackendUnavailableError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _run_of(checkpoint: Checkpoint) -> dict[str, object]:
@@ -171,16 +174,9 @@ def _jpeg(picture: Image.Image, scale: float, quality: int) -> tuple[bytes, floa
     return file.getvalue(), min(loss, 100.0), min(small.size)
 
 
-@click.group(help=__doc__)
+@click.group(cls=cli.Group, help=__doc__)
 def main() -> None:
     pass
-
-
-def _reported(work: Callable[[], str]) -> None:
-    try:
-        click.echo(work())
-    except (MoceirError, OSError, ValueError, BackendUnavailableError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 PATH = click.Path(path_type=Path)
@@ -192,12 +188,10 @@ PATH = click.Path(path_type=Path)
 def train_command(state: Path, arguments: tuple[str, ...]) -> None:
     """Train a slice of the run in STATE: --config FILE --max_minutes 9 [--NAME VALUE ...]."""
 
-    def work() -> str:
-        result = run_slice(state, parse(arguments))
-        files = sorted(state.glob("state-*"))
-        return "\n".join([*(f"{f}: {f.stat().st_size:,} bytes" for f in files), str(result)])
-
-    _reported(work)
+    result = run_slice(state, parse(arguments))
+    for file in sorted(state.glob("state-*")):
+        click.echo(f"{file}: {file.stat().st_size:,} bytes")
+    click.echo(result)
 
 
 @main.command("weights")
@@ -205,7 +199,7 @@ def train_command(state: Path, arguments: tuple[str, ...]) -> None:
 @click.argument("target", type=PATH)
 def weights_command(state: Path, target: Path) -> None:
     """Write the averaged weights of STATE to TARGET (.safetensors)."""
-    _reported(lambda: f"{target}: weights after {state_weights(state, target):,} steps")
+    click.echo(f"{target}: weights after {state_weights(state, target):,} steps")
 
 
 @main.command("pictures")
@@ -216,15 +210,12 @@ def weights_command(state: Path, target: Path) -> None:
 def pictures_command(source: Path, target: Path, mb: float, quality: int) -> None:
     """Write the pictures of SOURCE to TARGET, scaled down until they fit."""
 
-    def work() -> str:
-        made = pack_pictures(source, target, mb, quality)
-        return (
-            f"{target}: {made.pictures} pictures, {made.bytes / 1e6:.2f} MB, sides scaled by "
-            f"{made.scale:.3f}, the smallest side {made.smallest} pixels; JPEG at {quality} leaves "
-            f"{made.psnr:.1f} dB"
-        )
-
-    _reported(work)
+    made = pack_pictures(source, target, mb, quality)
+    click.echo(
+        f"{target}: {made.pictures} pictures, {made.bytes / 1e6:.2f} MB, sides scaled by "
+        f"{made.scale:.3f}, the smallest side {made.smallest} pixels; JPEG at {quality} leaves "
+        f"{made.psnr:.1f} dB"
+    )
 
 
 if __name__ == "__main__":

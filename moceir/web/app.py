@@ -229,21 +229,16 @@ def _label(kind: str) -> str:
 
 def _rows(config: MoCEIRConfig, run: Run) -> list[dict[str, int]]:
     """Each expert that ran at each decoder block, in the order of the blocks, and where."""
-    scales = [
-        2**level
-        for level in reversed(range(len(config.num_dec_blocks)))
-        for _ in range(config.num_dec_blocks[level])
-    ]
-    blocks = zip(scales, *run.tile_experts, strict=True)
+    blocks = zip(config.decoder_levels, *run.tile_experts, strict=True)
     return [
         {
             "block": number,
-            "scale": scale,
+            "scale": 2**level,
             "expert": expert,
             "window": config.windows[expert - 1],
             "tiles": tiles,
             "of": len(taken),
         }
-        for number, (scale, *taken) in enumerate(blocks, start=1)
+        for number, (level, *taken) in enumerate(blocks, start=1)
         for expert, tiles in sorted(Counter(taken).items())
     ]

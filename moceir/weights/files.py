@@ -16,6 +16,9 @@ from moceir.errors import WeightsError
 from moceir.files import whole_file
 from moceir.weights.names import current_names
 
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+"""Of files with weights: ours, and the published code's."""
+
 CONFIGURATION = "moceir.config"
 """The key of the configuration in a file's metadata."""
 
@@ -26,7 +29,7 @@ def write_weights(
     path: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a configuration and its tensors to one file, atomically.
+    """Write a configuration and its tensors to one file, atomically. Its folder is made.
 
     Args:
         dtype: of the stored tensors; their own if None.
@@ -38,6 +41,7 @@ def write_weights(
     metadata = {"format": "pt", CONFIGURATION: json.dumps(config.to_dict())}
     # Into the existing file: save_file would replace it with one that has other permissions.
     content = save(stored, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 

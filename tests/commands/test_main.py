@@ -152,6 +152,13 @@ def test_convert_there_and_back(tmp_path: Path, weights: Path) -> None:
         assert torch.equal(x, y)
 
 
+def test_bundled_weights_are_converted(tmp_path: Path) -> None:
+    """To a folder that is not there, as the other commands make one."""
+    result = run("convert", "compact", tmp_path / "new" / "a.safetensors")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "new" / "a.safetensors").is_file()
+
+
 def test_convert_names_what_does_not_fit_the_preset(tmp_path: Path, weights: Path) -> None:
     assert run("convert", weights, tmp_path / "a.ckpt").exit_code == 0
     result = run("convert", tmp_path / "a.ckpt", tmp_path / "b.safetensors", "--preset", "moce_ir")
@@ -215,6 +222,13 @@ def test_degrade_says_what_it_leaves_out(tmp_path: Path) -> None:
     result = run("degrade", tmp_path / "a.png", "-o", tmp_path / "b.jpg", "--kind", "noise")
     assert result.exit_code == 0
     assert "seed 0; its transparency was dropped" in result.output
+
+
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    result = run("degrade", tmp_path / "a.png", "-o", tmp_path / "b.png", "--kind", "noise")
+    assert result.exit_code == 1
+    assert result.output.endswith("a.png: not a file: copy what it holds to one first\n")
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:

@@ -342,7 +342,11 @@ def test_dry_run_does_nothing(tmp_path: Path, restore: Restore) -> None:
         ("text.png", b"some text\n", "text.png: not a picture"),
         ("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "cut.png: "),
         ("bomb.png", bomb(100_000, 100_000), "claims 100000 x 100000 = 10,000 megapixels"),
-        ("raw.cr2", b"II*\0", "no picture format is written as '.cr2': name the result .png"),
+        (
+            "raw.cr2",
+            b"II*\0",
+            "no picture format is written as '.cr2': name the result .png (--ext)",
+        ),
     ],
 )
 def test_malformed_files_are_named_and_the_rest_is_restored(

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import moceir
+from moceir import machine
 from moceir.commands.main import main
 from moceir.config import MoCEIRConfig, preset
 from moceir.errors import ConfigError
@@ -142,6 +143,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert one["cheapest"] <= one["macs"] <= one["most_expensive"] and len(one["experts"]) == 3
     words = run("--preset", "moce_ir_s", "--runs", "0").output
     assert "parameters: 11,477,752" in words and "36.59 G by the most expensive" in words
+
+
+def test_too_little_memory_has_a_remedy_that_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles are none: neither the command nor the function has them."""
+    monkeypatch.setattr(machine, "available_bytes", lambda device: 10**6)
+    path = picture(tmp_path / "a.png", 1000, 600)
+    for words, remedy in (
+        ([path, "--runs", 0], "so give a smaller one, or choose another device (--device)"),
+        (["--size", "1000x600"], "give a smaller size, or choose another device (--size)"),
+    ):
+        result = run("-m", "compact", *words)
+        assert result.exit_code == 1 and "1000 x 600 as a whole needs about" in result.output
+        assert result.output.endswith(f"{remedy}\n") and "tiles" not in result.output
 
 
 @pytest.mark.parametrize(

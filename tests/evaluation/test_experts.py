@@ -71,4 +71,5 @@ def test_command(tmp_path: Path, network: MoCEIR) -> None:
     assert "| haze |" in result.output
     assert set(json.loads((tmp_path / "r.json").read_text())["rows"]) == {"noise", "haze"}
     result = CliRunner().invoke(main, [*words[:-1], "fog", "-o", str(tmp_path / "r.json")])
-    assert "'fog'" in str(result.exception)
+    assert result.exit_code == 1 and "Error: kind 'fog': choose of noise, " in result.output
+    assert result.output.endswith(" (--kinds)\n")

@@ -166,3 +166,10 @@ def test_mistakes_are_one_line(
     result = run(folder, *words, "-o", tmp_path / "out.json")
     assert result.exit_code == 1 and message in result.output
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_result_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "none" / "out.json"
+    result = run(folder, "-m", "peer:gamma", "-d", "haze", "-o", output)
+    assert result.exit_code == 1
+    assert result.output.endswith(f"Error: {output}: No such file or directory\n")

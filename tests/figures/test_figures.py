@@ -141,9 +141,13 @@ def test_quality_against_cost(tmp_path: Path) -> None:
     assert run("figures", "quality", path, "-o", out).exit_code == 0 and is_picture(out)
     with pytest.raises(ConfigError, match="share no benchmark of CDD11"):
         quality_figure([result], "cdd11")
-    (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"bad\.json: not a results\.json"):
-        read_result(tmp_path / "bad.json")
+    refused = run("figures", "quality", path, "-o", tmp_path / "b.svg", "--setting", "cdd11")
+    assert refused.exit_code == 1
+    assert refused.output.endswith("evaluate one, or choose another setting (--setting)\n")
+    for content in (b"{}", b"\x89PNG"):
+        (tmp_path / "bad.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"bad\.json: not a results\.json"):
+            read_result(tmp_path / "bad.json")
 
 
 def test_examples_are_restored(tmp_path: Path, weights: Path) -> None:

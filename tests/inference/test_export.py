@@ -21,7 +21,7 @@ def test_the_same_picture_comes_out(tmp_path: Path, expert_path: bool) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     model = MoCEIR(TINY.replace(expert_path=expert_path)).eval()
-    path = tmp_path / "network.onnx"
+    path = tmp_path / "new" / "network.onnx"
     export_onnx(model, path, 37, 45)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     image = torch.rand(1, 3, 37, 45)

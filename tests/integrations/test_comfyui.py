@@ -133,9 +133,10 @@ def test_weights_in_the_models_folder(
     folder = comfy.models / "moceir"
     (folder / "ours.safetensors").write_bytes(weights.read_bytes())
     save_published(load_model(weights), folder / "published.ckpt")
+    save_published(load_model(weights), folder / "state.pt")
     (folder / "notes.txt").touch()
     choices = node.INPUT_TYPES()["required"]["weights"][0]
-    assert choices == ["compact", "ours.safetensors", "published.ckpt"]
+    assert choices == ["compact", "ours.safetensors", "published.ckpt", "state.pt"]
     image = images(1)
     expected = restorer.restore_pixels(image[0].numpy())[0]
     for name in choices[1:]:

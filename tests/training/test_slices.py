@@ -226,10 +226,15 @@ def test_pictures_are_made_to_fit(tmp_path: Path) -> None:
 
 
 def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     for words, message in (
         (["weights", str(tmp_path), str(tmp_path / "w")], "no state in it"),
         (["train", str(tmp_path), "--stepps", "3"], "did you mean 'steps'"),
         (["pictures", str(tmp_path / "none"), str(tmp_path / "b")], "no such folder"),
+        (
+            ["pictures", str(tmp_path), str(tmp_path / "a.png" / "b")],
+            "Error: " + str(tmp_path / "a.png" / "b: Not a directory"),
+        ),
     ):
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 1 and message in result.output
