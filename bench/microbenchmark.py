@@ -32,7 +32,7 @@ def images_and_side(device: torch.device, quick: bool = False) -> tuple[int, int
     return 16 if device.type == "cuda" else 1, 256
 
 
-def timed(spec: OpSpec, device: torch.device, images: int, side: int) -> Iterator[Sample]:
+def timed_samples(spec: OpSpec, device: torch.device, images: int, side: int) -> Iterator[Sample]:
     """The operator's samples for benchmarks, made on the device one after the other."""
     samples = spec.timed(images, side)
     while True:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.compare import published_module
-from bench.microbenchmark import DIRECTIONS, cost_of, images_and_side, measure, timed
+from bench.microbenchmark import DIRECTIONS, cost_of, images_and_side, measure, timed_samples
 from tests.ops.samples import spec_of
 from tests.ops.spec import Sample
 
@@ -57,7 +57,7 @@ def test_grouped_experts(
         pytest.skip("--published does not name a folder")
     if dtype != torch.float32:
         pytest.skip("the published layer is float32")
-    (ours,) = timed(spec_of("grouped_experts"), device, *images_and_side(device, quick))
+    (ours,) = timed_samples(spec_of("grouped_experts"), device, *images_and_side(device, quick))
     theirs, cost = published_layer(folder, ours), cost_of("grouped_experts", ours, ours.tensors)
     measure(
         benchmark,

@@ -22,7 +22,7 @@ from bench.microbenchmark import (
     images_and_side,
     measure,
     of_dtype,
-    timed,
+    timed_samples,
 )
 from tests.ops.samples import SPECS
 from tests.ops.spec import OpSpec
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     found = [
         pytest.param(spec, number, id=f"{spec.name}-{sample.name}")
         for spec in SPECS
-        for number, sample in enumerate(timed(spec, meta, *size))
+        for number, sample in enumerate(timed_samples(spec, meta, *size))
     ]
     metafunc.parametrize(("spec", "number"), found)
 
@@ -52,7 +52,7 @@ def test_operator(
     dtype: torch.dtype,
     quick: bool,
 ) -> None:
-    samples = timed(spec, device, *images_and_side(device, quick))
+    samples = timed_samples(spec, device, *images_and_side(device, quick))
     sample = next(itertools.islice(samples, number, None))
     tensors = of_dtype(sample, dtype)
     cost = cost_of(spec.name, sample, tensors)

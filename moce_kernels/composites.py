@@ -38,10 +38,9 @@ def register() -> None:
     for operator in registry.composed():
         module = import_module(f"moce_kernels.triton_kernels.{operator}")
         implement(operator, _library.COMPILED)(functools.partial(module.forward, parts=parts))
-    backward = import_module("moce_kernels.triton_kernels.grouped_experts").backward
-    implement("grouped_experts_backward", _library.COMPILED)(
-        functools.partial(backward, parts=parts)
-    )
+        if hasattr(module, "backward"):  # else its gradients are made of other operators
+            backward = functools.partial(module.backward, parts=parts)
+            implement(f"{operator}_backward", _library.COMPILED)(backward)
 
 
 def _from_triton() -> list[str]:

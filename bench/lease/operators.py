@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.lease.measure import Row, Work, captured, timed
-from bench.microbenchmark import cost_of, images_and_side, of_dtype
-from bench.microbenchmark import timed as timed_samples
+from bench.microbenchmark import cost_of, images_and_side, of_dtype, timed_samples
 from bench.test_grouped_experts import published_layer
 from moce_kernels.backends import BACKENDS, why_not
 from tests.ops.samples import SPECS, spec_of

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from bench.lease.checks import SMALL
-from bench.microbenchmark import images_and_side, of_dtype, timed
+from bench.microbenchmark import images_and_side, of_dtype, timed_samples
 from moce_kernels import registry
 from moceir.training.precompile import network_work
 from tests.ops.samples import SPECS
@@ -52,7 +52,7 @@ def operators() -> Work:
     def work() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             for spec in SPECS:
-                for sample in timed(spec, CPU, *GPU):
+                for sample in timed_samples(spec, CPU, *GPU):
                     leaves = {n: t.requires_grad_() for n, t in of_dtype(sample, dtype).items()}
                     out = sample.call("triton", **leaves)
                     torch.autograd.grad(out, list(leaves.values()), torch.empty_like(out))

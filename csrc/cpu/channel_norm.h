@@ -23,7 +23,7 @@ MOCE_INLINE Vec<W> sums_over_channels(int64_t Cp, int count, F&& f) {
 template <int W>
 MOCE_NOINLINE void normalise(const float* x, int64_t pixel, int64_t C, float eps, int count,
                              float* to, float* rstd) {
-  const int64_t Cp = (C + W - 1) / W * W;
+  const int64_t Cp = whole<W>(C);
   const int last = int(C - (Cp - W));
   const Vec<W> inside = first_lanes<W>(last);
   for (int p0 = 0; p0 < count; p0 += W) {
@@ -57,7 +57,7 @@ MOCE_NOINLINE void normalise(const float* x, int64_t pixel, int64_t C, float eps
 template <int W>
 MOCE_NOINLINE void normalise_gradient(const float* d, const float* normed, const float* rstd,
                                       int64_t C, int count, float* dx, int64_t dx_pixel) {
-  const int64_t Cp = (C + W - 1) / W * W;
+  const int64_t Cp = whole<W>(C);
   for (int p0 = 0; p0 < count; p0 += W) {
     const int n = count - p0 < W ? count - p0 : W;
     const float *g = d + p0 * Cp, *y = normed + p0 * Cp;

@@ -81,7 +81,7 @@ Pixels read_pixels(const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x,
                    float* buffer) {
   T* from = pixel_at<T>(s, b, y, x);
   if (serves<W, T>(s, C)) return {reinterpret_cast<const float*>(from), s.w};
-  const int64_t Cp = (C + W - 1) / W * W;
+  const int64_t Cp = whole<W>(C);
   for (int64_t c = 0; c < C; c += W)
     gather_pixels<W>(from + c * s.c, s, C - c < W ? int(C - c) : W, count, buffer + c, Cp);
   return {buffer, Cp};
@@ -96,7 +96,7 @@ MOCE_INLINE float* place_for_pixels(const Strided& s, int64_t C, int64_t b, int6
     pixel = s.w;
     return reinterpret_cast<float*>(pixel_at<T>(s, b, y, x));
   }
-  pixel = (C + W - 1) / W * W;
+  pixel = whole<W>(C);
   return buffer;
 }
 template <int W, class T>
@@ -104,7 +104,7 @@ void write_pixels(const float* from, const Strided& s, int64_t C, int64_t b, int
                   int count) {
   if (serves<W, T>(s, C)) return;
   T* to = pixel_at<T>(s, b, y, x);
-  const int64_t Cp = (C + W - 1) / W * W;
+  const int64_t Cp = whole<W>(C);
   for (int64_t c = 0; c < C; c += W)
     scatter_pixels<W>(from + c, Cp, to + c * s.c, s, C - c < W ? int(C - c) : W, count);
 }

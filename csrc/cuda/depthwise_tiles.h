@@ -8,8 +8,6 @@ namespace moce {
 
 constexpr int kRowThreads = 128;
 
-inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 // Whether two neighbouring channels can be loaded and stored as one 32-bit word.
 inline bool has_pairs(const Strided& s, int64_t channels, Type type) {
   return type != Type::kFloat && s.c == 1 && (channels | s.b | s.h | s.w) % 2 == 0 &&
@@ -22,9 +20,9 @@ inline bool has_pairs(const Strided& s, int64_t channels, Type type) {
 inline unsigned tiles_down(int64_t height, int kernel, int64_t blocks, int64_t slots) {
   narrow(height);  // rows and columns are counted in 32 bits
   int64_t best = 1, least = INT64_MAX;
-  const int64_t most = std::min(parts(height, 4), parts(8 * slots, blocks));
+  const int64_t most = std::min(tiles_of(height, 4), tiles_of(8 * slots, blocks));
   for (int64_t down = 1; down <= most; down++) {
-    const int64_t rows = parts(blocks * down, slots) * (parts(height, down) + kernel);
+    const int64_t rows = tiles_of(blocks * down, slots) * (tiles_of(height, down) + kernel);
     if (rows < least) {
       best = down;
       least = rows;
@@ -46,10 +44,10 @@ inline RowTiles row_tiles(const Strided& x, int64_t B, int64_t units, int64_t H,
                           int kernel, int columns, int64_t slots) {
   RowTiles s{};
   s.units = narrow(units);
-  s.runs = narrow(parts(narrow(W), columns));
-  s.across = narrow(parts(narrow(units * s.runs), kRowThreads));
-  s.rows = narrow(parts(H, tiles_down(H, kernel, B * s.across, slots)));
-  s.down = narrow(parts(H, s.rows));
+  s.runs = narrow(tiles_of(narrow(W), columns));
+  s.across = narrow(tiles_of(narrow(units * s.runs), kRowThreads));
+  s.rows = narrow(tiles_of(H, tiles_down(H, kernel, B * s.across, slots)));
+  s.down = narrow(tiles_of(H, s.rows));
   s.blocks = narrow(B * s.down * s.across);
   s.channels_last = x.c == 1;
   s.staged = s.channels_last ? kRowThreads : (kRowThreads - 1) / s.runs + 2;
@@ -80,15 +78,15 @@ struct WeightTiles {
 inline WeightTiles weight_tiles(const DepthwiseConv& a, int kernel, int64_t multiprocessors) {
   WeightTiles s{};
   s.units = narrow(a.pairs && kernel == 3 ? a.C / 2 : a.C);
-  s.runs = narrow(parts(narrow(a.W), columns_for_weight(kernel, a.pairs)));
-  s.groups = narrow(a.x.c == 1 ? parts(s.units, kRowThreads) : s.units);
-  s.lanes = narrow(parts(s.units, s.groups));
+  s.runs = narrow(tiles_of(narrow(a.W), columns_for_weight(kernel, a.pairs)));
+  s.groups = narrow(a.x.c == 1 ? tiles_of(s.units, kRowThreads) : s.units);
+  s.lanes = narrow(tiles_of(s.units, s.groups));
   s.per = std::min(kRowThreads / s.lanes, s.runs);
-  s.across = narrow(parts(s.runs, s.per));
+  s.across = narrow(tiles_of(s.runs, s.per));
   const int64_t resident = multiprocessors * resident_for_weight(kernel);
   const int64_t slots = std::max<int64_t>(1, resident / s.groups);
-  s.rows = narrow(parts(a.H, tiles_down(a.H, kernel, a.B * s.across, slots)));
-  s.down = narrow(parts(a.H, s.rows));
+  s.rows = narrow(tiles_of(a.H, tiles_down(a.H, kernel, a.B * s.across, slots)));
+  s.down = narrow(tiles_of(a.H, s.rows));
   s.tiles = narrow(a.B * s.down * s.across);
   s.chunks = narrow(std::min<int64_t>(s.tiles, slots));
   return s;

@@ -52,6 +52,9 @@ inline unsigned narrow(int64_t n) {
   return static_cast<unsigned>(n);
 }
 
+// How many tiles of this size hold n.
+constexpr int64_t tiles_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
 // Blocks of a grid over so many items, each of which takes every blocks-th item in turn.
 inline unsigned blocks_for(int64_t items, int64_t most = 1 << 20) {
   return static_cast<unsigned>(std::min(items, most));

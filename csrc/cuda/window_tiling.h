@@ -53,8 +53,6 @@ struct Tiling {
   size_t shared;
 };
 
-constexpr int64_t tiles_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 // The rest, for tiles of `windows` and `channels` and blocks of so many parts.
 inline void cut(const WindowFftConv& a, int P, Tiling& t) {
   t.threads = t.parts * part_threads(P);

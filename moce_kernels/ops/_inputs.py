@@ -105,17 +105,22 @@ def check_heads(operator: str, temperature: Tensor, channels: int) -> None:
         )
 
 
-def check_beside(operator: str, like: Tensor, channels: int, **tensors: Tensor) -> None:
-    """The tensors fit ``like``, but for their channels."""
+def beside(
+    operator: str, name: str, t: Tensor | None, like: Tensor, channels: int
+) -> Tensor | None:
+    """Another activation in autocast's dtype, which then fits ``like``, but for its channels."""
+    if t is None:
+        return None
+    (t,) = autocast(like.device, t)
     batch, _, height, width = like.shape
-    for name, t in tensors.items():
-        for what, a, b in (
-            ("shape", tuple(t.shape), (batch, channels, height, width)),
-            ("dtype", t.dtype, like.dtype),
-            ("device", t.device, like.device),
-        ):
-            if a != b:
-                raise ValueError(f"{operator}: {name} must have {what} {b}, not {a}")
+    for what, a, b in (
+        ("shape", tuple(t.shape), (batch, channels, height, width)),
+        ("dtype", t.dtype, like.dtype),
+        ("device", t.device, like.device),
+    ):
+        if a != b:
+            raise ValueError(f"{operator}: {name} must have {what} {b}, not {a}")
+    return t
 
 
 def float_parameters(*parameters: Tensor | None) -> list[Tensor | None]:

@@ -56,8 +56,7 @@ def channel_attention(
             )
         channels //= 3
     else:
-        (key_value,) = _inputs.autocast(query.device, key_value)
-        _inputs.check_beside(OPERATOR, query, 2 * channels, key_value=key_value)
+        key_value = _inputs.beside(OPERATOR, "key_value", key_value, query, 2 * channels)
     _inputs.check_heads(OPERATOR, temperature, channels)
     _inputs.check_matrix(OPERATOR, "(N, C)", weight=weight)
     outer = weight.shape[0]
@@ -67,9 +66,7 @@ def channel_attention(
         "bias": (bias, (outer,)),
     }
     _inputs.check_parameters(OPERATOR, query.device, parameters)
-    if residual is not None:
-        (residual,) = _inputs.autocast(query.device, residual)
-        _inputs.check_beside(OPERATOR, query, outer, residual=residual)
+    residual = _inputs.beside(OPERATOR, "residual", residual, query, outer)
     runs = backends.choose(OPERATOR, backend, query.device, query.dtype)
     if runs == "reference":
         with _inputs.no_autocast(query.device):

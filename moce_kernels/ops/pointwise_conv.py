@@ -53,9 +53,7 @@ def pointwise_conv(
         **_inputs.of_norm(norm, inner),
     }
     _inputs.check_parameters(OPERATOR, x.device, parameters)
-    if residual is not None:
-        (residual,) = _inputs.autocast(x.device, residual)
-        _inputs.check_beside(OPERATOR, x, outer, residual=residual)
+    residual = _inputs.beside(OPERATOR, "residual", residual, x, outer)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     if runs == "reference":
         with _inputs.no_autocast(x.device):

@@ -69,24 +69,13 @@ def transposed_attention(
         **_inputs.of_norm(norm, inner),
     }
     _inputs.check_parameters(OPERATOR, x.device, parameters)
-    if residual is not None:
-        (residual,) = _inputs.autocast(x.device, residual)
-        _inputs.check_beside(OPERATOR, x, outer, residual=residual)
+    residual = _inputs.beside(OPERATOR, "residual", residual, x, outer)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     with _inputs.no_autocast(x.device):
         if runs == "reference":
+            biases = qkv_bias, depthwise_bias, bias
             return reference.transposed_attention(
-                x,
-                qkv,
-                depthwise,
-                temperature,
-                weight,
-                qkv_bias,
-                depthwise_bias,
-                bias,
-                norm,
-                residual,
-                eps,
+                x, qkv, depthwise, temperature, weight, *biases, norm, residual, eps
             )
         qkv, qkv_bias = fold_norm(qkv, qkv_bias, norm)
         out, _, _ = _library.kernels(runs).transposed_attention(

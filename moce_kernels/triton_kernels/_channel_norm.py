@@ -1,4 +1,4 @@
-"""Normalisation of pixels over their channels: kernels of pointwise_conv."""
+"""Normalisation of pixels over their channels, and kernels of pointwise_conv that do it."""
 
 from __future__ import annotations
 
@@ -61,12 +61,11 @@ def normalise(x, inside, channels, eps):
 
 
 @triton.jit
-def normalise_gradient(d, x, inside, channels, eps):
-    """The gradient of x where d is that of its normalisation over axis 1; both are zero where not
-    inside."""
-    x, scale = normalise(x, inside, channels, eps)
-    d -= tl.sum(d, axis=1)[:, None] / channels  # first: little may remain
-    return (d - x * (tl.sum(d * x, axis=1)[:, None] / channels)) * scale
+def normalise_gradient(d, normed, scale, channels):
+    """The gradient of what ``normalise`` took where d is that of ``normed``; ``normed`` and
+    ``scale`` are what it returned. d is zero where not inside."""
+    d -= tl.sum(d, axis=1)[:, None] / channels  # first: with few channels little remains
+    return (d - normed * (tl.sum(d * normed, axis=1)[:, None] / channels)) * scale
 
 
 @triton.jit
@@ -90,7 +89,9 @@ def _norm_backward(
     mask = (p < size - first)[:, None] & inside
     place = places(image_of(d, image), first, p, c, width, FLAT)
     value = load(places(image_of(x, image), first, p, c, width, FLAT), mask)
-    store(place, normalise_gradient(load(place, mask), value, inside, channels, eps), mask)
+    upstream = load(place, mask)
+    normed, scale = normalise(value, inside, channels, eps)
+    store(place, normalise_gradient(upstream, normed, scale, channels), mask)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moce_kernels.triton_kernels._channel_norm import normalise, normalise_gradient
 from moce_kernels.triton_kernels._common import (
     Plan,
     Strided,
@@ -33,11 +34,8 @@ def _after_keys(t, r):
 
 @triton.jit
 def _normalise(m, inside, r, eps):
-    """LayerNorm without weight and bias over axis 1, and the inverse of the deviation."""
-    mean = tl.sum(tl.where(inside, m, 0.0), axis=1)[:, None] / r
-    m = tl.where(inside, m - mean, 0.0)
-    deviation = tl.rsqrt(tl.sum(m * m, axis=1)[:, None] / r + eps)
-    return m * deviation, deviation
+    """As ``normalise``; m need not be zero where not inside."""
+    return normalise(tl.where(inside, m, 0.0), inside, r, eps)
 
 
 @triton.jit
@@ -113,7 +111,7 @@ def _norm_gate_backward(
         p = i % parts * PIXELS + tl.arange(0, PIXELS)
         mask = (p < size)[:, None] & inside
         place = pixels(image_of(mixed, slot), p, c, width)
-        normed, deviation = _normalise(load(place, mask), inside, r, eps)
+        normed, inverse = _normalise(load(place, mask), inside, r, eps)
         upstream = load(pixels(image_of(grad, slot), p, c, width), mask)
         value = load(pixels(image_of(v, slot), p, c, width), mask)
         dvalue = upstream * (normed * scale[None, :] + shift[None, :])
@@ -122,9 +120,7 @@ def _norm_gate_backward(
         normed = tl.where(mask, normed, 0.0)
         dscale += tl.sum(d * normed, axis=0)
         dshift += tl.sum(d, axis=0)
-        d *= scale[None, :]
-        d -= tl.sum(d, axis=1)[:, None] / r  # first: with few channels little remains
-        d = (d - normed * (tl.sum(d * normed, axis=1)[:, None] / r)) * deviation
+        d = normalise_gradient(d * scale[None, :], normed, inverse, r)
         tl.store(place, d, mask=mask)
     to = sums + tl.program_id(0).to(tl.int64) * 2 * total + rows + c
     tl.store(to, dscale, mask=c < r)

@@ -153,50 +153,26 @@ def _tiles(t: Tensor, rank: int, tile: int, channels: int) -> tuple[int, int, in
     return blocks(height, tile) * blocks(width, tile), blocks(rank, channels), slots
 
 
-def window_conv(q: Tensor, k: Tensor, out: Tensor, *, rank: int, plan: Plan) -> None:
-    """out = q (*) k."""
+def window_conv(
+    q: Tensor,
+    k: Tensor,
+    out: Tensor,
+    *,
+    rank: int,
+    plan: Plan,
+    v: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 0.0,
+) -> None:
+    """out = q (*) k; with v, weight and bias LayerNorm(q (*) k) * v, if the channels fit a
+    program."""
     height, width = q.shape[2:]
     tile, channels = tile_of(plan)
     _window_conv[_tiles(q, rank, tile, channels)](
         q=strided(q),
         k=strided(k),
-        v=strided(q),
-        out=strided(out),
-        weight=None,
-        bias=None,
-        eps=0.0,
-        rank=rank,
-        height=height,
-        width=width,
-        **plan.by_slot,
-        NORM=False,
-        TILE=tile,
-        CHANNELS=channels,
-        num_warps=WARPS,
-    )
-
-
-def window_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    out: Tensor,
-    *,
-    window: int,
-    eps: float,
-) -> bool:
-    """out = LayerNorm(q (*) k) * v in one launch, if the channels fit."""
-    plan = no_plan(window)
-    rank, height, width = q.shape[1:]
-    tile, channels = tile_of(plan)
-    if rank > channels:
-        return False
-    _window_conv[_tiles(q, rank, tile, channels)](
-        q=strided(q),
-        k=strided(k),
-        v=strided(v),
+        v=strided(q if v is None else v),
         out=strided(out),
         weight=weight,
         bias=bias,
@@ -205,12 +181,11 @@ def window_attention(
         height=height,
         width=width,
         **plan.by_slot,
-        NORM=True,
+        NORM=v is not None,
         TILE=tile,
         CHANNELS=channels,
         num_warps=WARPS,
     )
-    return True
 
 
 def window_correlate(
@@ -244,10 +219,13 @@ def window_correlate(
 def forward(
     q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor, window: int, eps: float
 ) -> Tensor:
-    out = new_like(q)
-    if out.numel() == 0 or window_attention(q, k, v, weight, bias, out, window=window, eps=eps):
+    out, plan, rank = new_like(q), no_plan(window), q.shape[1]
+    if out.numel() == 0:
         return out
-    plan, rank = no_plan(window), q.shape[1]
+    _, channels = tile_of(plan)
+    if rank <= channels:
+        window_conv(q, k, out, rank=rank, plan=plan, v=v, weight=weight, bias=bias, eps=eps)
+        return out
     mixed = scratch(q, q.shape, torch.float32)
     window_conv(q, k, mixed, rank=rank, plan=plan)
     norm_gate(mixed, v, weight, bias, out, eps=eps, rank=rank, plan=plan)

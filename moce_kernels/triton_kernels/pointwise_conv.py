@@ -132,7 +132,8 @@ def _pointwise_conv(
     if bias is not None:
         total += load(bias + n, n < come_out)[None, :]
     if NORM_GRADIENT:
-        total = normalise_gradient(total, value.to(tl.float32), wanted, come_out, eps)
+        normed, scale = normalise(value.to(tl.float32), wanted, come_out, eps)
+        total = normalise_gradient(total, normed, scale, come_out)
     elif RESIDUAL:
         total += value.to(tl.float32)
     store(places(image_of(out, image), first, p, n, width, FLAT), total, mask)

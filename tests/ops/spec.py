@@ -182,6 +182,11 @@ def activations(count: int, shape: tuple[int, int, int, int], layout: str) -> li
     return tensors
 
 
+def norm_parameters(channels: int) -> dict[str, Tensor]:
+    """A LayerNorm's weight and bias as ``with_norm`` takes them."""
+    return {"scale": 1 + 0.1 * torch.randn(channels), "shift": 0.1 * torch.randn(channels)}
+
+
 def with_norm(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The operator with the norm's weight and bias as tensors ``scale`` and ``shift``."""
 

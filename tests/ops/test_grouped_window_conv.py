@@ -40,7 +40,7 @@ def device() -> torch.device:
     if reason or not torch._C._dispatch_has_kernel_for_dispatch_key(
         "moce_kernels::grouped_window_conv", "CPU"
     ):
-        pytest.skip("neither a GPU nor an emulated one")
+        pytest.skip("no GPU; test_cuda_kernels.py runs these tests with an emulated one")
     return torch.device("cpu")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from moce_kernels import fft_attention
+from tests.ops.samples.window_fft_conv import SHAPES
 from tests.ops.spec import Sample, activations
 
 
@@ -26,10 +27,7 @@ def samples() -> Iterator[Sample]:
     torch.manual_seed(0)
     for window in (4, 8, 16, 32):
         for shape, layout in (
-            ((1, 48, 32, 64), "channels_last"),  # whole windows, whole vectors
-            ((2, 6, 37, 45), "channels_last"),
-            ((2, 4, 9, 31), "sliced_last"),
-            ((1, 33, 33, 40), "contiguous"),
+            *SHAPES,
             ((2, 16, 20, 35), "sliced"),
             ((2, 11, 34, 5), "expanded"),
             ((1, 1, 1, 1), "contiguous"),

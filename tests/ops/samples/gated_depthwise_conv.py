@@ -8,19 +8,16 @@ from dataclasses import replace
 import torch
 
 from moce_kernels import gated_depthwise_conv
-from tests.ops.spec import Sample, activations
+from tests.ops.samples.depthwise_conv import sample as depthwise_sample
+from tests.ops.spec import Sample
 
 
 def sample(shape: tuple[int, int, int, int], layout: str, bias: bool = True) -> Sample:
-    (x,) = activations(1, shape, layout)
-    tensors = {"x": x, "weight": torch.randn(shape[1], 1, 3, 3) / 3}
-    if bias:
-        tensors["bias"] = torch.randn(shape[1])
-    return Sample(
-        f"{'x'.join(map(str, shape))}-{layout}{'' if bias else '-no_bias'}",
-        tensors,
-        lambda backend, **t: gated_depthwise_conv(**t, backend=backend),
-        lambda x, weight, bias=None: (x, weight, bias),
+    """What depthwise_conv takes with a kernel of 3."""
+    return replace(
+        depthwise_sample(shape, layout, 3, bias),
+        name=f"{'x'.join(map(str, shape))}-{layout}{'' if bias else '-no_bias'}",
+        call=lambda backend, **t: gated_depthwise_conv(**t, backend=backend),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from moce_kernels import gated_feedforward
-from tests.ops.spec import Sample, activations, with_norm
+from tests.ops.spec import Sample, activations, norm_parameters, with_norm
 
 
 def sample(shape: tuple[int, int, int, int], layout: str, hidden: int, *parts: str) -> Sample:
@@ -24,8 +24,7 @@ def sample(shape: tuple[int, int, int, int], layout: str, hidden: int, *parts: s
         for name, size in (("in", 2 * hidden), ("depthwise", 2 * hidden), ("out", channels)):
             tensors[f"{name}_bias"] = torch.randn(size)
     if "norm" in parts:
-        tensors["scale"] = 1 + 0.1 * torch.randn(channels)
-        tensors["shift"] = 0.1 * torch.randn(channels)
+        tensors |= norm_parameters(channels)
     order = ("x", "project_in", "in_bias", "depthwise", "depthwise_bias", "project_out", "out_bias")
     return Sample(
         f"{'x'.join(map(str, shape))}-{layout}-hidden{hidden}-{'-'.join(parts)}",

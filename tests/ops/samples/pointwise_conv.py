@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moce_kernels import pointwise_conv
-from tests.ops.spec import Sample, activations
+from tests.ops.spec import Sample, activations, norm_parameters, with_norm
 
 
 def sample(shape: tuple[int, int, int, int], layout: str, outer: int, *parts: str) -> Sample:
@@ -21,19 +21,7 @@ def sample(shape: tuple[int, int, int, int], layout: str, outer: int, *parts: st
     if "residual" in parts:
         (tensors["residual"],) = activations(1, (shape[0], outer, *shape[2:]), layout)
     if "norm" in parts:
-        tensors["scale"] = 1 + 0.1 * torch.randn(shape[1])
-        tensors["shift"] = 0.1 * torch.randn(shape[1])
-
-    def call(
-        backend: str | None,
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor | None = None,
-        shift: Tensor | None = None,
-        **more: Tensor,
-    ) -> Tensor:
-        norm = None if scale is None or shift is None else (scale, shift)
-        return pointwise_conv(x, weight, norm=norm, **more, backend=backend)
+        tensors |= norm_parameters(shape[1])
 
     def raw(x: Tensor, weight: Tensor, **more: Tensor) -> tuple[Any, ...]:
         return (x, weight, more.get("bias"), more.get("residual"), "norm" in parts, 1e-5)
@@ -41,7 +29,7 @@ def sample(shape: tuple[int, int, int, int], layout: str, outer: int, *parts: st
     return Sample(
         f"{'x'.join(map(str, shape))}-{layout}-to{outer}-{'-'.join(parts)}",
         tensors,
-        call,
+        with_norm(pointwise_conv),
         raw,
         frozenset({"weight", "bias", "scale", "shift"}),
     )

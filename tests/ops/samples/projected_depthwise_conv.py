@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from moce_kernels import projected_depthwise_conv
-from tests.ops.spec import Sample, activations, with_norm
+from tests.ops.spec import Sample, activations, norm_parameters, with_norm
 
 
 def sample(
@@ -24,8 +24,7 @@ def sample(
     if "bias" in parts:
         tensors["bias"], tensors["depthwise_bias"] = torch.randn(outer), torch.randn(outer)
     if "norm" in parts:
-        tensors["scale"] = 1 + 0.1 * torch.randn(channels)
-        tensors["shift"] = 0.1 * torch.randn(channels)
+        tensors |= norm_parameters(channels)
     return Sample(
         f"{'x'.join(map(str, shape))}-{layout}-to{outer}-kernel{kernel}-{'-'.join(parts)}",
         tensors,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moce_kernels import transposed_attention
-from tests.ops.spec import Sample, activations, with_norm
+from tests.ops.spec import Sample, activations, norm_parameters, with_norm
 
 
 def sample(
@@ -30,8 +30,7 @@ def sample(
         tensors["qkv_bias"] = torch.randn(3 * channels)
         tensors["depthwise_bias"], tensors["bias"] = torch.randn(3 * channels), torch.randn(outer)
     if "norm" in parts:
-        tensors["scale"] = 1 + 0.1 * torch.randn(inner)
-        tensors["shift"] = 0.1 * torch.randn(inner)
+        tensors |= norm_parameters(inner)
     if "residual" in parts:
         (tensors["residual"],) = activations(1, (batch, outer, height, width), layout)
     order = ("x", "qkv", "qkv_bias", "depthwise", "depthwise_bias", "temperature", "weight")

@@ -9,6 +9,14 @@ import torch
 from moce_kernels import window_fft_conv
 from tests.ops.spec import Sample, activations
 
+# Of fft_attention, too.
+SHAPES = (
+    ((1, 48, 32, 64), "channels_last"),  # whole windows, whole vectors
+    ((2, 6, 37, 45), "channels_last"),
+    ((2, 4, 9, 31), "sliced_last"),
+    ((1, 33, 33, 40), "contiguous"),
+)
+
 
 def sample(shape: tuple[int, int, int, int], layout: str, window: int) -> Sample:
     q, k = activations(2, shape, layout)
@@ -24,10 +32,7 @@ def samples() -> Iterator[Sample]:
     torch.manual_seed(0)
     for window in (4, 8, 16, 32):
         for shape, layout in (
-            ((1, 48, 32, 64), "channels_last"),  # whole windows, whole vectors
-            ((2, 6, 37, 45), "channels_last"),
-            ((2, 4, 9, 31), "sliced_last"),
-            ((1, 33, 33, 40), "contiguous"),
+            *SHAPES,
             ((1, 5, 33, 20), "contiguous"),
             ((2, 3, 34, 5), "expanded"),
             ((0, 8, 16, 16), "channels_last"),
