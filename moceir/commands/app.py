@@ -14,7 +14,7 @@ from moceir.commands.common import DEVICE, MODEL, THREADS, extra
 @THREADS
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535))
 def app(model: str | None, device: str | None, threads: int | None, port: int) -> None:
-    """Restore pictures in a local web page, which only this computer can reach."""
+    """Restore images in a local web page, which only this computer can reach."""
     web = extra("moceir.web.app", "app")
     from moceir.inference.restorer import Restorer
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, type=PATH)
+@click.argument("pictures", nargs=-1, type=PATH, metavar="[IMAGES]...")
 @MODEL
 @click.option(
     "--preset", help="Instead of --model: a preset with random weights, such as moce_ir_s."
@@ -41,7 +41,7 @@ def cost(
 ) -> None:
     """Report what a network costs: parameters, multiply-accumulates per route, measured time.
 
-    With PICTURES, also the route that each takes and what it costs.
+    With IMAGES, also the route that each takes and what it costs.
     """
     if model and preset:
         raise click.ClickException("--model and --preset: choose one")

@@ -26,7 +26,7 @@ from moceir.files import check_free
     type=(PATH, PATH),
     multiple=True,
     metavar="DEGRADED CLEAN",
-    help="Two folders whose pictures have the same names; may be repeated.",
+    help="Two folders whose images have the same names; may be repeated.",
 )
 @click.option(
     "--protocol",
@@ -39,12 +39,10 @@ from moceir.files import check_free
     "--sigmas", default="15,25,50", show_default=True, help="Noise levels of the denoising sets."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the noise.")
-@click.option(
-    "-t", "--tile", type=click.IntRange(min=0), default=0, help="Default: whole pictures."
-)
+@click.option("-t", "--tile", type=click.IntRange(min=0), default=0, help="Default: whole images.")
 @DEVICE
 @PRECISION
-@click.option("--save-pictures", is_flag=True, help="Also write the restored pictures, as PNG.")
+@click.option("--save-pictures", is_flag=True, help="Also write the restored images, as PNG.")
 @click.option("-o", "--output", required=True, type=PATH, help="Folder for the results.")
 @OVERWRITE
 def evaluate(
@@ -83,7 +81,7 @@ def evaluate(
 
     def report(row: run.Measurement, *images: Any) -> None:
         if count := sizes.pop(row.benchmark, None):  # its first picture
-            click.echo(f"{row.benchmark}: {count} pictures", err=True)
+            click.echo(f"{row.benchmark}: {count} images", err=True)
         examples.add(row, *images)
 
     evaluation = run.evaluate(

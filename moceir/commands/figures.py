@@ -24,7 +24,7 @@ def figures() -> None:
     multiple=True,
     required=True,
     metavar="DEGRADED CLEAN",
-    help="A degraded picture and the clean one; may be repeated.",
+    help="A degraded image and the clean one; may be repeated.",
 )
 @DEVICE
 @drawn
@@ -35,7 +35,7 @@ def errors(
     outputs: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
-    """Pictures with maps of their errors (Fig. 3 of the paper)."""
+    """Images with maps of their errors (Fig. 3 of the paper)."""
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
     from moceir.figures.errors import errors_figure, examples

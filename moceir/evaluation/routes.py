@@ -26,10 +26,10 @@ def routes(
     benchmarks: Sequence[Benchmark] = (),
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Restore pictures whole and count which expert each decoder block took.
+    """Restore images whole and count which expert each decoder block took.
 
     >>> counts = routes("compact", ["photos"], kinds=["noise", "haze"])
-    >>> counts["haze"][0]  # pictures that took expert 1, 2, 3, 4 at the first block
+    >>> counts["haze"][0]  # images that took expert 1, 2, 3, 4 at the first block
 
     Give ``pictures`` or ``benchmarks``. ``moceir.figures.routes.routes_figure`` draws the result.
 
@@ -43,16 +43,16 @@ def routes(
 
     Returns:
         For each kind or benchmark (D, n) int64: of the D decoder blocks, the deepest first, how
-        many pictures took each of the n experts (the best, if several).
+        many images took each of the n experts (the best, if several).
 
     Raises:
         ConfigError: neither ``pictures`` nor ``benchmarks``, or both.
         ValueError: a kind that is none.
-        PictureError: a picture that cannot be used, or too little memory.
+        PictureError: an image that cannot be used, or too little memory.
         WeightsError: weights that cannot be used.
     """
     if bool(pictures) == bool(benchmarks):
-        raise ConfigError("routes of what? Give pictures, or benchmarks")
+        raise ConfigError("routes of what? Give images, or benchmarks")
     degradations = {kind: parse(kind) for kind in kinds or KINDS}
     paths = [file for path in map(Path, pictures) for file in _files(path)]
     restorer = model if isinstance(model, Restorer) else Restorer(model)

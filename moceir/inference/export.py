@@ -25,7 +25,7 @@ def export_onnx(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a network for one picture of this size as an ONNX file.
+    """Write a network for one image of this size as an ONNX file.
 
     Its input ``image`` and its output ``restored`` are (1, 3, height, width) float32, RGB, the
     input in [0, 1]; the output is not clamped.

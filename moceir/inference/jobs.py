@@ -51,7 +51,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of one picture."""
+    """What became of one image."""
 
     input: str
     output: str
@@ -71,13 +71,13 @@ class Outcome:
     experts: list[list[int]] | None = None
     """for each tile (one if whole), the expert of each decoder block"""
     seconds: float | None = None
-    """in the network; of pictures that it had together, a share"""
+    """in the network; of images that it had together, a share"""
     peak_memory_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
     argument: str | None = None
-    """of a picture that failed: the argument to change, as of ``MoceirError``"""
+    """of an image that failed: the argument to change, as of ``MoceirError``"""
     traceback: str | None = field(default=None, repr=False)
-    """of a picture that failed: where; as text, since an exception would hold the picture"""
+    """of an image that failed: where; as text, since an exception would hold the image"""
 
     @classmethod
     def of(cls, job: Job, status: str, **values: Any) -> Outcome:
@@ -85,7 +85,7 @@ class Outcome:
         return cls(source, target, status, **values)
 
     def failed(self, error: Exception, text: str) -> Outcome:
-        """The same picture, failed."""
+        """The same image, failed."""
         where = "".join(traceback.format_exception(error))
         argument = getattr(error, "argument", None)
         return Outcome(self.input, self.output, "failed", text, argument=argument, traceback=where)
@@ -101,10 +101,10 @@ class Plan:
     """What ``restore_files`` is to do.
 
     Args:
-        jobs: the pictures to restore, in order.
+        jobs: the images to restore, in order.
         settled: those of which nothing more is to become: failed or skipped.
         ext: the format of a result on standard output; None: that of the input.
-        skip_existing: a result that another process writes meanwhile is kept, and the picture
+        skip_existing: a result that another process writes meanwhile is kept, and the image
             skipped instead of failed.
         overwrite: results may replace what is there.
     """
@@ -126,9 +126,9 @@ def plan_files(
     skip_existing: bool = False,
     overwrite: bool = False,
 ) -> Plan:
-    """Decide which pictures become which files. Nothing is written, and no picture is opened.
+    """Decide which images become which files. Nothing is written, and no image is opened.
 
-    What is missing, folders without pictures and folders that cannot be read are ``settled`` as
+    What is missing, folders without images and folders that cannot be read are ``settled`` as
     failed, and do not stop the rest.
 
     Args:
@@ -136,14 +136,14 @@ def plan_files(
             for standard input.
         output: a file, if there is one input and no folder; or a folder, which gets the names
             (and from folders the tree) of the inputs; or ``-`` for standard output.
-        recursive: also take the pictures in the folders of a folder.
+        recursive: also take the images in the folders of a folder.
         ext: format of the results, such as ``png``, as their names will end; None: the input's.
         suffix: what is added to the names of the results, before their ending.
-        skip_existing: leave out pictures whose result is there.
+        skip_existing: leave out images whose result is there.
         overwrite: replace results that are there.
 
     Raises:
-        ConfigError: arguments that do not go together; two pictures with the same result.
+        ConfigError: arguments that do not go together; two images with the same result.
         FileExistsError: a result is there, and neither ``skip_existing`` nor ``overwrite`` says
             what to do.
     """
@@ -182,7 +182,7 @@ def _planned(
     if output == DASH:
         if len(sources) != 1:
             raise ConfigError(
-                f"standard output takes one picture, not {len(sources)}: give a folder", "output"
+                f"standard output takes one image, not {len(sources)}: give a folder", "output"
             )
         return [Job(sources[0][0], None)], failures
     one = len(inputs) == 1 and len(sources) == 1 and not os.path.isdir(inputs[0])
@@ -265,7 +265,7 @@ def _in_folder(
     )
     if not found and not unread:
         looked = ", ".join(FOLDER_SUFFIXES)
-        text = f"{shown(folder)}: no pictures in it (looked for {looked})"
+        text = f"{shown(folder)}: no images in it (looked for {looked})"
         if recursive:
             raise PictureError(text)
         raise PictureError(f"{text}: look in its folders too", "recursive")

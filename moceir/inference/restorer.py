@@ -111,7 +111,7 @@ class Restorer:
 
     @property
     def threads(self) -> int:
-        """CPU threads that restore a picture."""
+        """CPU threads that restore an image."""
         return torch.get_num_threads() if self._threads is None or forked() else self._threads
 
     @overload
@@ -188,7 +188,7 @@ class Restorer:
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
     ) -> Iterator[Image.Image | np.ndarray | Tensor | Exception]:
-        """Restore many pictures, each as ``__call__`` does, when its result is asked for: their
+        """Restore many images, each as ``__call__`` does, when its result is asked for: their
         number does not matter to memory.
 
         Neighbours of one size go through the network together if they are so small that calling it
@@ -200,7 +200,7 @@ class Restorer:
             tile, tile_overlap, strength: see the class.
 
         Returns:
-            An iterator over the results in the order of the pictures. In the place of a picture
+            An iterator over the results in the order of the images. In the place of an image
             that cannot be restored is the exception that says why, and the iteration goes on.
 
         Raises:
@@ -209,7 +209,7 @@ class Restorer:
         tiles.check(tile or 0, tile_overlap)
         check_strength(strength)
         if batch < 1:
-            raise ConfigError(f"batch {batch}: give 1 or more pictures", "batch")
+            raise ConfigError(f"batch {batch}: give 1 or more images", "batch")
         settings = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
         return many.restored(self, images, batch, settings)
 
@@ -300,7 +300,7 @@ class Restorer:
                 (run,) = self._fitted(canvas, tile, overlap, "float32")
                 return (run._replace(notes=(*run.notes, note)),)
         raise PictureError(
-            f"the network's result for this {width} x {height} picture contains NaN or "
+            f"the network's result for this {width} x {height} image contains NaN or "
             "infinite values: the weights are broken, use others"
         )
 
@@ -382,7 +382,7 @@ class Restorer:
         room = int(memory.SHARE * available)
         numbers = (
             f"{width} x {height} as a whole needs about {machine.readable(need(0))}; "
-            f"{machine.readable(available)} are free on {self.device}, of which one picture may "
+            f"{machine.readable(available)} are free on {self.device}, of which one image may "
             f"use {machine.readable(room)}"
         )
         if need(tile or 0) <= room:

@@ -94,7 +94,7 @@ def writable(suffix: str) -> str:
         if plugin:
             raise PictureError(f"{suffix} files take a plug-in: pip install {plugin}")
         raise PictureError(
-            f"no picture format is written as {suffix!r}: name the result .png (--ext png names "
+            f"no image format is written as {suffix!r}: name the result .png (--ext png names "
             "those that go to a folder)"
         )
     return name
@@ -108,7 +108,7 @@ def _named(name: str) -> Iterator[None]:
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from error
     except UnidentifiedImageError:
-        raise PictureError(f"{name}: not a picture in a format that Pillow reads here") from None
+        raise PictureError(f"{name}: not an image in a format that Pillow reads here") from None
     except MemoryError as error:
         raise PictureError(f"{name}: too little memory to decode it") from error
     except ModuleNotFoundError as error:
@@ -118,7 +118,7 @@ def _named(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
             raise PictureError(f"{name}: {error.strerror}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(f"{name}: cannot be read as a picture ({reason})") from error
+        raise PictureError(f"{name}: cannot be read as an image ({reason})") from error
 
 
 def read(path: Path, name: str | None = None) -> Picture:

@@ -84,7 +84,7 @@ def _heif(image: Image.Image, data: bytes) -> Stored:
     found.lossless = described.get("matrix_coefficients") == 0
     extras = {
         "depth map": image.info.get("depth_images"),
-        "auxiliary pictures": [
+        "auxiliary images": [
             name for name in image.info.get("aux", {}) if "gainmap" not in name.lower()
         ],
     }

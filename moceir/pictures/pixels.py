@@ -74,7 +74,7 @@ def pixels_of(image: Image.Image) -> np.ndarray:
             image = image.convert("LA")
         image = image if image.mode == target else image.convert(target)
     else:
-        raise PictureError(f"a picture of Pillow's mode {mode}: convert it to RGB")
+        raise PictureError(f"an image of Pillow's mode {mode}: convert it to RGB")
     return _array(image)
 
 

@@ -51,7 +51,7 @@ def corrected_xmp(xmp: bytes) -> tuple[bytes, list[str]]:
     xmp, parts = _without(xmp, _PARTS)
     xmp, inside = _without(xmp, _INSIDE)
     if inside or (parts and not notes):
-        notes.append("the pictures or sounds inside it (a depth map, say) were left out")
+        notes.append("the images or sounds inside it (a depth map, say) were left out")
     return xmp, notes
 
 

@@ -151,7 +151,7 @@ def pack_pictures(
         scale = min(1, scale * math.sqrt(0.975 * budget / total))
         if min(side for _, _, side in files) < 16:
             raise PictureError(
-                "the pictures do not fit at a useful size: give more megabytes or fewer pictures"
+                "the images do not fit at a useful size: give more megabytes or fewer images"
             )
     target.mkdir(parents=True, exist_ok=True)
     for number, (data, _, _) in enumerate(files):
@@ -219,7 +219,7 @@ def pictures_command(source: Path, target: Path, mb: float, quality: int) -> Non
     def work() -> str:
         made = pack_pictures(source, target, mb, quality)
         return (
-            f"{target}: {made.pictures} pictures, {made.bytes / 1e6:.2f} MB, sides scaled by "
+            f"{target}: {made.pictures} images, {made.bytes / 1e6:.2f} MB, sides scaled by "
             f"{made.scale:.3f}, the smallest side {made.smallest} pixels; JPEG at {quality} leaves "
             f"{made.psnr:.1f} dB"
         )

@@ -43,7 +43,7 @@ def xmp(attributes: bytes = b"", elements: bytes = b"") -> bytes:
         (
             b'GDepth:Format="RangeInverse"',
             b"",
-            "the pictures or sounds inside it (a depth map, say) were left out",
+            "the images or sounds inside it (a depth map, say) were left out",
         ),
     ],
 )

@@ -199,7 +199,7 @@ def test_broken_pictures_are_found_before_the_first_step(
         main(arguments(tmp_path / "run", pictures, *words))
     assert not (tmp_path / "run").exists() or not (tmp_path / "run" / "last.ckpt").exists()
     if cache_mb == "0" or mixture:
-        assert "2 of 3 training pictures" in str(error.value)
+        assert "2 of 3 training images" in str(error.value)
         assert "cut.png" in str(error.value) and "damaged.png" in str(error.value)
         assert not (tmp_path / "run").exists()
 
@@ -222,7 +222,7 @@ def test_all_broken_pictures_are_counted(tmp_path: Path) -> None:
     with pytest.raises(PictureError) as error:
         check_pictures(pairs, 24)
     text = str(error.value)
-    assert text.startswith("5 of 6 training pictures cannot be used: mend them or take them out")
+    assert text.startswith("5 of 6 training images cannot be used: mend them or take them out")
     for part in ("cut.png", "damaged.png", "empty.png", "the same size", "20 x 30"):
         assert part in text
     check_pictures([Pair(folder / "good.png"), Pair(small)])
