@@ -21,5 +21,5 @@ def app(model: str | None, device: str | None, threads: int | None, port: int) -
     with web.listen(port) as server:  # before the network, which takes longer to load
         restorer = Restorer(model, device, threads=threads)
         host, port = server.getsockname()
-        click.echo(f"open http://{host}:{port}/ in a browser; Ctrl-C stops")
+        click.echo(f"open http://{host}:{port}/ in a browser; Ctrl-C stops the server")
         web.serve(restorer, server)

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     "--preset", help="Instead of --model: a preset with random weights, such as moce_ir_s."
 )
 @click.option("--size", default="224x224", show_default=True, help="Width x height.")
-@click.option("--runs", default=3, show_default=True, type=click.IntRange(0), help="To time; or 0.")
+@click.option(
+    "--runs",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of timed runs; 0: do not time.",
+)
 @DEVICE
 @PRECISION
 @THREADS

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="Pixels that tiles share.",
+    help="Pixels shared by neighbouring tiles.",
 )
 @DEVICE
 @PRECISION
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
     default=1.0,
     help="Blend between the original (0) and the restored image (1, the default).",
 )
-@click.option("--ext", help="Output format, such as png. Default: that of the input.")
+@click.option("--ext", help="Output format, such as png. Default: the input's.")
 @click.option("--suffix", default="", help="Appended to output names, such as _restored.")
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
     default=None,
-    show_default="95; what came lossless stays so",
+    show_default="95; lossless images stay lossless",
     help="Quality of JPEG, WebP, AVIF and the like.",
 )
 @click.option("--skip-existing", is_flag=True, help="Skip images whose output exists, to resume.")
@@ -101,7 +101,7 @@ def restore(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Restore images, and all images in folders, keeping their structure.
+    """Restore images, or whole folders of them, keeping the folder structure.
 
     INPUT is a file, a folder, a pattern in quotes such as 'in/*.jpg', or - for standard input.
     """

@@ -42,7 +42,7 @@ def routes(
     outputs: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
-    """Draw which experts each degradation is routed to in each decoder block (Fig. 5 of the paper).
+    """Draw which experts each degradation is routed to, per decoder block (figure 5 of the paper).
 
     IMAGES are clean images, or folders of them. Each is degraded in every way named by --kinds.
     """

@@ -207,8 +207,8 @@ def measure_cost(
     Args:
         model: a ``Restorer``, or what it takes; None: the bundled weights.
         width, height: of the image that is counted and timed, pixels.
-        pictures: files that are restored whole, each for its route.
-        runs: to take the median time of, after one to warm up; 0: nothing is timed.
+        pictures: image files, each restored as a whole to find its route.
+        runs: timed runs, of which the median is reported, after one to warm up; 0: no timing.
 
     Raises:
         ConfigError: a size below 1.

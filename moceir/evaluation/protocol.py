@@ -106,14 +106,14 @@ def benchmarks(
     sigmas: Sequence[int] = SIGMAS,
     folders: Sequence[tuple[Path | str, Path | str]] = (),
 ) -> list[Benchmark]:
-    """The benchmarks of these names, and of any pairs of folders. No image is opened.
+    """Benchmarks by name, and any pairs of folders. No image is opened.
 
     Args:
-        names: of ``BENCHMARKS``, such as ``rain100l``; ``cdd11`` is all eleven; the denoising sets
-            give one benchmark for each sigma, or for one alone as ``cbsd68-25``.
+        names: from ``BENCHMARKS``, such as ``rain100l``. ``cdd11`` stands for all eleven. A
+            denoising set gives one benchmark per sigma; ``cbsd68-25`` is a single one.
         data: the folder that holds the data sets.
-        sigmas: of the denoising sets.
-        folders: of degraded and of clean images with the same names.
+        sigmas: noise levels of the denoising sets, on the 0..255 scale.
+        folders: pairs of a folder of degraded and one of clean images with the same names.
 
     Raises:
         ConfigError: an unknown name, or ``data`` is missing.

@@ -85,12 +85,12 @@ def evaluate(
     >>> found.summaries()["rain100l"]["psnr"]
     >>> write_results(found, Path("results/aio5"))
 
-    LPIPS is measured where its weights are (``find_lpips``); ``about`` says if not.
+    LPIPS is measured if its weights are installed (``find_lpips``); if not, ``about`` says why.
 
     Args:
-        model: what ``Restorer`` takes, or ``peer:bm3d`` and the like; a ``Restorer`` or a
-            ``Method``; None: the bundled weights.
-        benchmarks: of ``moceir.evaluation.protocol.benchmarks``.
+        model: what ``Restorer`` takes; a classical method, such as ``peer:bm3d``; a ``Restorer``
+            or a ``Method``. None: the bundled weights.
+        benchmarks: from ``moceir.evaluation.protocol.benchmarks``.
         protocol: a name of ``PROTOCOLS``: ``published``, or ``promptir``.
         seed: of the noise of the denoising sets.
         tile: as ``Restorer`` takes it; 0: whole images.
@@ -293,16 +293,17 @@ def _score(score: Score | None) -> str:
 def write_results(
     found: Evaluation, folder: Path | str, *, page: str | None = None, overwrite: bool = False
 ) -> None:
-    """Write ``pictures.csv``, ``results.json`` and ``results.md``. They get their names when all of
-    them are written, so that none is of another evaluation than the rest.
+    """Write ``pictures.csv``, ``results.json`` and ``results.md``, all of them or none.
+
+    They get their names only once all are written, so files of two evaluations are never mixed.
 
     Args:
-        folder: is made.
-        page: what ``report.html`` is to contain; None: none is written.
-        overwrite: replace results that are there.
+        folder: created if necessary.
+        page: content of ``report.html``; None: no report.
+        overwrite: replace existing results.
 
     Raises:
-        FileExistsError: there are results in the folder.
+        FileExistsError: the folder already contains results.
         OSError: a file cannot be written.
     """
     folder = Path(folder)

@@ -42,21 +42,21 @@ def restore_files(
     >>> for outcome in restore_files(plan_files("holiday", "better", skip_existing=True)):
     ...     print(outcome.output, outcome.status, outcome.error or "")
 
-    Each result appears whole or not at all, with its source's metadata, date and rights. An
-    exception such as KeyboardInterrupt begins no more images, waits until those that are being
-    written are whole, reports them, and goes on upwards.
+    An output appears complete or not at all, with its source's metadata, date and permissions. On
+    an exception such as KeyboardInterrupt, no further image is started, those being written are
+    finished and reported, and the exception is raised again.
 
     Args:
-        plan: of ``plan_files``.
+        plan: from ``plan_files``.
         restorer: None: one with the bundled weights.
         tile, tile_overlap, strength: as ``Restorer`` takes them.
-        quality: 1 to 100, of JPEG, WebP, AVIF and the like; None: 95, and what came lossless stays
-            so.
+        quality: 1 to 100, for JPEG, WebP, AVIF and the like; None: 95, but lossless images stay
+            lossless.
         jobs: threads that read images, and threads that write them, while the network runs.
         report: called with each outcome as soon as it is known, in this thread.
 
     Returns:
-        What became of every image: those that the plan has settled, then its jobs in order.
+        An outcome for every image: first those settled in the plan, then its jobs in order.
 
     Raises:
         ConfigError: an argument out of range.

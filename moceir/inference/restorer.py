@@ -188,20 +188,22 @@ class Restorer:
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
     ) -> Iterator[Image.Image | np.ndarray | Tensor | Exception]:
-        """Restore many images, each as ``__call__`` does, when its result is asked for: their
-        number does not matter to memory.
+        """Restore many images in order, each as ``__call__`` does.
 
-        Neighbours of one size go through the network together if they are so small that calling it
-        costs more than its work. That makes them quicker, and changes the last bits at most.
+        An image is read when its result is asked for, so memory does not grow with their number.
+        Consecutive images of the same size go through the network together if they are so small
+        that calling the network costs more than its work. This is faster, and changes at most the
+        last bits.
 
         Args:
             images: anything that yields what ``__call__`` takes.
-            batch: how many go through the network together at most, and are read ahead; 1: none.
+            batch: the most images that go through the network together; also how many are read
+                ahead. 1: each image on its own.
             tile, tile_overlap, strength: see the class.
 
         Returns:
-            An iterator over the results in the order of the images. In the place of an image
-            that cannot be restored is the exception that says why, and the iteration goes on.
+            An iterator over the results, in the order of the images. If an image cannot be
+            restored, its result is the exception that says why, and the iteration continues.
 
         Raises:
             ConfigError: a setting out of range.

@@ -92,7 +92,7 @@ def writable(suffix: str) -> str:
     if name not in Image.SAVE or name not in encoders.WRITTEN:
         plugin = _PLUGINS.get(suffix.lower())
         if plugin:
-            raise PictureError(f"{suffix} files take a plug-in: pip install {plugin}")
+            raise PictureError(f"{suffix} files need a plug-in: pip install {plugin}")
         raise PictureError(
             f"no image format is written as {suffix!r}: name the result .png (--ext png names "
             "those that go to a folder)"

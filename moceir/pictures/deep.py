@@ -156,7 +156,7 @@ def _jp2(image: Image.Image, data: bytes) -> Stored:
     return found
 
 
-UNSTATED = "its last channel is not said to be transparency: it was left out"
+UNSTATED = "its last channel is not marked as transparency and was left out"
 
 
 def read_with_8(bits: int) -> str:

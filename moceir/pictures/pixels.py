@@ -31,7 +31,7 @@ def check_size(width: int, height: int, bits: int) -> None:
     if pixels > MAX_PIXELS:
         raise PictureError(
             f"claims {width} x {height} = {pixels / 1e6:,.0f} megapixels, more than the "
-            f"{MAX_PIXELS / 1e6:,.0f} that are taken: cut it into parts"
+            f"{MAX_PIXELS / 1e6:,.0f} allowed: cut it into parts"
         )
     need = pixels * 4 * -(-bits // 8) * 3  # as decoded, as an array, and restored
     available = machine.host_bytes() if need > machine.SMALL else None

@@ -193,8 +193,8 @@ class RestorationData:
             if not str(error).startswith("DataLoader worker"):
                 raise
             raise ConfigError(
-                f"a process that reads images has ended ({first_line(error)}), perhaps for want "
-                "of memory: set fewer data.workers, 0 for none, or a smaller data.cache_mb"
+                f"a process that reads images has ended ({first_line(error)}), perhaps because "
+                "memory ran out: lower data.workers (0: none) or data.cache_mb"
             ) from error
 
     @property

@@ -64,13 +64,13 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
             != config.network()
         ):
             raise CheckpointError(
-                f"{state} is of another network: train with its preset {saved['preset']} and model "
-                f"{saved['model']}, or name another STATE"
+                f"{state} belongs to another network: train with its preset {saved['preset']} and "
+                f"model {saved['model']}, or name another STATE"
             )
         here = load_checkpoint(last) if last.exists() else None
         if here is not None and _run_of(here) != _run_of(kept):
             raise CheckpointError(
-                f"{last} is of a run with other values than {state}: name another run"
+                f"{last} belongs to a run with other settings than {state}: name another run"
             )
         if here is None or kept["global_step"] > here["global_step"]:
             save_checkpoint(kept, last)
@@ -98,7 +98,7 @@ def state_weights(state: Path, target: Path) -> int:
     """
     kept = read_set(state)
     if kept is None:
-        raise CheckpointError(f"{state}: no state in it")
+        raise CheckpointError(f"{state}: no training state in it")
     saved = kept["training_config"]
     network = TrainingConfig(preset=saved["preset"], model=saved["model"]).network()
     model = MoCEIR(network)

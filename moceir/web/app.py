@@ -207,7 +207,7 @@ def _decode(data: bytes) -> Picture:
     if height * width > MAX_PIXELS:
         raise PictureError(
             f"the image has {width} x {height} pixels: the limit here is "
-            f"{MAX_PIXELS / 1e6:g} megapixels, the command moceir restore takes larger ones"
+            f"{MAX_PIXELS / 1e6:g} megapixels; moceir restore takes larger images"
         )
     return decode(data, "the file")
 

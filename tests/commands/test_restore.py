@@ -272,7 +272,7 @@ def test_folders_in_a_folder_if_they_are_wanted(tmp_path: Path, restore: Restore
             assert names(out / "sub") == ["b.png"]
     (tmp_path / "in" / "a.png").unlink()
     result = restore(tmp_path / "in", "-o", tmp_path / "out", "-R")
-    assert result.exit_code == 1 and "look in its folders too (--recursive)" in result.output
+    assert result.exit_code == 1 and "search its subfolders too (--recursive)" in result.output
 
 
 def test_weights_in_a_folder(tmp_path: Path, restore: Restore, restorer: Restorer) -> None:
@@ -342,7 +342,7 @@ def test_dry_run_does_nothing(tmp_path: Path, restore: Restore) -> None:
         ("text.png", b"some text\n", "text.png: not an image"),
         ("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "cut.png: "),
         ("bomb.png", bomb(100_000, 100_000), "claims 100000 x 100000 = 10,000 megapixels"),
-        ("raw.cr2", b"II*\0", "no picture format is written as '.cr2': name the result .png"),
+        ("raw.cr2", b"II*\0", "no image format is written as '.cr2': name the result .png"),
     ],
 )
 def test_malformed_files_are_named_and_the_rest_is_restored(

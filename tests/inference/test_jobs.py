@@ -71,7 +71,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         plan_files([a, b], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"file\.png is a file: give a folder"):
         plan_files([a, b], file)
-    with pytest.raises(ConfigError, match=r"is a whole name: leave ext and suffix out"):
+    with pytest.raises(ConfigError, match=r"is a complete file name: leave ext and suffix out"):
         plan_files([a], tmp_path / "x.png", ext="jpg")
     with pytest.raises(ConfigError, match=r"suffix '\.\./x': give part of a file name"):
         plan_files([a], tmp_path / "out", suffix="../x")

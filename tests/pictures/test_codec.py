@@ -299,7 +299,7 @@ def test_half_transparent_pixels_of_gif_are_said() -> None:
     colours = "reduced to 256 colours, which is all that GIF holds"
     assert written(Picture(pixels, ""), "GIF")[1] == [colours]
     pixels[0, 1, 3] = 128
-    half = "half transparent pixels became opaque or wholly transparent"
+    half = "semi-transparent pixels became opaque or fully transparent"
     assert written(Picture(pixels, ""), "GIF")[1] == [colours, half]
 
 
@@ -373,7 +373,7 @@ def test_tiffs_of_other_programs(options: dict[str, object], dtype: str) -> None
     assert np.array_equal(picture.pixels, pixels)
     assert picture.metadata.icc == ICC
     assert picture.notes == (
-        ["its tags but for ICC profile and XMP were left out (big-endian BigTIFF)"]
+        ["its tags other than ICC profile and XMP were left out (big-endian BigTIFF)"]
         if {"bigtiff", "byteorder"} <= set(options)
         else []
     )
