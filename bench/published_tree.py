@@ -82,7 +82,7 @@ def main(pictures: Path, tree: Path, number: int, side: int) -> None:
             degraded = degrade(to_tensor(clean)[None], parse(kind), seed=taken)[0]
             save_image(clean, tree / clean_folder / clean_name.format(i))
             save_image(to_image(degraded), tree / folder / name.format(i))
-    click.echo(f"{tree}: {number} pictures of {side} x {side} in each set")
+    click.echo(f"{tree}: {number} images of {side} x {side} in each set")
 
 
 if __name__ == "__main__":

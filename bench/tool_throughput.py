@@ -73,11 +73,11 @@ def main() -> None:
             assert [o.status for o in outcomes] == ["restored"] * BLOCK
             first = first or resident()
     count = blocks * BLOCK
-    print(f"{count} pictures of {side} x {side}, {torch.get_num_threads()} threads of torch")
+    print(f"{count} images of {side} x {side}, {torch.get_num_threads()} threads of torch")
     print(f"memory: {first:.0f} MB after {BLOCK}, {resident():.0f} MB at the end")
-    print(f"bare network: {count / bare_seconds:.1f} pictures/s")
+    print(f"bare network: {count / bare_seconds:.1f} images/s")
     print(
-        f"whole tool:   {count / tool_seconds:.1f} pictures/s, "
+        f"whole tool:   {count / tool_seconds:.1f} images/s, "
         f"{bare_seconds / tool_seconds:.1%} of the bare network"
     )
 

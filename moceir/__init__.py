@@ -3,8 +3,8 @@
 >>> from moceir import Restorer
 >>> Restorer()("photo.jpg").save("restored.png")
 
-What the command ``moceir`` does are functions here too: ``restore_files``, ``degrade_file``,
-``evaluate``, ``routes``, ``measure_cost``, ``export_onnx``, ``convert_weights``,
+The commands of ``moceir`` are also functions here: ``restore_files``, ``degrade_file``,
+``evaluate``, ``routes``, ``measure_cost``, ``export_onnx``, ``convert_weights`` and
 ``write_comparison``.
 """
 

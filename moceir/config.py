@@ -255,7 +255,11 @@ def _check_type(name: str, value: Any, default: Any) -> None:
 
 PRESETS: dict[str, MoCEIRConfig] = {
     "compact": MoCEIRConfig(
-        dim=16, num_blocks=(1, 2, 2, 2), num_dec_blocks=(1, 1, 1), num_refinement_blocks=1
+        dim=16,
+        num_blocks=(1, 2, 2, 2),
+        num_dec_blocks=(1, 1, 1),
+        num_refinement_blocks=1,
+        expert_path=True,
     ),
     "moce_ir": MoCEIRConfig(dim=48),
     "moce_ir_s": MoCEIRConfig(dim=32),

@@ -28,7 +28,7 @@ class ConfigError(MoceirError, ValueError):
 
 
 class PictureError(MoceirError, ValueError):
-    """A picture, or a folder of pictures, that cannot be used."""
+    """An image, or a folder of images, that cannot be used."""
 
 
 class TooLittleMemory(PictureError):

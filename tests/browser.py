@@ -69,7 +69,7 @@ def browse(profile: Path) -> Iterator[tuple[Page, list[str]]]:
 def use_slider(page: Page) -> None:
     """Move a page's slider by mouse, touch and keyboard, and leave it in the middle."""
     frame = page.locator(".slider")
-    slider = page.get_by_role("slider", name="How much of the picture shows before")
+    slider = page.get_by_role("slider", name="How much of the image shows before")
     frame.scroll_into_view_if_needed()
     box = frame.bounding_box()
     assert box is not None

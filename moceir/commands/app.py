@@ -14,12 +14,12 @@ from moceir.commands.common import DEVICE, MODEL, THREADS, extra
 @THREADS
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535))
 def app(model: str | None, device: str | None, threads: int | None, port: int) -> None:
-    """Restore pictures in a local web page, which only this computer can reach."""
+    """Restore images in a local web page, which only this computer can reach."""
     web = extra("moceir.web.app", "app")
     from moceir.inference.restorer import Restorer
 
     with web.listen(port) as server:  # before the network, which takes longer to load
         restorer = Restorer(model, device, threads=threads)
         host, port = server.getsockname()
-        click.echo(f"open http://{host}:{port}/ in a browser; Ctrl-C stops")
+        click.echo(f"open http://{host}:{port}/ in a browser; Ctrl-C stops the server")
         web.serve(restorer, server)

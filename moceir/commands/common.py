@@ -15,16 +15,20 @@ from moceir.files import check_free
 PATH = click.Path(path_type=Path)
 
 MODEL = click.option(
-    "-m", "--model", help="Bundled name, folder, weights file or published checkpoint."
+    "-m",
+    "--model",
+    help="Weights: bundled name, folder, file or user/repository. Default: compact.",
 )
 DEVICE = click.option(
     "--device", help="Torch device, such as cpu or cuda:0. Default: a GPU if there is one."
 )
 PRECISION = click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="Of the activations. Default: float32."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Precision of the activations. Default: float32.",
 )
 THREADS = click.option(
-    "--threads", type=click.IntRange(1), help="Of the CPU. Default: one for each core."
+    "--threads", type=click.IntRange(1), help="CPU threads. Default: one per core."
 )
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 

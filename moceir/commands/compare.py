@@ -16,7 +16,7 @@ from moceir.commands.common import OVERWRITE, PATH
 @click.option("-o", "--output", required=True, type=PATH, help="The page, such as compare.html.")
 @OVERWRITE
 def compare(before: Path, after: Path, output: Path, overwrite: bool) -> None:
-    """Write a web page that compares two pictures with a slider, in one self-contained file."""
+    """Write a web page that compares two images with a slider, in one self-contained file."""
     from moceir.web.compare import write_comparison
 
     write_comparison(before, after, output, overwrite=overwrite)

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, type=PATH)
+@click.argument("pictures", nargs=-1, type=PATH, metavar="[IMAGES]...")
 @MODEL
 @click.option(
     "--preset", help="Instead of --model: a preset with random weights, such as moce_ir_s."
 )
 @click.option("--size", default="224x224", show_default=True, help="Width x height.")
-@click.option("--runs", default=3, show_default=True, type=click.IntRange(0), help="To time; or 0.")
+@click.option(
+    "--runs",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of timed runs; 0: do not time.",
+)
 @DEVICE
 @PRECISION
 @THREADS
@@ -41,7 +47,7 @@ def cost(
 ) -> None:
     """Report what a network costs: parameters, multiply-accumulates per route, measured time.
 
-    With PICTURES, also the route that each takes and what it costs.
+    With IMAGES, also the route that each takes and what it costs.
     """
     if model and preset:
         raise click.ClickException("--model and --preset: choose one")

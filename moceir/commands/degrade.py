@@ -11,13 +11,15 @@ from moceir.commands.common import OVERWRITE, PATH
 
 
 @click.command()
-@click.argument("picture", type=PATH)
-@click.option("-o", "--output", required=True, type=PATH, help="The degraded picture.")
-@click.option("--kind", required=True, help="Such as rain,haze or noise:sigma=50; see docs.")
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same picture.")
+@click.argument("picture", type=PATH, metavar="IMAGE")
+@click.option("-o", "--output", required=True, type=PATH, help="The degraded image.")
+@click.option(
+    "--kind", required=True, help="Degradations in order, such as rain,haze or noise:sigma=50."
+)
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same image.")
 @OVERWRITE
 def degrade(picture: Path, output: Path, kind: str, seed: int, overwrite: bool) -> None:
-    """Degrade a clean picture with noise, rain, haze, blur, low light, snow or JPEG."""
+    """Degrade a clean image with noise, rain, haze, blur, low light, snow or JPEG."""
     from moceir.data.degradations import degrade_file, parse
 
     degradation = parse(kind)

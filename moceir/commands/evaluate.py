@@ -16,9 +16,11 @@ from moceir.files import check_free
 @click.option(
     "-m",
     "--model",
-    help="Bundled name, folder, weights file or published checkpoint; or peer:bm3d and the like.",
+    help="Weights, as for moceir restore; or a classical method, such as peer:bm3d.",
 )
-@click.option("--benchmarks", default="", help="Such as cbsd68,rain100l,sots,gopro,lolv1,cdd11.")
+@click.option(
+    "--benchmarks", default="", help="Names, such as cbsd68,rain100l,sots,gopro,lolv1,cdd11."
+)
 @click.option("--data", type=PATH, help="Folder that holds the data sets.")
 @click.option(
     "--pair",
@@ -26,25 +28,29 @@ from moceir.files import check_free
     type=(PATH, PATH),
     multiple=True,
     metavar="DEGRADED CLEAN",
-    help="Two folders whose pictures have the same names; may be repeated.",
+    help="Two folders whose images have the same names; may be repeated.",
 )
 @click.option(
     "--protocol",
     type=click.Choice(["published", "promptir"]),
     default="published",
     show_default=True,
-    help="That of the published MoCE-IR code, or of AirNet and PromptIR.",
+    help="As in the published MoCE-IR code, or as in AirNet and PromptIR.",
 )
 @click.option(
     "--sigmas", default="15,25,50", show_default=True, help="Noise levels of the denoising sets."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the noise.")
 @click.option(
-    "-t", "--tile", type=click.IntRange(min=0), default=0, help="Default: whole pictures."
+    "-t",
+    "--tile",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Tile side in pixels; 0: whole images.",
 )
 @DEVICE
 @PRECISION
-@click.option("--save-pictures", is_flag=True, help="Also write the restored pictures, as PNG.")
+@click.option("--save-pictures", is_flag=True, help="Also write the restored images, as PNG.")
 @click.option("-o", "--output", required=True, type=PATH, help="Folder for the results.")
 @OVERWRITE
 def evaluate(
@@ -64,8 +70,8 @@ def evaluate(
 ) -> None:
     """Measure a network, or a classical method, on published benchmarks.
 
-    OUTPUT gets pictures.csv, results.json, results.md, which also has the papers' rows, and
-    report.html with a before/after slider.
+    Writes pictures.csv, results.json, results.md (with the papers' rows) and report.html (with a
+    before/after slider) to the folder --output.
     """
     names = parts(benchmarks)
     if not names and not pairs:
@@ -83,7 +89,7 @@ def evaluate(
 
     def report(row: run.Measurement, *images: Any) -> None:
         if count := sizes.pop(row.benchmark, None):  # its first picture
-            click.echo(f"{row.benchmark}: {count} pictures", err=True)
+            click.echo(f"{row.benchmark}: {count} images", err=True)
         examples.add(row, *images)
 
     evaluation = run.evaluate(

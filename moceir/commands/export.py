@@ -20,11 +20,11 @@ from moceir.commands.common import MODEL, OVERWRITE, PATH
 def export(
     target: Path, model: str | None, kind: str, height: int, width: int, overwrite: bool
 ) -> None:
-    """Export the network to an ONNX file for pictures of one size.
+    """Export the network to an ONNX file for images of one size.
 
     Input "image" and output "restored" are (1, 3, height, width) float32, RGB, the input in [0, 1].
     """
     from moceir.inference.export import export_onnx
 
     export_onnx(model, target, height, width, overwrite=overwrite)
-    click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, pictures of {width} x {height}")
+    click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, images of {width} x {height}")

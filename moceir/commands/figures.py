@@ -12,7 +12,7 @@ from moceir.commands.common import DEVICE, MODEL, PATH, check_figures, drawn
 
 @click.group()
 def figures() -> None:
-    """Draw error maps, or quality against cost, like Fig. 3 and 4 of the paper."""
+    """Draw error maps, or quality against cost, like figures 3 and 4 of the paper."""
 
 
 @figures.command()
@@ -24,7 +24,7 @@ def figures() -> None:
     multiple=True,
     required=True,
     metavar="DEGRADED CLEAN",
-    help="A degraded picture and the clean one; may be repeated.",
+    help="A degraded image and the clean one; may be repeated.",
 )
 @DEVICE
 @drawn
@@ -35,7 +35,7 @@ def errors(
     outputs: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
-    """Pictures with maps of their errors (Fig. 3 of the paper)."""
+    """Draw images with maps of their errors (figure 3 of the paper)."""
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
     from moceir.figures.errors import errors_figure, examples
@@ -53,7 +53,7 @@ def errors(
 def quality(
     results: tuple[Path, ...], setting: str, outputs: tuple[Path, ...], overwrite: bool
 ) -> None:
-    """Quality against parameters and compute, for your results and the papers' (Fig. 4)."""
+    """Draw quality against parameters and compute, for your results and the papers' (figure 4)."""
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
     from moceir.figures.quality import quality_figure, read_result

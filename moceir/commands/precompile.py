@@ -21,7 +21,7 @@ from moceir.config import PRECISIONS
     "--shape",
     default="1x3x720x1280",
     show_default=True,
-    help="Of a batch: images x 3 x height x width. Kernels depend on the sizes.",
+    help="Shape of a batch: images x 3 x height x width.",
 )
 @click.option(
     "--dtype",
@@ -30,7 +30,7 @@ from moceir.config import PRECISIONS
     multiple=True,
     default=["float32"],
     show_default=True,
-    help="Of the activations; may be repeated, like --products.",
+    help="Precision of the activations; may be repeated, like --products.",
 )
 @click.option(
     "--products",

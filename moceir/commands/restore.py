@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     type=PATH,
-    help="A file (for one picture), a folder, or - for standard output.",
+    help="A file (for one image), a folder, or - for standard output.",
 )
 @MODEL
 @click.option(
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="Pixels that tiles share.",
+    help="Pixels shared by neighbouring tiles.",
 )
 @DEVICE
 @PRECISION
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
     "--strength",
     type=click.FloatRange(0, 1),
     default=1.0,
-    help="Blend between the original (0) and the restored picture (1, the default).",
+    help="Blend between the original (0) and the restored image (1, the default).",
 )
-@click.option("--ext", help="Output format, such as png. Default: that of the input.")
+@click.option("--ext", help="Output format, such as png. Default: the input's.")
 @click.option("--suffix", default="", help="Appended to output names, such as _restored.")
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
     default=None,
-    show_default="95; what came lossless stays so",
+    show_default="95; lossless images stay lossless",
     help="Quality of JPEG, WebP, AVIF and the like.",
 )
-@click.option("--skip-existing", is_flag=True, help="Skip pictures whose output exists, to resume.")
+@click.option("--skip-existing", is_flag=True, help="Skip images whose output exists, to resume.")
 @OVERWRITE
 @click.option(
     "-r/-R",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     help="Number of reader threads, and of writer threads.",
 )
 @click.option("--dry-run", is_flag=True, help="List what would be written, and do nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per image.")
 @click.pass_context
 def restore(
     ctx: click.Context,
@@ -102,7 +102,7 @@ def restore(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Restore pictures, and all pictures in folders, keeping their structure.
+    """Restore images, or whole folders of them, keeping the folder structure.
 
     INPUT is a file, a folder, a pattern in quotes such as 'in/*.jpg', or - for standard input.
     """
@@ -177,7 +177,7 @@ class _Report:
                 unread = isinstance(error, BrokenPipeError)
                 self.say(
                     f"stopped{' because standard output was closed' if unread else ''}: "
-                    f"{self._total - self._handled} of {self._total} pictures left; to "
+                    f"{self._total - self._handled} of {self._total} images left; to "
                     "resume, repeat the command with --skip-existing"
                 )
                 self.finish(status=1 if unread else 130)

@@ -11,13 +11,13 @@ from moceir.commands.common import DEVICE, MODEL, PATH, check_figures, drawn, pa
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, type=PATH)
+@click.argument("pictures", nargs=-1, type=PATH, metavar="[IMAGES]...")
 @MODEL
 @click.option(
-    "--kinds", default="", help="Degradations for clean PICTURES, such as noise,rain. Default: all."
+    "--kinds", default="", help="Degradations for clean IMAGES, such as noise,rain. Default: all."
 )
 @click.option(
-    "--benchmarks", default="", help="Instead of PICTURES: benchmarks, as for moceir evaluate."
+    "--benchmarks", default="", help="Instead of IMAGES: benchmarks, as for moceir evaluate."
 )
 @click.option("--data", type=PATH, help="Folder that holds the data sets.")
 @click.option(
@@ -42,12 +42,12 @@ def routes(
     outputs: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
-    """Draw which experts each degradation is routed to in each decoder block (Fig. 5 of the paper).
+    """Draw which experts each degradation is routed to, per decoder block (figure 5 of the paper).
 
-    PICTURES are clean pictures, or folders of them. Each is degraded in every way named by --kinds.
+    IMAGES are clean images, or folders of them. Each is degraded in every way named by --kinds.
     """
     if bool(pictures) + bool(benchmarks) + bool(training) != 1:
-        raise click.ClickException("give clean PICTURES, or --benchmarks, or --training")
+        raise click.ClickException("give clean IMAGES, or --benchmarks, or --training")
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
     from moceir.figures.routes import routes_figure, usage_figure

@@ -43,6 +43,6 @@ def check_pictures(pairs: Sequence[Pair], crop: int = 0) -> None:
     if problems:
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise PictureError(
-            f"{len(problems)} of {len(unique)} training pictures cannot be used: mend them or take "
-            f"them out of the data: {'; '.join(problems[:NAMED])}{more}"
+            f"{len(problems)} of {len(unique)} training images cannot be used: fix them or remove "
+            f"them from the data: {'; '.join(problems[:NAMED])}{more}"
         )

@@ -265,10 +265,10 @@ def pair_folders(
         expected = " or ".join(f"{name}.*" for name in dict.fromkeys(names(unpaired[0].stem)))
         more = f" (and {len(unpaired) - 1} more like it)" if len(unpaired) > 1 else ""
         raise PictureError(
-            f"{unpaired[0]}: no matching clean picture{more}: expected {expected} in {clean}"
+            f"{unpaired[0]}: no matching clean image{more}: expected {expected} in {clean}"
         )
     if not pairs:
-        raise PictureError(f"{degraded}: no pictures other than the clean ones in {clean}")
+        raise PictureError(f"{degraded}: no images other than the clean ones in {clean}")
     return pairs
 
 
@@ -280,11 +280,11 @@ def _pairs_of_sequences(folder: Path) -> list[Pair]:
         if path.parent.name == "blur":
             target = path.parents[1] / "sharp" / path.stem
             if target not in sharp:
-                raise PictureError(f"{path}: no matching clean picture: expected {target}.*")
+                raise PictureError(f"{path}: no matching clean image: expected {target}.*")
             pairs.append(Pair(sharp[target], path))
     if not pairs:
         raise PictureError(
-            f"{folder}: given as both degraded and clean pictures: give two folders, or one folder "
+            f"{folder}: given as both degraded and clean images: give two folders, or one folder "
             "of sequences with subfolders blur and sharp, as in GoPro"
         )
     return pairs
@@ -298,6 +298,6 @@ def check_sizes(pair: Pair, degraded: tuple[int, int], clean: tuple[int, int]) -
     """
     if degraded != clean:
         raise PictureError(
-            f"{pair.degraded} is {degraded[0]} x {degraded[1]} and its clean picture {pair.clean} "
+            f"{pair.degraded} is {degraded[0]} x {degraded[1]} and its clean image {pair.clean} "
             f"{clean[0]} x {clean[1]} pixels: the two must have the same size"
         )

@@ -112,7 +112,7 @@ def parse(text: str) -> Degradation:
     """
     parts = text.split(",")
     if len(parts) > MAX_STEPS:
-        raise ValueError(f"{len(parts)} degradations of one picture: give at most {MAX_STEPS}")
+        raise ValueError(f"{len(parts)} degradations of one image: give at most {MAX_STEPS}")
     steps = tuple(_parse_single(part.strip()) for part in parts)
     return steps[0] if len(steps) == 1 else Composition(steps)
 
@@ -208,23 +208,24 @@ def degrade_file(
     *,
     overwrite: bool = False,
 ) -> list[str]:
-    """Degrade a picture file. Its metadata, date and rights are kept; the same seed gives the same
-    picture.
+    """Degrade an image file, keeping its metadata, date and permissions.
+
+    The same seed gives the same image.
 
     Args:
-        source: a picture of any format that can be read.
-        target: the degraded picture, in the format of its suffix.
-        degradation: or a text for ``parse``, such as ``rain,haze`` or ``noise:sigma=50``.
+        source: an image in any format that can be read.
+        target: the degraded image, in the format of its suffix.
+        degradation: or a string for ``parse``, such as ``rain,haze`` or ``noise:sigma=50``.
         seed: any integer.
-        overwrite: replace what is there.
+        overwrite: replace an existing file.
 
     Returns:
-        What could not be kept, for people.
+        Notes, for people, on what could not be kept.
 
     Raises:
-        ValueError: a text that ``parse`` refuses.
-        PictureError: the source cannot be read, or there is no format of the target's suffix.
-        FileExistsError: the target is there.
+        ValueError: a string that ``parse`` rejects.
+        PictureError: the source cannot be read, or the target's suffix is not an image format.
+        FileExistsError: the target exists.
         OSError: the target cannot be written.
     """
     source, target = Path(source), Path(target)

@@ -161,7 +161,7 @@ def extras(config: MoCEIRConfig, height: int, width: int) -> Cost:
 
 @dataclass(frozen=True)
 class PictureCost:
-    """The route that a picture took, and what it costs."""
+    """The route that an image took, and what it costs."""
 
     picture: str
     width: int
@@ -172,12 +172,12 @@ class PictureCost:
     """Multiply-accumulates of that route."""
     cheapest: int
     most_expensive: int
-    """Of these routes, at the picture's size."""
+    """Of these routes, at the image's size."""
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What a network costs for a picture of one size."""
+    """What a network costs for an image of one size."""
 
     parameters: int
     width: int
@@ -202,21 +202,21 @@ def measure_cost(
     pictures: Sequence[Path | str] = (),
     runs: int = 3,
 ) -> NetworkCost:
-    """Count what a network computes, time it, and find the routes that pictures take.
+    """Count what a network computes, time it, and find the routes that images take.
 
     >>> found = measure_cost("compact", 1280, 720)
     >>> found.macs.cheapest / 1e9, found.seconds
 
     Args:
         model: a ``Restorer``, or what it takes; None: the bundled weights.
-        width, height: of the picture that is counted and timed, pixels.
-        pictures: files that are restored whole, each for its route.
-        runs: to take the median time of, after one to warm up; 0: nothing is timed.
+        width, height: of the image that is counted and timed, pixels.
+        pictures: image files, each restored as a whole to find its route.
+        runs: timed runs, of which the median is reported, after one to warm up; 0: no timing.
 
     Raises:
         ConfigError: a size below 1.
         WeightsError: weights that cannot be used.
-        PictureError: a picture that cannot be read, or too little memory.
+        PictureError: an image that cannot be read, or too little memory.
     """
     if width < 1 or height < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1", "size")

@@ -80,7 +80,7 @@ def find_method(
 
     def restore(image: Tensor, sigma: float | None, tile: int | None) -> Result:
         if tile:
-            raise ConfigError(f"{name} needs whole pictures: omit the tile", "tile")
+            raise ConfigError(f"{name} needs whole images: omit the tile", "tile")
         if peer.knows_sigma and sigma is None:
             raise ConfigError(f"{name} needs to know sigma: choose another method")
         return Result(peer.restore(image, sigma), 0, ())

@@ -55,7 +55,7 @@ def ssim(image: Tensor, clean: Tensor, window: str = "gaussian") -> float:
     size = len(weights)
     if min(clean.shape[1:]) < size:
         raise PictureError(
-            f"SSIM needs at least {size} x {size} pixels, and the picture has "
+            f"SSIM needs at least {size} x {size} pixels, and the image has "
             f"{clean.shape[2]} x {clean.shape[1]}"
         )
     weights = (weights / weights.sum()).to(clean.device)

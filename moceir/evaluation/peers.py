@@ -98,7 +98,7 @@ def bm3d(image: Tensor, sigma: float | None = None) -> Tensor:
     height, width = image.shape[1:]
     if min(height, width) < BM3D_SMALLEST:
         raise PictureError(
-            f"BM3D needs {BM3D_SMALLEST} x {BM3D_SMALLEST} pixels, and the picture has "
+            f"BM3D needs {BM3D_SMALLEST} x {BM3D_SMALLEST} pixels, and the image has "
             f"{width} x {height}"
         )
     pixels = _pixels(image)

@@ -44,15 +44,15 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Pictures to measure on, under one degradation.
+    """Images to measure on, under one degradation.
 
     Args:
         name: such as ``rain100l``, ``cbsd68-25`` or ``cdd11-low_rain``.
         title: as papers write it.
-        task: what is wrong with the pictures.
-        pairs: the pictures.
-        sigma: of the noise put on the clean pictures; None: there are degraded ones.
-        crops: False: these pictures are not cropped under any protocol.
+        task: what is wrong with the images.
+        pairs: the images.
+        sigma: of the noise put on the clean images; None: there are degraded ones.
+        crops: False: these images are not cropped under any protocol.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Benchmark:
     crops: bool = True
 
     def load(self, pair: Pair, protocol: Protocol, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """A degraded picture and the clean one, (3, H, W) float32 in [0, 1], cropped.
+        """A degraded image and the clean one, (3, H, W) float32 in [0, 1], cropped.
 
         The noise is clipped and truncated to 8 bits, as in the published code. It is a function of
-        the file's name, the sigma and the seed, and of no other picture.
+        the file's name, the sigma and the seed, and of no other image.
 
         Raises:
             PictureError: a file that cannot be read, or two of different sizes.
@@ -106,14 +106,14 @@ def benchmarks(
     sigmas: Sequence[int] = SIGMAS,
     folders: Sequence[tuple[Path | str, Path | str]] = (),
 ) -> list[Benchmark]:
-    """The benchmarks of these names, and of any pairs of folders. No picture is opened.
+    """Benchmarks by name, and any pairs of folders. No image is opened.
 
     Args:
-        names: of ``BENCHMARKS``, such as ``rain100l``; ``cdd11`` is all eleven; the denoising sets
-            give one benchmark for each sigma, or for one alone as ``cbsd68-25``.
+        names: from ``BENCHMARKS``, such as ``rain100l``. ``cdd11`` stands for all eleven. A
+            denoising set gives one benchmark per sigma; ``cbsd68-25`` is a single one.
         data: the folder that holds the data sets.
-        sigmas: of the denoising sets.
-        folders: of degraded and of clean pictures with the same names.
+        sigmas: noise levels of the denoising sets, on the 0..255 scale.
+        folders: pairs of a folder of degraded and one of clean images with the same names.
 
     Raises:
         ConfigError: an unknown name, or ``data`` is missing.

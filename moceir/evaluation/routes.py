@@ -26,33 +26,34 @@ def routes(
     benchmarks: Sequence[Benchmark] = (),
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Restore pictures whole and count which expert each decoder block took.
+    """Restore images whole and count which expert each decoder block took.
 
     >>> counts = routes("compact", ["photos"], kinds=["noise", "haze"])
-    >>> counts["haze"][0]  # pictures that took expert 1, 2, 3, 4 at the first block
+    >>> counts["haze"][0]  # images that took expert 1, 2, 3, 4 at the first block
 
     Give ``pictures`` or ``benchmarks``. ``moceir.figures.routes.routes_figure`` draws the result.
 
     Args:
         model: a ``Restorer``, or what it takes; None: the bundled weights.
-        pictures: clean ones, or folders of them, which are degraded in every way of ``kinds``.
-        kinds: texts for ``moceir.data.degradations.parse``, such as ``noise:sigma=50``; none: every
-            kind with its default parameters.
-        benchmarks: of ``moceir.evaluation.protocol.benchmarks``, under the published protocol.
+        pictures: clean images, or folders of them; each is degraded in every way in ``kinds``.
+        kinds: strings for ``moceir.data.degradations.parse``, such as ``noise:sigma=50``; empty:
+            every kind with its default parameters.
+        benchmarks: from ``moceir.evaluation.protocol.benchmarks``, under the published protocol.
         seed: of the degradations, and of the noise of denoising sets.
 
     Returns:
-        For each kind or benchmark (D, n) int64: of the D decoder blocks, the deepest first, how
-        many pictures took each of the n experts (the best, if several).
+        For each kind or benchmark, (D, n) int64: how many images took each of the n experts in each
+        of the D decoder blocks, deepest first. With several experts per image, only the first
+        choice counts.
 
     Raises:
         ConfigError: neither ``pictures`` nor ``benchmarks``, or both.
-        ValueError: a kind that is none.
-        PictureError: a picture that cannot be used, or too little memory.
+        ValueError: an unknown kind.
+        PictureError: an image that cannot be used, or too little memory.
         WeightsError: weights that cannot be used.
     """
     if bool(pictures) == bool(benchmarks):
-        raise ConfigError("routes of what? Give pictures, or benchmarks")
+        raise ConfigError("nothing to route: give images, or benchmarks")
     degradations = {kind: parse(kind) for kind in kinds or KINDS}
     paths = [file for path in map(Path, pictures) for file in _files(path)]
     restorer = model if isinstance(model, Restorer) else Restorer(model)

@@ -31,9 +31,9 @@ from moceir.pictures.pixels import to_image
 
 @dataclass(frozen=True)
 class Measurement:
-    """One restored picture.
+    """One restored image.
 
-    ``psnr_input`` and ``ssim_input`` are those of the degraded picture. ``seconds``: network,
+    ``psnr_input`` and ``ssim_input`` are those of the degraded image. ``seconds``: network,
     transfers and tiles, without reading the files. ``experts``: of each decoder block, 1 the
     cheapest; none of a classical method.
     """
@@ -57,14 +57,14 @@ class Evaluation:
     """What was measured."""
 
     rows: list[Measurement]
-    """For each picture, benchmark by benchmark."""
+    """For each image, benchmark by benchmark."""
     about: dict[str, Any]
     """What produced it: model, protocol, seed, device, versions, network."""
 
     def summaries(self) -> dict[str, dict[str, float | int | None]]:
         """Of each benchmark, in the order in which they were measured: the number of ``pictures``;
         means of ``psnr`` (dB), ``ssim`` and ``lpips``, and of ``psnr_input`` and ``ssim_input``,
-        those of the degraded pictures; ``median_seconds``; ``megapixels_per_second``."""
+        those of the degraded images; ``median_seconds``; ``megapixels_per_second``."""
         names = dict.fromkeys(row.benchmark for row in self.rows)
         return {n: _summary([row for row in self.rows if row.benchmark == n]) for n in names}
 
@@ -85,24 +85,24 @@ def evaluate(
     >>> found.summaries()["rain100l"]["psnr"]
     >>> write_results(found, Path("results/aio5"))
 
-    LPIPS is measured where its weights are (``find_lpips``); ``about`` says if not.
+    LPIPS is measured if its weights are installed (``find_lpips``); if not, ``about`` says why.
 
     Args:
-        model: what ``Restorer`` takes, or ``peer:bm3d`` and the like; a ``Restorer`` or a
-            ``Method``; None: the bundled weights.
-        benchmarks: of ``moceir.evaluation.protocol.benchmarks``.
+        model: what ``Restorer`` takes; a classical method, such as ``peer:bm3d``; a ``Restorer``
+            or a ``Method``. None: the bundled weights.
+        benchmarks: from ``moceir.evaluation.protocol.benchmarks``.
         protocol: a name of ``PROTOCOLS``: ``published``, or ``promptir``.
         seed: of the noise of the denoising sets.
-        tile: as ``Restorer`` takes it; 0: whole pictures.
-        pictures: folder for the restored pictures, as PNG; None: they are not written.
-        report: called for each picture with what was measured and the degraded and the restored
+        tile: as ``Restorer`` takes it; 0: whole images.
+        pictures: folder for the restored images, as PNG; None: they are not written.
+        report: called for each image with what was measured and the degraded and the restored
             image, (3, H, W) in [0, 1].
 
     Raises:
         ConfigError: an unknown protocol or method.
-        PictureError: a picture that cannot be used, or too little memory.
+        PictureError: an image that cannot be used, or too little memory.
         WeightsError: weights that cannot be used.
-        OSError: a restored picture cannot be written.
+        OSError: a restored image cannot be written.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(
@@ -243,7 +243,7 @@ def as_markdown(evaluation: Evaluation) -> str:
 
 def _benchmark_table(found: dict[str, dict[str, float | int | None]]) -> str:
     lines = [
-        "| benchmark | pictures | PSNR input | PSNR | SSIM input | SSIM | LPIPS "
+        "| benchmark | images | PSNR input | PSNR | SSIM input | SSIM | LPIPS "
         "| seconds, median | megapixels/s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -293,16 +293,17 @@ def _score(score: Score | None) -> str:
 def write_results(
     found: Evaluation, folder: Path | str, *, page: str | None = None, overwrite: bool = False
 ) -> None:
-    """Write ``pictures.csv``, ``results.json`` and ``results.md``. They get their names when all of
-    them are written, so that none is of another evaluation than the rest.
+    """Write ``pictures.csv``, ``results.json`` and ``results.md``, all of them or none.
+
+    They get their names only once all are written, so files of two evaluations are never mixed.
 
     Args:
-        folder: is made.
-        page: what ``report.html`` is to contain; None: none is written.
-        overwrite: replace results that are there.
+        folder: created if necessary.
+        page: content of ``report.html``; None: no report.
+        overwrite: replace existing results.
 
     Raises:
-        FileExistsError: there are results in the folder.
+        FileExistsError: the folder already contains results.
         OSError: a file cannot be written.
     """
     folder = Path(folder)

@@ -55,11 +55,11 @@ def evaluate(
 
     Returns:
         For each method: means of PSNR (dB) and SSIM before and after; the mean ``gain`` of PSNR;
-        and of the picture that gained least, its name, gain and PSNR. Gains over equal pictures,
+        and of the image that gained least, its name, gain and PSNR. Gains over equal images,
         whose PSNR is infinite, are minus infinity.
 
     Raises:
-        PictureError: a picture that cannot be read, or that a method cannot take.
+        PictureError: an image that cannot be read, or that a method cannot take.
     """
     methods = [method for method in methods if method.is_for(row.kinds, row.sigma)]
     measured: list[list[tuple[float, ...]]] = [[] for _ in methods]

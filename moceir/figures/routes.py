@@ -34,7 +34,7 @@ def routes_figure(counts: Mapping[str, Tensor]) -> Figure:
     figure.supxlabel("decoder block, deepest first", fontsize=9)
     figure.supylabel("expert, 1 the cheapest", fontsize=9)
     assert shade is not None
-    figure.colorbar(shade, ax=panels, label="share of the pictures", shrink=0.8)
+    figure.colorbar(shade, ax=panels, label="share of the images", shrink=0.8)
     return figure
 
 

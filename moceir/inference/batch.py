@@ -34,26 +34,26 @@ def restore_files(
     jobs: int = 2,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Restore the pictures of a plan. A picture that fails does not stop the rest.
+    """Restore the images of a plan. An image that fails does not stop the rest.
 
     >>> for outcome in restore_files(plan_files("holiday", "better", skip_existing=True)):
     ...     print(outcome.output, outcome.status, outcome.error or "")
 
-    Each result appears whole or not at all, with its source's metadata, date and rights. An
-    exception such as KeyboardInterrupt begins no more pictures, waits until those that are being
-    written are whole, reports them, and goes on upwards.
+    An output appears complete or not at all, with its source's metadata, date and permissions. On
+    an exception such as KeyboardInterrupt, no further image is started, those being written are
+    finished and reported, and the exception is raised again.
 
     Args:
-        plan: of ``plan_files``.
+        plan: from ``plan_files``.
         restorer: None: one with the bundled weights.
         tile, tile_overlap, strength: as ``Restorer`` takes them.
-        quality: 1 to 100, of JPEG, WebP, AVIF and the like; None: 95, and what came lossless stays
-            so.
-        jobs: threads that read pictures, and threads that write them, while the network runs.
+        quality: 1 to 100, for JPEG, WebP, AVIF and the like; None: 95, but lossless images stay
+            lossless.
+        jobs: threads that read images, and threads that write them, while the network runs.
         report: called with each outcome as soon as it is known, in this thread.
 
     Returns:
-        What became of every picture: those that the plan has settled, then its jobs in order.
+        An outcome for every image: first those settled in the plan, then its jobs in order.
 
     Raises:
         ConfigError: an argument out of range.
@@ -190,7 +190,7 @@ class _Batch:
             codec.writable(job.target.suffix)  # before any work
         if job.source is None:
             if sys.stdin is None:
-                raise PictureError("-: standard input is closed: pipe a picture in")
+                raise PictureError("-: standard input is closed: pipe an image in")
             return codec.decode(sys.stdin.buffer.read(), "-")
         if job.source.is_fifo():
             raise PictureError("not a file; pipe it into standard input and give - instead")

@@ -55,7 +55,7 @@ class PixelCanvas:
             raise ValueError(f"array of dtype {pixels.dtype}: give uint8, uint16 or float32")
         if pixels.ndim != 4 or 0 in pixels.shape[1:] or pixels.shape[3] > 4:
             raise ValueError(
-                f"pictures of shape {pixels.shape[1:]}: give (H, W, C), none of them 0 and C from "
+                f"images of shape {pixels.shape[1:]}: give (H, W, C), none of them 0 and C from "
                 "1 to 4"
             )
         if pixels.dtype == "float32" and len(pixels):
@@ -164,8 +164,8 @@ def check_strength(strength: float) -> None:
 def _check_range(low: float, high: float, remedy: str) -> None:
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(
-            "the picture contains NaN values: check where they come from"
+            "the image contains NaN values: check where they come from"
             if math.isnan(low) or math.isnan(high)
-            else f"the picture has values from {low:g} to {high:g}: scale them to [0, 1], as with "
+            else f"the image has values from {low:g} to {high:g}: scale them to [0, 1], as with "
             f"{remedy}"
         )

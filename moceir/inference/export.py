@@ -26,7 +26,7 @@ def export_onnx(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a network for one picture of this size as an ONNX file.
+    """Export a network to an ONNX file, for one image of this size.
 
     Its input ``image`` and its output ``restored`` are (1, 3, height, width) float32, RGB, the
     input in [0, 1]; the output is not clamped.
@@ -36,14 +36,14 @@ def export_onnx(
 
     Args:
         model: a network, or weights as ``Restorer`` takes them; None: the bundled ones.
-        path: of the file; its folder is made.
-        height, width: pixels.
-        overwrite: replace what is there.
+        path: the file to write; its folder is made.
+        height, width: of the image, pixels.
+        overwrite: replace an existing file.
 
     Raises:
         ConfigError: a size below 1, or the packages of ``moceir[export]`` are missing.
         WeightsError: weights that cannot be used.
-        FileExistsError: something bears this name.
+        FileExistsError: the file exists.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -91,19 +91,23 @@ def export_onnx(
 def convert_weights(
     source: Path | str, target: Path | str, *, preset: str | None = None, overwrite: bool = False
 ) -> MoCEIR:
-    """Convert weights between our files and the published code's; returns the network.
+    """Convert weights between the formats of this package and of the published code.
 
     Args:
         source: weights as ``moceir.load_model`` takes them.
-        target: ``.safetensors``: a file of ours; ``.ckpt``: a Lightning checkpoint, ``.pth`` or
-            ``.pt``: a bare state_dict, for the published code. Its folder is made.
-        preset: the network of a published checkpoint; None: read off its tensors.
-        overwrite: replace what is there.
+        target: its suffix selects the format: ``.safetensors`` for this package; for the published
+            code, ``.ckpt`` for a Lightning checkpoint, ``.pth`` or ``.pt`` for a bare state_dict.
+            Its folder is made.
+        preset: the network of a published checkpoint; None: inferred from its tensors.
+        overwrite: replace an existing file.
+
+    Returns:
+        The network.
 
     Raises:
         ConfigError: the target has another suffix; an unknown preset.
-        WeightsError: the source cannot be used, or is not of the preset.
-        FileExistsError: the target is there.
+        WeightsError: the source cannot be used, or does not fit the preset.
+        FileExistsError: the target exists.
         OSError: the target cannot be written.
     """
     source, target = Path(source), Path(target)

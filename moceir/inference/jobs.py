@@ -51,7 +51,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of one picture."""
+    """What became of one image."""
 
     input: str
     output: str
@@ -71,13 +71,13 @@ class Outcome:
     experts: list[list[int]] | None = None
     """for each tile (one if whole), the expert of each decoder block"""
     seconds: float | None = None
-    """in the network; of pictures that it had together, a share"""
+    """in the network; images that went through it together share the time equally"""
     peak_memory_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
     argument: str | None = None
-    """of a picture that failed: the argument to change, as of ``MoceirError``"""
+    """if it failed: the argument to change, as in ``MoceirError``"""
     traceback: str | None = field(default=None, repr=False)
-    """of a picture that failed: where; as text, since an exception would hold the picture"""
+    """if it failed: where. Text, because an exception would keep the image in memory"""
 
     @classmethod
     def of(cls, job: Job, status: str, **values: Any) -> Outcome:
@@ -85,7 +85,7 @@ class Outcome:
         return cls(source, target, status, **values)
 
     def failed(self, error: Exception, text: str) -> Outcome:
-        """The same picture, failed."""
+        """The same image, failed."""
         where = "".join(traceback.format_exception(error))
         argument = getattr(error, "argument", None)
         return Outcome(self.input, self.output, "failed", text, argument=argument, traceback=where)
@@ -98,15 +98,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``restore_files`` is to do.
+    """What ``restore_files`` will do.
 
     Args:
-        jobs: the pictures to restore, in order.
-        settled: those of which nothing more is to become: failed or skipped.
-        ext: the format of a result on standard output; None: that of the input.
-        skip_existing: a result that another process writes meanwhile is kept, and the picture
-            skipped instead of failed.
-        overwrite: results may replace what is there.
+        jobs: the images to restore, in order.
+        settled: outcomes that are already known: failed or skipped.
+        ext: format of a result on standard output; None: the input's.
+        skip_existing: if another process writes an output in the meantime, it is kept and the
+            image counts as skipped instead of failed.
+        overwrite: replace existing outputs.
     """
 
     jobs: list[Job]
@@ -126,26 +126,25 @@ def plan_files(
     skip_existing: bool = False,
     overwrite: bool = False,
 ) -> Plan:
-    """Decide which pictures become which files. Nothing is written, and no picture is opened.
+    """Decide which images become which files. Nothing is written, and no image is opened.
 
-    What is missing, folders without pictures and folders that cannot be read are ``settled`` as
+    Missing inputs, folders without images and folders that cannot be read are ``settled`` as
     failed, and do not stop the rest.
 
     Args:
-        inputs: files, folders, patterns for names (where nothing bears the very name), or ``-``
-            for standard input.
-        output: a file, if there is one input and no folder; or a folder, which gets the names
-            (and from folders the tree) of the inputs; or ``-`` for standard output.
-        recursive: also take the pictures in the folders of a folder.
-        ext: format of the results, such as ``png``, as their names will end; None: the input's.
-        suffix: what is added to the names of the results, before their ending.
-        skip_existing: leave out pictures whose result is there.
-        overwrite: replace results that are there.
+        inputs: files, folders, glob patterns (unless a file has that very name), or ``-`` for
+            standard input.
+        output: a file for a single image; a folder, in which outputs get the names of the inputs
+            and the structure of input folders; or ``-`` for standard output.
+        recursive: descend into subfolders.
+        ext: format and file extension of the outputs, such as ``png``; None: the input's.
+        suffix: appended to the names of the outputs, before the extension.
+        skip_existing: skip images whose output exists.
+        overwrite: replace existing outputs.
 
     Raises:
-        ConfigError: arguments that do not go together; two pictures with the same result.
-        FileExistsError: a result is there, and neither ``skip_existing`` nor ``overwrite`` says
-            what to do.
+        ConfigError: arguments that contradict each other; two images with the same output.
+        FileExistsError: an output exists, and neither ``skip_existing`` nor ``overwrite`` is set.
     """
     if skip_existing and overwrite:
         raise ConfigError("skip_existing and overwrite: choose one")
@@ -181,14 +180,15 @@ def _planned(
     if output == DASH:
         if len(sources) != 1:
             raise ConfigError(
-                f"standard output takes one picture, not {len(sources)}: give a folder", "output"
+                f"standard output takes one image, not {len(sources)}: give a folder", "output"
             )
         return [Job(sources[0][0], None)], failures
     one = len(inputs) == 1 and len(sources) == 1 and not os.path.isdir(inputs[0])
     if one and output.suffix and not output.is_dir():
         if ext or suffix:
             raise ConfigError(
-                f"{shown(output)} is a whole name: leave ext and suffix out, or give a folder"
+                f"{shown(output)} is a complete file name: leave ext and suffix out, or give "
+                "a folder"
             )
         return [Job(sources[0][0], output)], failures
     if output.exists() and not output.is_dir():
@@ -203,7 +203,7 @@ def _planned(
                 continue  # named twice
             raise ConfigError(
                 f"{jobs[place]} and {shown(source or DASH)} would both become {shown(target)}: "
-                "restore them apart"
+                "restore them separately"
             )
         jobs[place] = Job(source, target)
     # Outputs of an earlier run next to their inputs are not inputs of this one.
@@ -263,8 +263,8 @@ def _in_folder(
     )
     if not found and not unread:
         looked = ", ".join(FOLDER_SUFFIXES)
-        text = f"{shown(folder)}: no pictures in it (looked for {looked})"
+        text = f"{shown(folder)}: no images in it (looked for {looked})"
         if recursive:
             raise PictureError(text)
-        raise PictureError(f"{text}: look in its folders too", "recursive")
+        raise PictureError(f"{text}: search its subfolders too", "recursive")
     return found

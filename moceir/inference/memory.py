@@ -25,9 +25,11 @@ def network_bytes(
     estimate ignores.
     """
     channels = config.dims[0]
-    floats = 6.5 * channels
+    # With expert_path also the normalised shared features.
+    extra = channels if config.expert_path else 0
+    floats = 6.5 * channels + extra
     if device.type != "cpu":
-        experts = 6.0 * channels + 3 * max(config.ranks(0))
+        experts = 6.0 * channels + extra + 3 * max(config.ranks(0))
         floats = max(floats, experts, (2.5 + 3 * config.ffn_expansion) * channels)
     padded = (height + -height % config.cell) * (width + -width % config.cell)
     return int(4 * floats * padded) * batch + 32 * 2**20

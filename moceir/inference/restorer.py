@@ -111,7 +111,7 @@ class Restorer:
 
     @property
     def threads(self) -> int:
-        """CPU threads that restore a picture."""
+        """CPU threads that restore an image."""
         return torch.get_num_threads() if self._threads is None or forked() else self._threads
 
     @overload
@@ -188,20 +188,22 @@ class Restorer:
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
     ) -> Iterator[Image.Image | np.ndarray | Tensor | Exception]:
-        """Restore many pictures, each as ``__call__`` does, when its result is asked for: their
-        number does not matter to memory.
+        """Restore many images in order, each as ``__call__`` does.
 
-        Neighbours of one size go through the network together if they are so small that calling it
-        costs more than its work. That makes them quicker, and changes the last bits at most.
+        An image is read when its result is asked for, so memory does not grow with their number.
+        Consecutive images of the same size go through the network together if they are so small
+        that calling the network costs more than its work. This is faster, and changes at most the
+        last bits.
 
         Args:
             images: anything that yields what ``__call__`` takes.
-            batch: how many go through the network together at most, and are read ahead; 1: none.
+            batch: the most images that go through the network together; also how many are read
+                ahead. 1: each image on its own.
             tile, tile_overlap, strength: see the class.
 
         Returns:
-            An iterator over the results in the order of the pictures. In the place of a picture
-            that cannot be restored is the exception that says why, and the iteration goes on.
+            An iterator over the results, in the order of the images. If an image cannot be
+            restored, its result is the exception that says why, and the iteration continues.
 
         Raises:
             ConfigError: a setting out of range.
@@ -209,7 +211,7 @@ class Restorer:
         tiles.check(tile or 0, tile_overlap)
         check_strength(strength)
         if batch < 1:
-            raise ConfigError(f"batch {batch}: give 1 or more pictures", "batch")
+            raise ConfigError(f"batch {batch}: give 1 or more images", "batch")
         settings = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
         return many.restored(self, images, batch, settings)
 
@@ -300,7 +302,7 @@ class Restorer:
                 (run,) = self._fitted(canvas, tile, overlap, "float32")
                 return (run._replace(notes=(*run.notes, note)),)
         raise PictureError(
-            f"the network's result for this {width} x {height} picture contains NaN or "
+            f"the network's result for this {width} x {height} image contains NaN or "
             "infinite values: the weights are broken, use others"
         )
 
@@ -381,7 +383,7 @@ class Restorer:
         room = int(memory.SHARE * available)
         numbers = (
             f"{width} x {height} as a whole needs about {machine.readable(need(0))}; "
-            f"{machine.readable(available)} are free on {self.device}, of which one picture may "
+            f"{machine.readable(available)} are free on {self.device}, of which one image may "
             f"use {machine.readable(room)}"
         )
         if need(tile or 0) <= room:

@@ -12,7 +12,7 @@ class Run(NamedTuple):
     """How an image was restored."""
 
     tile: int
-    """Side of the tiles in pixels; 0: the whole picture at once."""
+    """Side of the tiles in pixels; 0: the whole image at once."""
     tile_overlap: int
     """Pixels that neighbouring tiles share at least; 0 without tiles."""
     tile_experts: tuple[tuple[int, ...], ...]

@@ -41,7 +41,7 @@ def check(tile: int, overlap: int) -> None:
         raise ConfigError(f"tile overlap {overlap}: give 0 or more pixels", "tile_overlap")
     if tile != 0 and tile < STEP + overlap:
         raise ConfigError(
-            f"tile {tile} is too small: give 0 for the whole picture, or {STEP} more than the "
+            f"tile {tile} is too small: give 0 for the whole image, or {STEP} more than the "
             f"overlap of {overlap}, so at least {STEP + overlap}",
             "tile",
         )

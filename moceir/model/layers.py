@@ -60,8 +60,8 @@ class ChannelNorm(nn.LayerNorm):
 
 def normalised(x: Tensor) -> Tensor:
     """(B, C, H, W) with mean 0 and variance 1 over C: a LayerNorm without parameters, eps 1e-5."""
-    pixels = x.permute(0, 2, 3, 1)
-    return F.layer_norm(pixels, pixels.shape[3:]).permute(0, 3, 1, 2).to(x.dtype)
+    pixels = F.layer_norm(x.permute(0, 2, 3, 1).flatten(1, 2), x.shape[1:2])
+    return pixels.to(x.dtype).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 class PointwiseConv(nn.Conv2d):

@@ -35,16 +35,17 @@ from moceir.weights.names import current_names
 
 
 def load_model(source: str | Path) -> MoCEIR:
-    """A network in evaluation mode.
+    """Load a network, in evaluation mode.
 
     Args:
-        source: a bundled name; a folder of ``save_pretrained``; a ``.safetensors`` file with its
-            configuration inside; a checkpoint of ``moceir train``, of which the averaged weights
-            are read; what ``load_published`` reads; or ``user/repository`` on the Hugging Face Hub,
-            whose ``model.safetensors`` is downloaded once. A file or folder here goes first.
+        source: a bundled name; a folder written by ``save_pretrained``; a ``.safetensors`` file
+            that contains its configuration; a checkpoint of ``moceir train``, of which the averaged
+            weights are read; what ``load_published`` reads; or ``user/repository`` on the Hugging
+            Face Hub, whose ``model.safetensors`` is downloaded once. A local file or folder of that
+            name takes precedence.
 
     Raises:
-        WeightsError: nothing of that name, weights that cannot be used or downloaded.
+        WeightsError: nothing has that name, or the weights cannot be used or downloaded.
     """
     if str(source) in BUNDLED:
         return load_weights(bundled_path(str(source)))
@@ -90,14 +91,17 @@ def _from_hub(name: str) -> Path:
             f"{constants.SAFETENSORS_SINGLE_FILE}"
         )
     except GatedRepoError:
-        reason = "and on the Hugging Face Hub one must ask for access to them, then `hf auth login`"
+        reason = (
+            "and on the Hugging Face Hub they are gated: request access there, then run "
+            "`hf auth login`"
+        )
     except RepositoryNotFoundError:
         reason = (
             "nor is there such a repository on the Hugging Face Hub, or it is private: check the "
             "name, or `hf auth login`"
         )
     except (OSError, ValueError) as error:
-        reason = f"and the Hugging Face Hub does not give them ({first_line(error)})"
+        reason = f"and they cannot be downloaded from the Hugging Face Hub ({first_line(error)})"
     raise WeightsError(f"{name}: no such weights here, {reason}")
 
 

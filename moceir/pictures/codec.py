@@ -92,10 +92,8 @@ def writable(suffix: str) -> str:
     if name not in Image.SAVE or name not in encoders.WRITTEN:
         plugin = _PLUGINS.get(suffix.lower())
         if plugin:
-            raise PictureError(f"{suffix} files take a plug-in: pip install {plugin}")
-        raise PictureError(
-            f"no picture format is written as {suffix!r}: name the result .png", "ext"
-        )
+            raise PictureError(f"{suffix} files need a plug-in: pip install {plugin}")
+        raise PictureError(f"no image format is written as {suffix!r}: name the result .png", "ext")
     return name
 
 
@@ -107,7 +105,7 @@ def _named(name: str) -> Iterator[None]:
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from error
     except UnidentifiedImageError:
-        raise PictureError(f"{name}: not a picture in a format that Pillow reads here") from None
+        raise PictureError(f"{name}: not an image in a format that Pillow reads here") from None
     except MemoryError as error:
         raise PictureError(f"{name}: too little memory to decode it") from error
     except ModuleNotFoundError as error:
@@ -117,7 +115,7 @@ def _named(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
             raise PictureError(f"{name}: {error.strerror}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(f"{name}: cannot be read as a picture ({reason})") from error
+        raise PictureError(f"{name}: cannot be read as an image ({reason})") from error
 
 
 def read(path: Path, name: str | None = None) -> Picture:

@@ -104,7 +104,7 @@ def _of_png(chunks: dict[bytes, bytes]) -> bytes:
     if usual and np.allclose(corners, _PRIMARIES[1], atol=0.0015):
         return b""
     if not 0.1 < gamma < 10 or min(corners) < 0 or max(corners) > 1:
-        raise PictureError("its gAMA and cHRM chunks make no sense")
+        raise PictureError("its gAMA and cHRM chunks have invalid values")
     curve = _curve(13) if usual else np.linspace(0, 1, 1024) ** (1 / gamma)
     assert curve is not None
     return _matrix_profile(corners, curve)

@@ -84,7 +84,7 @@ def _heif(image: Image.Image, data: bytes) -> Stored:
     found.lossless = described.get("matrix_coefficients") == 0
     extras = {
         "depth map": image.info.get("depth_images"),
-        "auxiliary pictures": [
+        "auxiliary images": [
             name for name in image.info.get("aux", {}) if "gainmap" not in name.lower()
         ],
     }
@@ -156,7 +156,7 @@ def _jp2(image: Image.Image, data: bytes) -> Stored:
     return found
 
 
-UNSTATED = "its last channel is not said to be transparency: it was left out"
+UNSTATED = "its last channel is not marked as transparency and was left out"
 
 
 def read_with_8(bits: int) -> str:

@@ -61,7 +61,7 @@ def of_channels(pixels: np.ndarray, file_format: str) -> tuple[np.ndarray, list[
         if pixels.shape[2] >= 3:
             notes.append("reduced to 256 colours, which is all that GIF holds")
         if transparent and ((pixels[..., -1] > 0) & (pixels[..., -1] < 255)).any():
-            notes.append("half transparent pixels became opaque or wholly transparent")
+            notes.append("semi-transparent pixels became opaque or fully transparent")
     return pixels, notes
 
 

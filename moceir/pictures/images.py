@@ -27,7 +27,7 @@ def find_pictures(folder: Path) -> list[Path]:
 
     paths = sorted(walk_pictures(folder, SUFFIXES, on_error=failed))
     if not paths:
-        raise PictureError(f"{folder}: no pictures in it (looked for {', '.join(SUFFIXES)})")
+        raise PictureError(f"{folder}: no images in it (looked for {', '.join(SUFFIXES)})")
     return paths
 
 

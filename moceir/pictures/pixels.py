@@ -31,7 +31,7 @@ def check_size(width: int, height: int, bits: int) -> None:
     if pixels > MAX_PIXELS:
         raise PictureError(
             f"claims {width} x {height} = {pixels / 1e6:,.0f} megapixels, more than the "
-            f"{MAX_PIXELS / 1e6:,.0f} that are taken: cut it into parts"
+            f"{MAX_PIXELS / 1e6:,.0f} allowed: cut it into parts"
         )
     need = pixels * 4 * -(-bits // 8) * 3  # as decoded, as an array, and restored
     available = machine.host_bytes() if need > machine.SMALL else None
@@ -74,7 +74,7 @@ def pixels_of(image: Image.Image) -> np.ndarray:
             image = image.convert("LA")
         image = image if image.mode == target else image.convert(target)
     else:
-        raise PictureError(f"a picture of Pillow's mode {mode}: convert it to RGB")
+        raise PictureError(f"an image of Pillow's mode {mode}: convert it to RGB")
     return _array(image)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 GAIN_MAP = "its gain map, which brightens it on HDR displays, was left out"
 MOTION = "the video of a motion photo was left out"
 _EXTENDED = "the second part of its XMP data was left out"
-CREDENTIALS = "its content credentials (C2PA) were left out, which vouch for the file as it was"
+CREDENTIALS = "its content credentials (C2PA), which vouch for the original file, were left out"
 
 _WIDTH, _LENGTH = (256, 40962), (257, 40963)
 _EXIF_TAGS, _COLOUR_SPACE = 34665, 40961
@@ -51,7 +51,7 @@ def corrected_xmp(xmp: bytes) -> tuple[bytes, list[str]]:
     xmp, parts = _without(xmp, _PARTS)
     xmp, inside = _without(xmp, _INSIDE)
     if inside or (parts and not notes):
-        notes.append("the pictures or sounds inside it (a depth map, say) were left out")
+        notes.append("the images or sounds inside it (a depth map, say) were left out")
     return xmp, notes
 
 
@@ -231,7 +231,7 @@ def jpeg_notes(segments: Sequence[tuple[str, bytes]], data: bytes) -> list[str]:
         notes.append(MOTION)
     if others:
         names = ", ".join(dict.fromkeys(others))
-        notes.append(f"its segments {names}, which only its maker knows, were left out")
+        notes.append(f"its vendor-specific segments {names} were left out")
     return list(dict.fromkeys(notes))
 
 

@@ -124,7 +124,7 @@ def read_metadata(data: bytes) -> tuple[Metadata, int, list[str]]:
         tags = file.pages.first.tags
         xmp, notes = stale.corrected_xmp(bytes(tags.valueof(XMP_TAG, b"")))
         metadata = Metadata(xmp=xmp, icc=bytes(tags.valueof(ICC_TAG, b"")))
-        notes.append("its tags but for ICC profile and XMP were left out (big-endian BigTIFF)")
+        notes.append("its tags other than ICC profile and XMP were left out (big-endian BigTIFF)")
         return metadata, tags.valueof(ORIENTATION, 1), notes
 
 
@@ -141,8 +141,8 @@ def _left_out(channels: int) -> list[str]:
     if channels < 1:
         return []
     if channels == 1:
-        return ["its last channel is not said to be transparency: it was left out"]
-    return [f"its last {channels} channels are not said to be transparency: they were left out"]
+        return ["its last channel is not marked as transparency and was left out"]
+    return [f"its last {channels} channels are not marked as transparency and were left out"]
 
 
 def _deep(page: TiffPage, frames: int) -> Stored:

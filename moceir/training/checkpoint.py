@@ -41,8 +41,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({first_line(error)}); put back a copy "
-            "of it, or remove it to start anew"
+            f"{path}: not a readable checkpoint ({first_line(error)}); restore it from a copy, "
+            "or delete it to start over"
         ) from error
     if not isinstance(checkpoint, dict) or not (
         isinstance(checkpoint.get("global_step"), int)

@@ -17,16 +17,16 @@ SCHEDULES = ("cosine", "published")
 
 @dataclass
 class SetConfig:
-    """One part of a training mixture: a published data set, a pair of folders, or clean pictures.
+    """One part of a training mixture: a published data set, a pair of folders, or clean images.
 
     Args:
         set: name of a set of ``moceir.data.datasets.TRAINING``, found below ``data.root``.
-        clean: instead of ``set``: folder of clean pictures.
-        degraded: folder of degraded pictures with the names of the clean ones.
-        degradation: applied to clean pictures without degraded ones, such as ``noise:sigma=25``.
-        label: name under which the experts of these pictures are counted; None: the data set's
+        clean: instead of ``set``: folder of clean images.
+        degraded: folder of degraded images with the names of the clean ones.
+        degradation: applied to clean images without degraded ones, such as ``noise:sigma=25``.
+        label: name under which the experts of these images are counted; None: the data set's
             degradation, or the name of the degraded folder.
-        repeat: how often each picture occurs in an epoch.
+        repeat: how often each image occurs in an epoch.
     """
 
     set: str | None = None
@@ -41,7 +41,7 @@ class SetConfig:
         _at_most("data.mixture", self, repeat=1_000_000)
         if (self.set is None) == (self.clean is None):
             raise ConfigError(
-                "data.mixture: give each part either a set or a folder of clean pictures"
+                "data.mixture: give each part either a set or a folder of clean images"
             )
         try:
             if self.degradation is not None:
@@ -78,22 +78,22 @@ class DataConfig:
     """Training images and their degradations.
 
     Args:
-        train: folder of clean pictures, searched with its subfolders.
+        train: folder of clean images, searched with its subfolders.
         mixture: instead of ``train``: data sets in fixed proportions, as for the published models.
         root: folder that holds the data sets of ``mixture``.
-        validation: folder of clean pictures for validation; None: no validation.
+        validation: folder of clean images for validation; None: no validation.
         kinds: degradations to train for.
-        max_mixture: maximum number of kinds in one picture.
+        max_mixture: maximum number of kinds in one image.
         mixed: share of the patches with several kinds, where ``max_mixture`` is above 1.
         clean: share of the patches that are left undegraded.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
-        validation_pictures: how many validation pictures to use, each with every kind.
-        cache_mb: memory for decoded training pictures, MiB. The pictures of ``train`` are kept on
+        validation_pictures: how many validation images to use, each with every kind.
+        cache_mb: memory for decoded training images, MiB. The images of ``train`` are kept on
             the training device if all of them fit. Otherwise, and for ``mixture``, the reading
             processes keep those that they read first.
-        workers: processes that read pictures ahead, per training process; 0: none. Unused if all
-            pictures are on the device.
+        workers: processes that read images ahead, per training process; 0: none. Unused if all
+            images are on the device.
     """
 
     train: Path = Path("data/train")
@@ -217,7 +217,7 @@ class TrainingConfig:
         preset: the network; ``model`` overrides individual fields of it.
         model: fields of ``MoCEIRConfig``, by name.
         weights: what a new run starts from, as for ``moceir restore -m``; None: random weights.
-        data: pictures and degradations.
+        data: images and degradations.
         optimizer: optimiser, schedule and loss.
         distill: teachers, and what they teach.
         steps: optimiser steps of the whole run.
@@ -235,7 +235,7 @@ class TrainingConfig:
         accumulate: passes of a step, for batches that do not fit into memory.
         max_minutes: stop after this many minutes, with a checkpoint; repeat the command to resume.
         checkpoint_every: steps between checkpoints.
-        validate_every: steps between validations and their sample pictures.
+        validate_every: steps between validations and their sample images.
         log_every: steps between points of the curves and checks that losses are finite. The host
             waits for the device only then, and for checkpoints and validations.
         cuda_graph: replay each step as one CUDA graph, which saves the host thousands of launches;

@@ -112,7 +112,7 @@ def _source(root: Path, part: SetConfig) -> Source:
         spec = TRAINING[part.set]
         pairs, label = pairs_of(spec, root), spec.task
     elif part.clean is None:
-        raise ConfigError("data.mixture: name a set, or a folder of clean pictures")
+        raise ConfigError("data.mixture: name a set, or a folder of clean images")
     elif part.degraded is not None:
         pairs, label = pair_folders(part.degraded, part.clean), part.degraded.resolve().name
     else:
@@ -120,7 +120,7 @@ def _source(root: Path, part: SetConfig) -> Source:
         label = (part.degradation or "").partition(":")[0]
     name = part.set or part.clean
     if degradation is None and pairs[0].degraded is None:
-        raise ConfigError(f"data.mixture: {name} has only clean pictures: give it a degradation")
+        raise ConfigError(f"data.mixture: {name} has only clean images: give it a degradation")
     if degradation is not None and pairs[0].degraded is not None:
         raise ConfigError(f"data.mixture: {name} is already degraded: remove its degradation")
     return Source(tuple(pairs), part.label or label, degradation, part.repeat)
@@ -186,15 +186,15 @@ class RestorationData:
             if error.filename is not None or error.errno != errno.ENOSPC:
                 raise
             raise ConfigError(
-                "/dev/shm has no room for the semaphores of processes that read pictures: set "
+                "/dev/shm has no room for the semaphores of processes that read images: set "
                 "data.workers to 0, or empty or enlarge it (docker run --shm-size 1g)"
             ) from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
             raise ConfigError(
-                f"a process that reads pictures has ended ({first_line(error)}), perhaps for want "
-                "of memory: set fewer data.workers, 0 for none, or a smaller data.cache_mb"
+                f"a process that reads images has ended ({first_line(error)}), perhaps because "
+                "memory ran out: lower data.workers (0: none) or data.cache_mb"
             ) from error
 
     @property

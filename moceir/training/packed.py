@@ -224,7 +224,7 @@ def read_set(folder: Path) -> dict[str, Any] | None:
     if sets:
         found = ", ".join(sorted(path.name for files in sets.values() for path in files.values()))
         raise CheckpointError(
-            f"{folder}: no whole state among {found}: copy all files of one set, or remove "
+            f"{folder}: no complete state among {found}: copy all files of one set, or remove "
             "these to start over"
         )
     return None

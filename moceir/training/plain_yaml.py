@@ -51,9 +51,9 @@ def read_plain_yaml(text: str, where: str) -> Any:
         ConfigError: not YAML, or not plain, or too much.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{where}: more than {MAX_CHARACTERS} characters: no configuration")
+        raise ConfigError(f"{where}: too long, more than {MAX_CHARACTERS} characters")
     if _NESTED.search(text):  # which the parser takes long for
-        raise ConfigError(f"{where}: more than {MAX_DEPTH} levels: no configuration")
+        raise ConfigError(f"{where}: nested too deeply, more than {MAX_DEPTH} levels")
     try:
         _check_events(text, where)
         value = yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values alone
@@ -72,7 +72,7 @@ def _check_events(text: str, where: str) -> None:
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         if number > MAX_VALUES:
-            raise ConfigError(f"{where}: more than {MAX_VALUES} names and values: no configuration")
+            raise ConfigError(f"{where}: too large, more than {MAX_VALUES} names and values")
         if getattr(event, "tag", None) is not None:
             raise ConfigError(f"{where}: has the tag {short(event.tag)}: give a plain value")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_LENGTH:
@@ -84,7 +84,7 @@ def _check_events(text: str, where: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{where}: more than {MAX_DEPTH} levels: no configuration")
+            raise ConfigError(f"{where}: nested too deeply, more than {MAX_DEPTH} levels")
 
 
 def _check_size(value: Any, where: str) -> None:

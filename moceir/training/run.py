@@ -112,15 +112,15 @@ def _say_how_it_goes_on(
 ) -> None:
     done = f"the run in {config.run} has done {continued.step} steps"
     if continued.step >= config.steps:
-        _say(f"{done} of {config.steps}: nothing is trained; a larger --steps or --epochs goes on")
+        _say(f"{done} of {config.steps}: nothing to train; raise --steps or --epochs to continue")
         return
     if changed:
         shown = (f"{name} {short(old)} -> {short(new)}" for name, (old, new) in changed.items())
         record = config.run / "versions.json"
-        _say(f"{done} and goes on with other values: {', '.join(shown)}; {record} keeps this")
+        _say(f"{done} and continues with other settings: {', '.join(shown)}; recorded in {record}")
     if config.weights is not None and config.weights != continued.values.get("weights"):
         _say(
-            f"{done} and goes on from its checkpoint, not from the weights {config.weights}: to "
+            f"{done} and continues from its checkpoint, not from the weights {config.weights}: to "
             "start from these, choose another --run"
         )
 

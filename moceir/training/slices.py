@@ -64,13 +64,13 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
             != config.network()
         ):
             raise CheckpointError(
-                f"{state} is of another network: train with its preset {saved['preset']} and model "
-                f"{saved['model']}, or name another STATE"
+                f"{state} belongs to another network: train with its preset {saved['preset']} and "
+                f"model {saved['model']}, or name another STATE"
             )
         here = load_checkpoint(last) if last.exists() else None
         if here is not None and _run_of(here) != _run_of(kept):
             raise CheckpointError(
-                f"{last} is of a run with other values than {state}: name another run"
+                f"{last} belongs to a run with other settings than {state}: name another run"
             )
         if here is None or kept["global_step"] > here["global_step"]:
             save_checkpoint(kept, last)
@@ -101,7 +101,7 @@ def state_weights(state: Path, target: Path) -> int:
     """
     kept = read_set(state)
     if kept is None:
-        raise CheckpointError(f"{state}: no state in it")
+        raise CheckpointError(f"{state}: no training state in it")
     saved = kept["training_config"]
     network = TrainingConfig(preset=saved["preset"], model=saved["model"]).network()
     model = MoCEIR(network)
@@ -154,7 +154,7 @@ def pack_pictures(
         scale = min(1, scale * math.sqrt(0.975 * budget / total))
         if min(side for _, _, side in files) < 16:
             raise PictureError(
-                "the pictures do not fit at a useful size: give more megabytes or fewer pictures"
+                "the images do not fit at a useful size: give more megabytes or fewer images"
             )
     target.mkdir(parents=True, exist_ok=True)
     for number, (data, _, _) in enumerate(files):
@@ -212,7 +212,7 @@ def pictures_command(source: Path, target: Path, mb: float, quality: int) -> Non
 
     made = pack_pictures(source, target, mb, quality)
     click.echo(
-        f"{target}: {made.pictures} pictures, {made.bytes / 1e6:.2f} MB, sides scaled by "
+        f"{target}: {made.pictures} images, {made.bytes / 1e6:.2f} MB, sides scaled by "
         f"{made.scale:.3f}, the smallest side {made.smallest} pixels; JPEG at {quality} leaves "
         f"{made.psnr:.1f} dB"
     )

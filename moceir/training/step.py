@@ -150,8 +150,8 @@ class TrainingStep:
                 self._replay = self.graphs.capture(lambda: self._run([static], False))
             except RuntimeError as error:
                 raise ConfigError(
-                    f"the training step cannot be captured as a CUDA graph ({error}): train "
-                    "without, cuda_graph: false"
+                    f"the training step cannot be captured as a CUDA graph ({error}): set "
+                    "cuda_graph: false"
                 ) from error
         for place, given in zip(self._static, inputs, strict=True):
             if place is not None and given is not None:

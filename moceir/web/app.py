@@ -206,8 +206,8 @@ def _decode(data: bytes) -> Picture:
     width, height = size_in(data, "the file")
     if height * width > MAX_PIXELS:
         raise PictureError(
-            f"the picture has {width} x {height} pixels: the limit here is "
-            f"{MAX_PIXELS / 1e6:g} megapixels, the command moceir restore takes larger ones"
+            f"the image has {width} x {height} pixels: the limit here is "
+            f"{MAX_PIXELS / 1e6:g} megapixels; moceir restore takes larger images"
         )
     return decode(data, "the file")
 

@@ -42,7 +42,7 @@ def comparison(before: Path, after: Path) -> str:
     if sizes[0] != sizes[1]:
         raise PictureError(
             f"{before} is {sizes[0]} and {after} is {sizes[1]} pixels: "
-            "only pictures of one size can be compared"
+            "only images of one size can be compared"
         )
     values = {
         "version": __version__,
@@ -59,17 +59,17 @@ def comparison(before: Path, after: Path) -> str:
 def write_comparison(
     before: Path | str, after: Path | str, target: Path | str, *, overwrite: bool = False
 ) -> None:
-    """Write a page that shows two pictures under a slider, in one file that loads nothing.
+    """Write an HTML page that compares two images with a slider, in one self-contained file.
 
     Args:
-        before, after: pictures of one size.
+        before, after: image files of the same size.
         target: the page, ``.html`` or ``.htm``.
-        overwrite: replace what is there.
+        overwrite: replace an existing file.
 
     Raises:
         ConfigError: the page has another suffix.
-        PictureError: a file that cannot be read as a picture, or the two differ in size.
-        FileExistsError: the page is there.
+        PictureError: a file that cannot be read as an image, or the two differ in size.
+        FileExistsError: the page exists.
         OSError: a file cannot be read, or the page cannot be written.
     """
     before, after, target = Path(before), Path(after), Path(target)

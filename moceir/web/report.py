@@ -48,7 +48,7 @@ def gain(measurement: Measurement) -> float:
 def page(evaluation: Evaluation, examples: Examples) -> str:
     """An HTML page that opens without a server and loads nothing."""
     found, about = evaluation.summaries(), evaluation.about
-    head = ["benchmark", "pictures", "PSNR input", "PSNR", "SSIM input", "SSIM", "seconds"]
+    head = ["benchmark", "images", "PSNR input", "PSNR", "SSIM input", "SSIM", "seconds"]
     body = [
         [
             name,
@@ -58,7 +58,7 @@ def page(evaluation: Evaluation, examples: Examples) -> str:
         ]
         for name, s in found.items()
     ]
-    tables = [_panel("Means over the pictures of each benchmark", _table(head, body))]
+    tables = [_panel("Means over the images of each benchmark", _table(head, body))]
     ours = {name: (float(s["psnr"] or 0), float(s["ssim"] or 0)) for name, s in found.items()}
     for setting in SETTINGS.values():
         if any(column in ours for column in setting.columns):
@@ -75,7 +75,7 @@ def page(evaluation: Evaluation, examples: Examples) -> str:
         "about": html.escape(
             f"Protocol {about['protocol']}, noise seed {about['seed']}; {about['device']}, "
             f"{about['precision']}; moceir {about['moceir']}, torch {about['torch']}. For each "
-            "benchmark, the pictures with the largest and the smallest gain, shown as JPEG of "
+            "benchmark, the images with the largest and the smallest gain, shown as JPEG of "
             "quality 95 but measured without it."
         ),
         "tables": "\n".join(tables),
@@ -106,7 +106,7 @@ def _figure(measurement: Measurement, before: str, after: str) -> str:
         '<figure class="panel"><div class="frame"><div class="slider">'
         f'<img class="after" alt="Restored: {name}" src="{after}">'
         f'<img class="before" alt="Degraded: {name}" src="{before}">'
-        '<input type="range" min="0" max="100" aria-label="How much of the picture shows before">'
+        '<input type="range" min="0" max="100" aria-label="How much of the image shows before">'
         '<span class="line"></span></div></div>'
         f"<figcaption><b>{html.escape(measurement.benchmark)}</b> {name}: "
         f"{measurement.psnr_input:.2f} to {measurement.psnr:.2f} dB "

@@ -41,7 +41,7 @@ def check_tuples(path: Path) -> None:
         for size in _tuples(path):
             items += size
             if items > MOST_TUPLE_ITEMS:
-                raise pickle.UnpicklingError("its tuples are nested beyond measure")
+                raise pickle.UnpicklingError("its tuples are nested too deeply")
     except (ValueError, IndexError, KeyError, EOFError, OverflowError):
         return  # not a complete pickle, which the reader says in its own words
 

@@ -71,7 +71,7 @@ def test_one_bad_picture_does_not_stop_the_rest(tmp_path: Path, weights: Path) -
     good = picture(tmp_path / "good.png")
     result = run("restore", tmp_path / "bad.png", good, "-o", tmp_path / "out", "-m", weights)
     assert result.exit_code == 1
-    assert "not restored" in result.output and "bad.png: not a picture" in result.output
+    assert "not restored" in result.output and "bad.png: not an image" in result.output
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
 
 

@@ -61,8 +61,8 @@ def test_a_line_of_json_for_each_picture(tmp_path: Path, restore: Restore) -> No
     }
     assert a["backend"] in ("cpu", "reference")
     assert (b["channels"], b["tile"], b["tile_overlap"], len(b["experts"])) == ("grey", 256, 64, 2)
-    assert c["status"] == "failed" and "c.png: not a picture" in c["error"]
-    assert "not restored:" in result.stderr and "c.png: not a picture" in result.stderr
+    assert c["status"] == "failed" and "c.png: not an image" in c["error"]
+    assert "not restored:" in result.stderr and "c.png: not an image" in result.stderr
 
 
 def test_standard_input_to_standard_output(tmp_path: Path, restore: Restore) -> None:
@@ -76,7 +76,7 @@ def test_standard_input_to_standard_output(tmp_path: Path, restore: Restore) -> 
     assert Image.open(BytesIO(result.stdout_bytes)).format == "PNG"
     result = restore("-", "-o", "-", stdin=b"nothing")
     assert result.exit_code == 1 and result.stdout_bytes == b""
-    assert "-: not a picture" in result.stderr
+    assert "-: not an image" in result.stderr
     assert "choose one" in restore("-", "-o", "-", "--json").output
 
 
@@ -272,7 +272,7 @@ def test_folders_in_a_folder_if_they_are_wanted(tmp_path: Path, restore: Restore
             assert names(out / "sub") == ["b.png"]
     (tmp_path / "in" / "a.png").unlink()
     result = restore(tmp_path / "in", "-o", tmp_path / "out", "-R")
-    assert result.exit_code == 1 and "look in its folders too (--recursive)" in result.output
+    assert result.exit_code == 1 and "search its subfolders too (--recursive)" in result.output
 
 
 def test_weights_in_a_folder(tmp_path: Path, restore: Restore, restorer: Restorer) -> None:
@@ -339,13 +339,13 @@ def test_dry_run_does_nothing(tmp_path: Path, restore: Restore) -> None:
     ("name", "content", "message"),
     [
         ("empty.png", b"", "empty.png: the file is empty"),
-        ("text.png", b"some text\n", "text.png: not a picture"),
+        ("text.png", b"some text\n", "text.png: not an image"),
         ("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "cut.png: "),
         ("bomb.png", bomb(100_000, 100_000), "claims 100000 x 100000 = 10,000 megapixels"),
         (
             "raw.cr2",
             b"II*\0",
-            "no picture format is written as '.cr2': name the result .png (--ext)",
+            "no image format is written as '.cr2': name the result .png (--ext)",
         ),
     ],
 )
@@ -364,7 +364,7 @@ def test_a_folder_named_like_a_picture_and_what_is_no_file(
     tmp_path: Path, restore: Restore
 ) -> None:
     (tmp_path / "x.png").mkdir()
-    assert "x.png: no pictures in it" in restore(tmp_path / "x.png", "-o", tmp_path / "o").output
+    assert "x.png: no images in it" in restore(tmp_path / "x.png", "-o", tmp_path / "o").output
     os.mkfifo(tmp_path / "pipe.png")
     result = restore(tmp_path / "pipe.png", "-o", tmp_path / "o")
     assert result.exit_code == 1 and "pipe.png: not a file; pipe it into" in result.output
@@ -554,7 +554,7 @@ def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
     finally:
         signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
-    assert "stopped: 5 of 8 pictures left; to resume, repeat the command with --skip-existing" in (
+    assert "stopped: 5 of 8 images left; to resume, repeat the command with --skip-existing" in (
         result.output
     )
     assert names(tmp_path / "out") == ["a.png", "b.png", "c.png"]
@@ -612,7 +612,7 @@ def test_two_processes_go_on_with_one_folder(tmp_path: Path, weights: Path) -> N
         ("moceir.inference.jobs.plan_files", "stopped"),
         (
             "moceir.inference.restorer.load_model",
-            "stopped: 3 of 3 pictures left; to resume, repeat the command with --skip-existing",
+            "stopped: 3 of 3 images left; to resume, repeat the command with --skip-existing",
         ),
     ],
 )
@@ -765,7 +765,7 @@ def test_nobody_reads_the_json(tmp_path: Path, weights: Path) -> None:
     left = 8 - len(names(tmp_path / "out"))
     assert 0 < left < 8
     assert (
-        f"stopped because standard output was closed: {left} of 8 pictures left; to resume, "
+        f"stopped because standard output was closed: {left} of 8 images left; to resume, "
         "repeat the command with --skip-existing"
     ) in result.stderr
     assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr

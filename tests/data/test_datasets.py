@@ -91,14 +91,14 @@ def test_pairs_of_any_folders(tmp_path: Path) -> None:
 def test_empty_sets(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     picture(tmp_path / "good" / "1.png")
-    with pytest.raises(PictureError, match="bad: no pictures in it"):
+    with pytest.raises(PictureError, match="bad: no images in it"):
         pair_folders(tmp_path / "bad", tmp_path / "good")
     with pytest.raises(
         PictureError, match=r"good: given as both .* give two folders, or one folder of seq"
     ):
         pair_folders(tmp_path / "good", tmp_path / "good")
     picture(tmp_path / "good" / "clear" / "1.png")
-    with pytest.raises(PictureError, match="bad: no pictures other than the clean ones"):
+    with pytest.raises(PictureError, match="bad: no images other than the clean ones"):
         picture(tmp_path / "bad" / "clear" / "1.png")
         pair_folders(tmp_path / "bad", tmp_path / "bad" / "clear")
     assert Pair(tmp_path).degraded is None

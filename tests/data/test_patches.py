@@ -182,7 +182,7 @@ def test_bad_pictures_are_named(tmp_path: Path) -> None:
         first(Pair(small, small))
     with pytest.raises(PictureError, match=r"s\.png is 20 x 15 .*l\.png 32 x 32"):
         first(Pair(large, small))
-    with pytest.raises(PictureError, match=r"bad\.png: not a picture"):
+    with pytest.raises(PictureError, match=r"bad\.png: not an image"):
         first(Pair(large, tmp_path / "bad.png"))
 
 

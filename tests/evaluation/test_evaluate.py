@@ -177,7 +177,7 @@ def test_a_full_disk_is_named(
         (["--benchmarks", "rain", "--data", "empty"], "unknown benchmark 'rain'"),
         (["--benchmarks", "cbsd68", "--data", "empty", "--sigmas", "x"], "--sigmas x"),
         (["--pair", "empty", "none"], "none: no such folder"),
-        (["--pair", "empty", "empty"], "empty: no pictures in it"),
+        (["--pair", "empty", "empty"], "empty: no images in it"),
     ],
 )
 def test_mistakes_leave_nothing_behind(

@@ -176,7 +176,7 @@ def test_bm3d_is_called_as_its_package_wants(monkeypatch: pytest.MonkeyPatch) ->
     # bm3d_rgb makes NaN of a picture without colours.
     grey = given[:1].expand(3, -1, -1) / 2
     torch.testing.assert_close(peers.bm3d(grey, 51.0), grey + 0.25)
-    with pytest.raises(PictureError, match="needs 16 x 16 pixels, and the picture has 80 x 15"):
+    with pytest.raises(PictureError, match="needs 16 x 16 pixels, and the image has 80 x 15"):
         peers.bm3d(given[:, :15], 51.0)
 
 
@@ -201,7 +201,7 @@ def test_what_a_peer_cannot_do_is_said() -> None:
     for setting in ({"device": "cuda"}, {"precision": "float16"}):
         with pytest.raises(ConfigError, match="peer:gamma runs on the CPU"):
             find_method("peer:gamma", **setting)
-    with pytest.raises(ConfigError, match="needs whole pictures"):
+    with pytest.raises(ConfigError, match="needs whole images"):
         find_method("peer:gamma").restore(scene(), None, 128)
 
 

@@ -133,7 +133,7 @@ def test_bad_pairs_are_named(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"bad/1\.png is 40 x 36 .*36 x 40 .*same size"):
         benchmark.load(benchmark.pairs[0], PUBLISHED)
     (bad / "1.png").write_bytes(b"text")
-    with pytest.raises(PictureError, match=r"bad/1\.png: not a picture"):
+    with pytest.raises(PictureError, match=r"bad/1\.png: not an image"):
         benchmark.load(benchmark.pairs[0], PUBLISHED)
     picture(bad / "1.png", 40, 10)
     picture(good / "1.png", 40, 10)

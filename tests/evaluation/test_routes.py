@@ -52,5 +52,5 @@ def test_benchmarks_are_taken_as_they_are(tmp_path: Path, restorer: Restorer) ->
 
 
 def test_of_nothing_or_of_both() -> None:
-    with pytest.raises(ConfigError, match="pictures, or benchmarks"):
+    with pytest.raises(ConfigError, match="images, or benchmarks"):
         moceir.routes()

@@ -31,7 +31,7 @@ def test_a_folder_from_python(tmp_path: Path, restorer: Restorer) -> None:
     assert [outcome.status for outcome in outcomes] == ["failed", "restored", "failed"]
     assert outcomes[0].error == f"{tmp_path / 'none'}: no such file"
     assert sorted(seen, key=lambda outcome: outcome.input) == outcomes[1:]
-    assert outcomes[2].error and "b.png: not a picture" in outcomes[2].error
+    assert outcomes[2].error and "b.png: not an image" in outcomes[2].error
     assert outcomes[2].traceback and "Traceback" in outcomes[2].traceback
     expected, run = restorer.restore_pixels(np.asarray(Image.open(source)), strength=0.5)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected)

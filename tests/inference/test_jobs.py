@@ -39,7 +39,7 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     assert plan_files([a], DASH).jobs == [Job(a, None)]
     assert plan_files([DASH], tmp_path / "x.jpg").jobs == [Job(None, tmp_path / "x.jpg")]
     assert plan_files([DASH], tmp_path, ext="webp").jobs == [Job(None, tmp_path / "stdin.webp")]
-    with pytest.raises(ConfigError, match="takes one picture, not 2"):
+    with pytest.raises(ConfigError, match="takes one image, not 2"):
         plan_files([a, DASH], DASH)
 
 
@@ -61,7 +61,7 @@ def test_what_is_missing_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert [job.source for job in plan.jobs] == [a]
     assert missing[0].error == f"{tmp_path / 'none.png'}: no such file"
     assert missing[0].input == str(tmp_path / "none.png") and missing[0].status == "failed"
-    assert "empty: no pictures in it" in (missing[1].error or "")
+    assert "empty: no images in it" in (missing[1].error or "")
 
 
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         plan_files([a, b], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"file\.png is a file: give a folder"):
         plan_files([a, b], file)
-    with pytest.raises(ConfigError, match=r"is a whole name: leave ext and suffix out"):
+    with pytest.raises(ConfigError, match=r"is a complete file name: leave ext and suffix out"):
         plan_files([a], tmp_path / "x.png", ext="jpg")
     with pytest.raises(ConfigError, match=r"suffix '\.\./x': give part of a file name"):
         plan_files([a], tmp_path / "out", suffix="../x")

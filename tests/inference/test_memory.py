@@ -48,7 +48,7 @@ def test_the_estimate_is_an_upper_bound_and_no_more_than_three_times_the_need() 
 
 
 def test_the_estimate_grows_with_pixels_and_width() -> None:
-    compact, full = preset("compact"), preset("moce_ir")
+    compact, full = preset("compact").replace(expert_path=False), preset("moce_ir")
     assert memory.network_bytes(compact, 1000, 1000) > 3 * memory.network_bytes(compact, 500, 500)
     assert memory.network_bytes(full, 500, 500) > 2.5 * memory.network_bytes(compact, 500, 500)
 

@@ -223,7 +223,7 @@ def test_a_result_that_is_not_finite_is_an_error(precision: str) -> None:
     torch.manual_seed(0)
     restorer = Restorer(Overflowing(torch.float32, torch.bfloat16), "cpu", precision)
     for white in (np.full((8, 9, 3), 255, np.uint8), torch.ones(2, 3, 8, 9)):
-        with pytest.raises(PictureError, match=r"result for this 9 x 8 picture contains NaN"):
+        with pytest.raises(PictureError, match=r"result for this 9 x 8 image contains NaN"):
             restorer(white)
 
 

@@ -61,10 +61,13 @@ def http(kind: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
     ("error", "message"),
     [
         (http(errors.RepositoryNotFoundError), "nor is there such a repository"),
-        (http(errors.GatedRepoError), "ask for access"),
+        (http(errors.GatedRepoError), "request access"),
         (http(NoFile), r"has no model\.safetensors"),
-        (http(errors.HfHubHTTPError), r"does not give them \(told so"),
-        (errors.FileMetadataError("no size"), r"does not give them \(no size"),
+        (http(errors.HfHubHTTPError), r"cannot be downloaded from the Hugging Face Hub \(told so"),
+        (
+            errors.FileMetadataError("no size"),
+            r"cannot be downloaded from the Hugging Face Hub \(no size",
+        ),
     ],
 )
 def test_what_the_hub_refuses(

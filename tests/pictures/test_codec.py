@@ -299,7 +299,7 @@ def test_half_transparent_pixels_of_gif_are_said() -> None:
     colours = "reduced to 256 colours, which is all that GIF holds"
     assert written(Picture(pixels, ""), "GIF")[1] == [colours]
     pixels[0, 1, 3] = 128
-    half = "half transparent pixels became opaque or wholly transparent"
+    half = "semi-transparent pixels became opaque or fully transparent"
     assert written(Picture(pixels, ""), "GIF")[1] == [colours, half]
 
 
@@ -373,7 +373,7 @@ def test_tiffs_of_other_programs(options: dict[str, object], dtype: str) -> None
     assert np.array_equal(picture.pixels, pixels)
     assert picture.metadata.icc == ICC
     assert picture.notes == (
-        ["its tags but for ICC profile and XMP were left out (big-endian BigTIFF)"]
+        ["its tags other than ICC profile and XMP were left out (big-endian BigTIFF)"]
         if {"bigtiff", "byteorder"} <= set(options)
         else []
     )
@@ -546,10 +546,10 @@ def test_bombs_are_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> 
     ("data", "message"),
     [
         (b"", "a: the file is empty"),
-        (b"some text", "a: not a picture in a format that Pillow reads here"),
-        (encoded(noise(), "PNG")[:-300], "a: cannot be read as a picture"),
-        (encoded(noise(), "JPEG")[:-100], "a: cannot be read as a picture"),
-        (encoded(noise(), "TIFF")[:100], "a: cannot be read as a picture"),
+        (b"some text", "a: not an image in a format that Pillow reads here"),
+        (encoded(noise(), "PNG")[:-300], "a: cannot be read as an image"),
+        (encoded(noise(), "JPEG")[:-100], "a: cannot be read as an image"),
+        (encoded(noise(), "TIFF")[:100], "a: cannot be read as an image"),
     ],
 )
 def test_damage_is_named(data: bytes, message: str) -> None:
@@ -569,7 +569,7 @@ def test_tiffs_that_lack_most_of_what_they_claim_take_no_memory() -> None:
 
 def test_what_decoders_say_is_one_line() -> None:
     """libjxl's plug-in says three."""
-    with pytest.raises(PictureError, match="a: cannot be read as a picture") as raised:
+    with pytest.raises(PictureError, match="a: cannot be read as an image") as raised:
         codec.decode(encoded(noise(), "JXL", use_container=True)[:50], "a")
     assert "\n" not in str(raised.value)
 

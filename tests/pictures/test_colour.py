@@ -211,7 +211,7 @@ def test_gamma_and_primaries_of_png(gamma: float, corners: tuple | None, usual: 
 def test_a_gamma_that_makes_no_sense_is_refused(body: bytes) -> None:
     picture = codec.decode(png_with(b"gAMA", body), "a")
     assert chunk(b"gAMA", body) in written(picture, "PNG")[0]
-    with pytest.raises(PictureError, match="gAMA and cHRM chunks make no sense"):
+    with pytest.raises(PictureError, match="gAMA and cHRM chunks have invalid values"):
         written(picture, "JPEG")
 
 

@@ -171,7 +171,7 @@ def test_extra_samples_of_tiff(dtype: str, kind: str) -> None:
     if kind == "unspecified":
         assert np.array_equal(picture.pixels, pixels[..., :3])
         (note,) = picture.notes
-        assert note == "its last channel is not said to be transparency: it was left out"
+        assert note == "its last channel is not marked as transparency and was left out"
         return
     tolerance = {"uint8": 4, "uint16": 4, "float32": 1e-6}[dtype]
     assert picture.notes == [] and np.abs(picture.pixels - pixels.astype(float)).max() <= tolerance
@@ -185,9 +185,7 @@ def test_more_channels_of_tiff_are_left_out_and_said() -> None:
     tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=["unassalpha", 0, 0])
     picture = codec.decode(file.getvalue(), "a")
     assert np.array_equal(picture.pixels, pixels[..., :4])
-    assert picture.notes == [
-        "its last 2 channels are not said to be transparency: they were left out"
-    ]
+    assert picture.notes == ["its last 2 channels are not marked as transparency and were left out"]
 
 
 @pytest.mark.parametrize("bits", [8, 10])

@@ -32,7 +32,7 @@ def test_pictures_are_found_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_folders_without_pictures_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="no pictures in it"):
+    with pytest.raises(PictureError, match="no images in it"):
         find_pictures(tmp_path)
     with pytest.raises(PictureError, match=r"nowhere: no such folder"):
         find_pictures(tmp_path / "nowhere")

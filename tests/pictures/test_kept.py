@@ -172,7 +172,7 @@ def check_transparency(case: Case, name: str, cell: str) -> None:
     elif cell == "reduced":
         again, notes = case.kept(given, "png")
         assert set(np.unique(again.pixels[..., 3])) == {0, 255}
-        assert "half transparent pixels became opaque or wholly transparent" in notes
+        assert "semi-transparent pixels became opaque or fully transparent" in notes
     else:
         assert cell == "refused"
         outcome = case.run(case.write(given, "png"))

@@ -303,7 +303,7 @@ def test_labels_without_an_expert_are_spread() -> None:
     [
         (["--data.root", "none"], "none: no such folder"),
         (["--data.mixture", '[{"set": "wedd"}]'], "unknown set 'wedd'"),
-        (["--data.mixture", '[{"set": "wed"}]'], "wed has only clean pictures"),
+        (["--data.mixture", '[{"set": "wed"}]'], "wed has only clean images"),
         (["--data.mixture", '[{"set": "ots", "degradation": "rain"}]'], "already degraded"),
         (["--data.mixture", '[{"repeat": 2}]'], "either a set or a folder"),
         (["--data.batch_size", "5", "--devices", "2"], "multiple of devices x nodes"),

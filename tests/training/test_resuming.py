@@ -74,9 +74,9 @@ def test_other_values_are_said_and_recorded(
     words = ["--optimizer.loss", "l2", "--optimizer.lr", "2e-3", "--data.batch_size", "4"]
     words += ["--data.train", str(other), "--steps", "3", "--max_minutes", "60"]
     main(arguments(run, pictures, *words))
-    (line,) = (x for x in capsys.readouterr().err.splitlines() if "other values" in x)
-    assert line.startswith(f"the run in {run} has done 2 steps and goes on with other values: ")
-    said = line.partition("values: ")[2].partition("; ")[0].split(", ")
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "other settings" in x)
+    assert line.startswith(f"the run in {run} has done 2 steps and continues with other settings: ")
+    said = line.partition("settings: ")[2].partition("; ")[0].split(", ")
     assert {x for x in said if "data.train" not in x} == {
         *("optimizer.loss 'l1' -> 'l2'", "optimizer.lr 0.001 -> 0.002", "data.batch_size 2 -> 4"),
         "steps 2 -> 3",
@@ -132,7 +132,7 @@ def test_a_finished_run_says_so(
 ) -> None:
     before = (run / "config.yaml").read_bytes()
     main(arguments(run, pictures, "--optimizer.lr", "1"))
-    assert "has done 2 steps of 2: nothing is trained" in capsys.readouterr().err
+    assert "has done 2 steps of 2: nothing to train" in capsys.readouterr().err
     assert (run / "config.yaml").read_bytes() == before  # nothing ran with these values
 
 
@@ -199,7 +199,7 @@ def test_broken_pictures_are_found_before_the_first_step(
         main(arguments(tmp_path / "run", pictures, *words))
     assert not (tmp_path / "run").exists() or not (tmp_path / "run" / "last.ckpt").exists()
     if cache_mb == "0" or mixture:
-        assert "2 of 3 training pictures" in str(error.value)
+        assert "2 of 3 training images" in str(error.value)
         assert "cut.png" in str(error.value) and "damaged.png" in str(error.value)
         assert not (tmp_path / "run").exists()
 
@@ -222,7 +222,7 @@ def test_all_broken_pictures_are_counted(tmp_path: Path) -> None:
     with pytest.raises(PictureError) as error:
         check_pictures(pairs, 24)
     text = str(error.value)
-    assert text.startswith("5 of 6 training pictures cannot be used: mend them or take them out")
+    assert text.startswith("5 of 6 training images cannot be used: fix them or remove them")
     for part in ("cut.png", "damaged.png", "empty.png", "the same size", "20 x 30"):
         assert part in text
     check_pictures([Pair(folder / "good.png"), Pair(small)])
@@ -250,7 +250,7 @@ def test_a_worker_that_dies_is_one_line(pictures: Path, monkeypatch: pytest.Monk
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(FilePatches, "read", dies)
-    with pytest.raises(ConfigError, match=r"has ended \(DataLoader.*data\.workers, 0 for none"):
+    with pytest.raises(ConfigError, match=r"has ended \(DataLoader.*data\.workers \(0: none\)"):
         next(data_of(pictures).batches())
 
 

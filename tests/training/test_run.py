@@ -293,10 +293,10 @@ def test_a_label_to_teach_that_no_patch_has_is_named(
 
 def test_bad_pictures_are_named(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PictureError, match="no pictures in it"):
+    with pytest.raises(PictureError, match="no images in it"):
         main(arguments(tmp_path / "run", tmp_path / "empty"))
     (tmp_path / "empty" / "bad.png").write_bytes(b"text")
-    with pytest.raises(PictureError, match=r"bad\.png: not a picture"):
+    with pytest.raises(PictureError, match=r"bad\.png: not an image"):
         main(arguments(tmp_path / "run", tmp_path / "empty"))
 
 

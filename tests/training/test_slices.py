@@ -117,7 +117,7 @@ def test_sets_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = read_set(tmp_path / "a")
     assert found is not None and found["global_step"] == 7
     first[1].unlink()
-    with pytest.raises(CheckpointError, match="no whole state among state-00000007-1of"):
+    with pytest.raises(CheckpointError, match="no complete state among state-00000007-1of"):
         read_set(tmp_path / "a")
     shutil.copy(second[-1], tmp_path / "a")
     found = read_set(tmp_path / "a")
@@ -127,7 +127,7 @@ def test_sets_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {p.name[:14] for p in (tmp_path / "a").iterdir()} == {"state-00000009"}
     damaged = second[0].read_bytes()[:-1] + b"x"
     second[0].write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="no whole state"):
+    with pytest.raises(CheckpointError, match="no complete state"):
         read_set(tmp_path / "b")
     with pytest.raises(CheckpointError, match="bytes and may have 10"):
         write_set(tmp_path / "a", pack(state), 10, limit=10)
@@ -177,10 +177,10 @@ def test_a_slice_continues_no_other_run(tmp_path: Path) -> None:
     other = arguments(tmp_path / "other", root, *words, "--seed", "1")
     run_slice(tmp_path / "another state", parse(other))
     last = (tmp_path / "other" / "last.ckpt").read_bytes()
-    with pytest.raises(CheckpointError, match=r"other values than .*name another run"):
+    with pytest.raises(CheckpointError, match=r"other settings than .*name another run"):
         run_slice(state, parse(other))
     larger = arguments(tmp_path / "new", root, *words, "--model.num_refinement_blocks", "1")
-    with pytest.raises(CheckpointError, match="of another network: train with its preset"):
+    with pytest.raises(CheckpointError, match="belongs to another network: train with its preset"):
         run_slice(state, parse(larger))
     assert {path.name: path.read_bytes() for path in state.iterdir()} == before
     assert (tmp_path / "other" / "last.ckpt").read_bytes() == last
@@ -228,7 +228,7 @@ def test_pictures_are_made_to_fit(tmp_path: Path) -> None:
 def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     for words, message in (
-        (["weights", str(tmp_path), str(tmp_path / "w")], "no state in it"),
+        (["weights", str(tmp_path), str(tmp_path / "w")], "no training state in it"),
         (["train", str(tmp_path), "--stepps", "3"], "did you mean 'steps'"),
         (["pictures", str(tmp_path / "none"), str(tmp_path / "b")], "no such folder"),
         (

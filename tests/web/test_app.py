@@ -174,7 +174,7 @@ def test_depth_and_colour_profile_stay(url: str, image: Image.Image, path: str) 
     ("data", "message"),
     [
         (b"", "the file: the file is empty"),
-        (b"text", "not a picture"),
+        (b"text", "not an image"),
         (encoded(Image.effect_noise((64, 64), 50))[:2000], "cannot be read"),
         (encoded(Image.new("1", (10_000, 6_000))), "10000 x 6000 pixels: the limit here is 50 "),
     ],
@@ -326,7 +326,7 @@ def test_in_a_browser(url: str, tmp_path: Path) -> None:
         chooser = page.locator("input[type=file]")
         chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"text"})
         restore.click()
-        page.get_by_role("alert").filter(has_text="not a picture").wait_for()
+        page.get_by_role("alert").filter(has_text="not an image").wait_for()
         assert not page.locator("#result").is_visible()
 
         chooser.set_input_files(SAMPLE)
@@ -342,7 +342,7 @@ def test_in_a_browser(url: str, tmp_path: Path) -> None:
             assert cells[3:] == [
                 f"{side} x {side}",
                 f"{side * scale} x {side * scale} pixels",
-                "the whole picture",
+                "the whole image",
             ]
 
         with page.expect_download() as waiting:

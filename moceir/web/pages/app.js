@@ -29,7 +29,7 @@ function choose(chosen) {
   fail(fits ? "" : `${file.name} is ${(file.size / 1e6).toFixed(0)} MB; the limit is ${maxBytes / 1e6} MB`);
 }
 
-// The server's answer to a picture; its reason as an Error if it refuses.
+// The server's answer to an image; its reason as an Error if it refuses.
 async function send(path, parameters, picture) {
   const query = new URLSearchParams(parameters);
   const answer = await fetch(`${path}?${query}`, { method: "POST", body: picture }).catch(() => {
@@ -59,7 +59,7 @@ function showExperts(rows) {
         expert,
         `${window} x ${window}`,
         `${side} x ${side} pixels`,
-        of === 1 ? "the whole picture" : `${tiles} of ${of} tiles`,
+        of === 1 ? "the whole image" : `${tiles} of ${of} tiles`,
       ]) {
         row.insertCell().textContent = text;
       }
