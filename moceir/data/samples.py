@@ -15,6 +15,7 @@ from moceir.data.counter import states, uniforms
 from moceir.data.crops import at_least, places
 from moceir.data.datasets import Pair, check_sizes
 from moceir.data.degradations import Degradation, degrade
+from moceir.data.scenes import night
 from moceir.data.synthesis import SEVERAL
 from moceir.errors import PictureError
 
@@ -87,6 +88,7 @@ class CleanPictures:
     Args:
         paths: at least one.
         kinds, max_mixture, mixed, clean: as for ``synthesis.draw``.
+        night: share of the patches that become night scenes first, see ``scenes.night``.
     """
 
     paths: tuple[Path, ...]
@@ -94,6 +96,7 @@ class CleanPictures:
     max_mixture: int = 1
     mixed: float = 0.0
     clean: float = 0.0
+    night: float = 0.0
 
     @property
     def labels(self) -> list[str]:
@@ -129,6 +132,7 @@ class CleanPictures:
             seed, numbers, self.kinds, self.max_mixture, self.mixed, self.clean
         )
         labels = self.labels
+        clean = night(clean, seed, numbers, self.night)
         return Patches(
             clean.float() / 255,
             synthesis.degrade(clean, recipe),

@@ -86,6 +86,8 @@ class DataConfig:
         max_mixture: maximum number of kinds in one image.
         mixed: share of the patches with several kinds, where ``max_mixture`` is above 1.
         clean: share of the patches that are left undegraded.
+        night: share of the patches whose clean images are made night scenes, so that the network
+            learns which dark images to leave dark; degradations follow.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
         validation_pictures: how many validation images to use, each with every kind.
@@ -104,6 +106,7 @@ class DataConfig:
     max_mixture: int = 3
     mixed: float = 0.5
     clean: float = 0.06
+    night: float = 0.0
     crop: int = 128
     batch_size: int = 8
     validation_pictures: int = 4
@@ -113,10 +116,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         _at_least(
             "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, clean=0,
-            validation_pictures=1, cache_mb=0, workers=0,
+            night=0, validation_pictures=1, cache_mb=0, workers=0,
         )  # fmt: skip
         _at_most("data", self, crop=4096, batch_size=100_000, max_mixture=len(KINDS), workers=1024)
-        for name, share in (("mixed", self.mixed), ("clean", self.clean)):
+        for name in ("mixed", "clean", "night"):
+            share = getattr(self, name)
             if share > 1:
                 raise ConfigError(f"data.{name} is {share}: give a share from 0 to 1")
         unknown = [kind for kind in self.kinds if kind not in KINDS]

@@ -82,7 +82,7 @@ class CentreCrops(Dataset[Tensor]):
 def clean_pictures(data: DataConfig, paths: Sequence[Path]) -> CleanPictures:
     """The pictures of ``data.train``, with the degradations that the run is to draw."""
     kinds = tuple(data.kinds)
-    return CleanPictures(tuple(paths), kinds, data.max_mixture, data.mixed, data.clean)
+    return CleanPictures(tuple(paths), kinds, data.max_mixture, data.mixed, data.clean, data.night)
 
 
 def sources_of(data: DataConfig) -> list[Source]:

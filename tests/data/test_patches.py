@@ -108,6 +108,23 @@ def test_clean_patches_are_degraded_as_their_number_says() -> None:
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
 
 
+def test_night_scenes_are_dark_keep_their_lamps_and_are_to_stay_so() -> None:
+    samples = clean_pictures("noise", clean=1.0, night=0.4)
+    clean = torch.randint(1, 255, (64, 3, 16, 16), dtype=torch.uint8)
+    clean[:, :, 0, 0], clean[:, :, 1, 1] = 255, 0
+    taken = np.zeros(64, dtype=np.int64)
+    whole = samples.degrade(clean, None, range(64), taken, 7)
+    assert torch.equal(whole.clean, whole.degraded)  # nothing is wrong with them
+    assert (whole.clean[:, :, 0, 0] == 1).all() and (whole.clean[:, :, 1, 1] == 0).all()
+    before, after = clean.float().mean((1, 2, 3)) / 255, whole.clean.mean((1, 2, 3))
+    dark = after < before - 0.01
+    assert 0.2 < dark.float().mean() < 0.6
+    assert torch.equal(whole.clean[~dark], clean[~dark] / 255)
+    assert (after[dark] > 0.15).all() and (after[dark] < 0.45).all()
+    alone = samples.degrade(clean[5:6], None, [5], taken[:1], 7)
+    assert torch.equal(alone.clean[0], whole.clean[5])
+
+
 def test_kinds_are_taken_in_turn() -> None:
     """Every round of as many patches as there are kinds has each once, in an order of its own."""
     samples = clean_pictures("noise", "haze", "jpeg", "jpeg")
