@@ -78,19 +78,19 @@ def beside(dry: bool, some: str = "") -> list[Step]:
             f"{backend} {dtype} {i + 1}/{of}",
             "checks.operators",
             (backend, dtype, f"{i}/{of}", some),
-            140,
+            230,
         )
         for backend, of in ((("cpu", 1),) if dry else (("triton", 5), ("cuda", 3)))
         for dtype in (("float32",) if dry else ("float32", "bfloat16", "float16"))
         for i in range(of)
     ]
     steps += [
-        Step(f"network {dtype}", "checks.network", (dtype,), 140)
+        Step(f"network {dtype}", "checks.network", (dtype,), 200)
         for dtype in (("float32",) if dry else ("float32", "bfloat16"))
     ]
     steps += [
-        Step("no waiting", "checks.synchronisation", (), 100),
-        Step("CUDA graph", "checks.graph", (), 100),
+        Step("no waiting", "checks.synchronisation", (), 150),
+        Step("CUDA graph", "checks.graph", (), 150),
         Step("training, no waiting", "training.waiting", (), 120),
     ]
     fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # as deterministic algorithms ask for

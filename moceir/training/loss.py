@@ -67,10 +67,11 @@ def image_losses(
 
 
 class KindMeans:
-    """The running mean of the loss of each kind of degradation.
+    """Running means of the loss and of the damage of each kind of degradation.
 
     Darkness costs a hundred times what a little noise does. Relative to its mean each kind counts
-    alike, while within a kind what is strong still counts more than what is slight.
+    alike. Within a kind, too, slight damage costs little, and a network that mends what is strong
+    may harm what is slight: the loss that is expected of a patch grows with the root of its damage.
 
     Args:
         count: of kinds.
@@ -80,22 +81,33 @@ class KindMeans:
     RATE = 0.02
     """Share of the last batch in a mean."""
     LEAST = 0.01
-    """Added to a mean, so that a kind of which nothing is left to mend does not drown the rest."""
+    """Added to what is expected, so that patches with nothing to mend do not drown the rest."""
 
     def __init__(self, count: int, device: torch.device) -> None:
-        self.values = torch.zeros(count, device=device)
-        """(count,); 0 for a kind that has not come yet."""
+        self.values = torch.zeros(2, count, device=device)
+        """(2, count), of loss and damage; 0 for a kind that has not come yet."""
         self._kinds = torch.arange(count, device=device)
 
-    def relative(self, losses: Tensor, labels: Tensor) -> Tensor:
-        """``0.1 l / (mean of its kind + 0.01)`` of (B,) losses of the kinds ``labels``, (B,) int64,
-        after these have gone into the means, those of all processes that train together."""
+    def relative(self, losses: Tensor, damage: Tensor, labels: Tensor) -> Tensor:
+        """The losses, each relative to what is expected of such a patch.
+
+        Args:
+            losses: (B,), after which the means follow, those of all processes that train together.
+            damage: (B,) mean absolute difference between degraded and clean.
+            labels: (B,) int64, the kinds.
+
+        Returns:
+            (B,) ``0.1 l / (expected + 0.01)``, where what is expected is the mean loss of its kind
+            times ``sqrt(damage / mean damage of its kind)``.
+        """
         with torch.no_grad():
             of_kind = (labels[:, None] == self._kinds).to(losses.dtype)
-            sums = torch.stack([losses.detach() @ of_kind, of_kind.sum(0)])
+            sums = torch.stack([losses.detach(), damage, torch.ones_like(damage)]) @ of_kind
             if distributed.is_available() and distributed.is_initialized():
                 distributed.all_reduce(sums)
-            found = sums[0] / sums[1].clamp_min(1)
+            found = sums[:2] / sums[2].clamp_min(1)
             moved = torch.where(self.values == 0, found, self.values.lerp(found, self.RATE))
-            self.values.copy_(torch.where(sums[1] > 0, moved, self.values))
-        return 0.1 * losses / (self.values[labels] + self.LEAST)
+            self.values.copy_(torch.where(sums[2] > 0, moved, self.values))
+            loss, usual = self.values[:, labels]
+            expected = loss * (damage / usual.clamp_min(1e-6)).sqrt()
+        return 0.1 * losses / (expected + self.LEAST)

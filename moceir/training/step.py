@@ -185,7 +185,8 @@ class TrainingStep:
             restored, target, options.spectrum_weight, options.loss, inputs.taught
         )
         if options.loss == "relative":
-            losses = self.means.relative(losses, inputs.labels)
+            damage = (inputs.degraded - inputs.clean).abs().flatten(1).mean(1)
+            losses = self.means.relative(losses, damage, inputs.labels)
         loss = losses.mean() + options.auxiliary_weight * routing.aux_loss
         (loss / passes).backward()
         with torch.no_grad():
@@ -216,12 +217,12 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Of a checkpoint: the averaged weights, the trained ones, the optimiser's state, and the
-        mean loss of each kind."""
+        mean loss and damage of each kind."""
         return {
             "state_dict": {f"model.{k}": t for k, t in self.average.state_dict().items()},
             "current_model_state": {f"model.{k}": t for k, t in self.model.state_dict().items()},
             "optimizer_states": [self.optimizer.state_dict()],
-            "loss_means": dict(zip(self.module.labels, self.means.values.tolist(), strict=True)),
+            "loss_means": dict(zip(self.module.labels, self.means.values.T.tolist(), strict=True)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -238,9 +239,12 @@ class TrainingStep:
                 (self.model, state["current_model_state"]),
             ):
                 model.load_state_dict(_of_model(part))
-            means = state.get("loss_means", {})  # older checkpoints have none
-            known = [means.get(label, 0.0) for label in self.module.labels]
-            self.means.values.copy_(torch.tensor(known))
+            means = state.get("loss_means", {})
+            self.means.values.zero_()
+            for values, label in zip(self.means.values.T, self.module.labels, strict=True):
+                # Older checkpoints have no means, or those of the loss alone.
+                found = torch.as_tensor(means.get(label, 0.0)).flatten()
+                values[: len(found)] = found
             # In the order that the tensors have in the file, which may be of an earlier version.
             moments = state["optimizer_states"][0]["state"]
             theirs = self._numbers(_of_model(state["current_model_state"]))

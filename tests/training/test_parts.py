@@ -53,15 +53,17 @@ def test_the_logarithm_counts_relative_improvement() -> None:
 
 
 def test_relative_losses_count_each_kind_alike() -> None:
-    """Over the running mean of their kind; a kind that has not come leaves its mean alone."""
+    """Over what is expected of such damage; a kind that has not come leaves its means alone."""
     means = KindMeans(3, torch.device("cpu"))
     losses, labels = torch.tensor([0.1, 0.3, 0.002]), torch.tensor([0, 0, 2])
-    found = means.relative(losses, labels)
-    torch.testing.assert_close(means.values, torch.tensor([0.2, 0, 0.002]))
-    expected = 0.1 * losses / (torch.tensor([0.2, 0.2, 0.002]) + 0.01)
-    torch.testing.assert_close(found, expected)
-    means.relative(torch.tensor([0.1]), torch.tensor([0]))
-    torch.testing.assert_close(means.values, torch.tensor([0.198, 0, 0.002]))
+    damage = torch.tensor([0.05, 0.45, 0.004])
+    found = means.relative(losses, damage, labels)
+    torch.testing.assert_close(means.values, torch.tensor([[0.2, 0, 0.002], [0.25, 0, 0.004]]))
+    usual = torch.tensor([0.2 * math.sqrt(0.2), 0.2 * math.sqrt(1.8), 0.002])
+    torch.testing.assert_close(found, 0.1 * losses / (usual + 0.01))
+    clean = means.relative(torch.tensor([0.1]), torch.tensor([0.0]), torch.tensor([0]))
+    assert clean.item() == pytest.approx(1)
+    torch.testing.assert_close(means.values, torch.tensor([[0.198, 0, 0.002], [0.245, 0, 0.004]]))
 
 
 def test_squares_have_the_slope_of_l1_at_a_tenth() -> None:

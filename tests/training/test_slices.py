@@ -51,7 +51,7 @@ def checkpoint(model: torch.nn.Module) -> dict[str, Any]:
         "state_dict": averaged,
         "current_model_state": trained,
         "optimizer_states": [{"state": state, "param_groups": [{"lr": 1e-3}]}],
-        "loss_means": {"noise": 0.25, "rain": 0.0},
+        "loss_means": {"noise": [0.25, 0.5], "rain": [0.0, 0.0]},
         "global_step": 7,
         "usage": {"counts": torch.ones(9, 10, 4, dtype=torch.int64), "macs": 3},
         "training_config": {"preset": "moce_ir_s", "model": {}},

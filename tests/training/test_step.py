@@ -300,13 +300,18 @@ def test_means_of_losses_are_kept_by_kind() -> None:
     """A run goes on with other kinds: those that it has had keep their means."""
     step = training_step(None, True, "complexity")
     step(0, [batch(0)])
-    step.means.values.copy_(torch.arange(9) / 10)
+    step.means.values.copy_(torch.arange(18).view(2, 9) / 10)
     state = step.state_dict()
     labels = step.module.labels
-    assert state["loss_means"][labels[3]] == pytest.approx(0.3)
-    state["loss_means"] = {labels[3]: 0.5, "dust": 0.7}
+    assert state["loss_means"][labels[3]] == pytest.approx([0.3, 1.2])
+    state["loss_means"] = {labels[3]: [0.5, 0.25], "dust": [0.7, 0.1]}
     step.load_state_dict(state)
-    assert step.means.values.tolist() == [0.5 if label == labels[3] else 0 for label in labels]
+    expected = torch.zeros(2, 9)
+    expected[:, 3] = torch.tensor([0.5, 0.25])
+    assert torch.equal(step.means.values, expected)
+    state["loss_means"] = {labels[2]: 0.5}  # of the loss alone, as earlier versions kept it
+    step.load_state_dict(state)
+    assert step.means.values[:, 2].tolist() == [0.5, 0]
 
 
 def test_labels_that_no_patch_has_are_named() -> None:
