@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[2]
 COMPILED = (
     ("moce_ir_s 1280 x 720", "float32"),
     ("moce_ir_s 1280 x 720", "bfloat16"),
-    ("moce_ir_s step of 32 x 128 x 128", "bfloat16"),
+    ("moce_ir_s step of 32 x 128 x 128", "float32"),
 )
 # Sections of Nsight Compute.
 COUNTERS = ("SpeedOfLight", "LaunchStats", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis")
