@@ -6,6 +6,12 @@ import torch
 from torch import Tensor
 
 
+def of_bytes(pixels: Tensor) -> Tensor:
+    """8-bit code values, uint8 or float32, as new float32 in [0, 1], on every device the same."""
+    # CUDA multiplies by the inverse of a number, which rounds otherwise; by a tensor it divides.
+    return pixels.float() / torch.full((), 255.0, device=pixels.device)
+
+
 def to_linear(encoded: Tensor) -> Tensor:
     """sRGB code values in [0, 1] to linear light (IEC 61966-2-1)."""
     curve = encoded.mul(1 / 1.055).add_(0.055 / 1.055).pow_(2.4)

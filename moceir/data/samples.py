@@ -15,6 +15,7 @@ from moceir.data.counter import states, uniforms
 from moceir.data.crops import at_least, places
 from moceir.data.datasets import Pair, check_sizes
 from moceir.data.degradations import Degradation, degrade
+from moceir.data.light import of_bytes
 from moceir.data.scenes import night
 from moceir.data.synthesis import SEVERAL
 from moceir.errors import PictureError
@@ -134,7 +135,7 @@ class CleanPictures:
         labels = self.labels
         clean = night(clean, seed, numbers, self.night)
         return Patches(
-            clean.float() / 255,
+            of_bytes(clean),
             synthesis.degrade(clean, recipe),
             [labels.index(kind) for kind in kinds],
         )
@@ -235,13 +236,13 @@ class Mixture:
         taken: np.ndarray,
         seed: int,
     ) -> Patches:
-        images = clean.float() / 255
-        made = images.clone() if degraded is None else degraded.float() / 255
+        images = of_bytes(clean)
+        made = images.clone() if degraded is None else of_bytes(degraded)
         labels, found = self.labels, []
         for i, (number, index) in enumerate(zip(numbers, taken, strict=True)):
             source = self.sources[self._source(index)]
             found.append(labels.index(source.label))
             if source.degradation is not None:
                 one = degrade(images[i : i + 1], source.degradation, seed, number)[0]
-                made[i] = (one * 255).round_().div_(255)
+                made[i] = of_bytes((one * 255).round_())
         return Patches(images, made, found)

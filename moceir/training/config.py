@@ -9,7 +9,7 @@ from pathlib import Path
 from moceir.config import MoCEIRConfig, preset
 from moceir.data.degradations import KINDS, parse
 from moceir.errors import ConfigError, short
-from moceir.training.loss import LOSSES
+from moceir.training.loss import LEAST, LOSSES
 
 PRECISIONS = ("32-true", "bf16-mixed")
 SCHEDULES = ("cosine", "published")
@@ -148,8 +148,8 @@ class OptimizerConfig:
         auxiliary_weight: weight of the routers' auxiliary loss.
         loss: of an image's pixels and spectra, see ``restoration_loss``: ``l1`` (the paper's);
             ``l2``, which weighs heavy degradations most; ``log_l1``, which weighs slight ones as
-            much as heavy ones; or ``relative``, which weighs all kinds of degradation equally, see
-            ``KindMeans``.
+            much as heavy ones; or ``relative`` and ``relative_l2``, which are ``l1`` and ``l2``
+            with all kinds of degradation weighed equally, see ``KindMeans``.
     """
 
     muon: bool = False
@@ -287,9 +287,9 @@ class TrainingConfig:
             )
         if self.epochs is not None and (self.epochs < 1 or not self.data.mixture):
             raise ConfigError(f"epochs is {self.epochs}: give 1 or more, and a data.mixture")
-        if self.distill.teachers and self.optimizer.loss == "relative":
+        if self.distill.teachers and self.optimizer.loss in LEAST:
             raise ConfigError(
-                "optimizer.loss relative and distill.teachers both weigh patches: "
+                f"optimizer.loss {self.optimizer.loss} and distill.teachers both weigh patches: "
                 "with teachers choose another loss"
             )
         if self.epochs is None and self.optimizer.schedule == "published":

@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 from torch.utils.tensorboard import SummaryWriter
 
 from moceir.data import synthesis
+from moceir.data.light import of_bytes
 from moceir.data.patches import Read, to_device
 from moceir.errors import NonFiniteLoss
 from moceir.files import naming
@@ -198,7 +199,7 @@ class Training:
         kinds = self.config.data.kinds
         gains: dict[str, list[float]] = {kind: [] for kind in kinds}
         for index, pixels in enumerate(self.data.val_dataloader()):
-            clean = to_device(pixels, self.step.device).float() / 255
+            clean = of_bytes(to_device(pixels, self.step.device))
             degraded_ways = []
             for kind in kinds:
                 recipe = synthesis.at(kind, "medium", [index])

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.functional import smooth_l1_loss
 
-LOSSES = ("l1", "l2", "log_l1", "relative")
+LOSSES = ("l1", "l2", "log_l1", "relative", "relative_l2")
+LEAST = {"relative": 0.01, "relative_l2": 0.002}
+"""Those whose images ``KindMeans`` weighs, and what it adds to the loss that is expected of one, so
+that patches with nothing to mend do not drown the rest."""
 
 
 def restoration_loss(
@@ -48,7 +51,8 @@ def image_losses(
             that halving an error counts the same for a slight and for a heavy degradation, as it
             does in dB. The slope is that of ``l`` at 0.1; below 0.005, about one level of 8 bits,
             it levels off, so that clean patches do not outweigh the others.
-            ``relative``: as ``l1``; ``KindMeans`` then weighs the images.
+            ``relative`` and ``relative_l2``: as ``l1`` and ``l2``; ``KindMeans`` then weighs the
+            images.
         taught: (B,) weights of images whose ``clean`` is in truth a teacher's restoration, or 0.
             Theirs is the weighted Huber loss in place of the above, with the slope of L1 from a
             difference of 0.02 on. Below, its gradient fades: what agrees with its teacher does not
@@ -56,7 +60,7 @@ def image_losses(
     """
     difference = restored.float() - clean.float()
     spectrum = torch.view_as_real(torch.fft.rfft2(difference))
-    pixels = 5 * difference.square() if kind == "l2" else difference.abs()
+    pixels = 5 * difference.square() if kind.endswith("l2") else difference.abs()
     losses = pixels.flatten(1).mean(1) + spectrum_weight * spectrum.abs().flatten(1).mean(1)
     if kind == "log_l1":
         losses = 0.1 * (losses + 0.005).log()
@@ -76,14 +80,14 @@ class KindMeans:
     Args:
         count: of kinds.
         device: of the losses.
+        least: of ``LEAST``.
     """
 
     RATE = 0.02
     """Share of the last batch in a mean."""
-    LEAST = 0.01
-    """Added to what is expected, so that patches with nothing to mend do not drown the rest."""
 
-    def __init__(self, count: int, device: torch.device) -> None:
+    def __init__(self, count: int, device: torch.device, least: float = 0.01) -> None:
+        self.least = least
         self.values = torch.zeros(2, count, device=device)
         """(2, count), of loss and damage; 0 for a kind that has not come yet."""
         self._kinds = torch.arange(count, device=device)
@@ -97,7 +101,7 @@ class KindMeans:
             labels: (B,) int64, the kinds.
 
         Returns:
-            (B,) ``0.1 l / (expected + 0.01)``, where what is expected is the mean loss of its kind
+            (B,) ``0.1 l / (expected + least)``, where what is expected is the mean loss of its kind
             times ``sqrt(damage / mean damage of its kind)``.
         """
         with torch.no_grad():
@@ -110,4 +114,4 @@ class KindMeans:
             self.values.copy_(torch.where(sums[2] > 0, moved, self.values))
             loss, usual = self.values[:, labels]
             expected = loss * (damage / usual.clamp_min(1e-6)).sqrt()
-        return 0.1 * losses / (expected + self.LEAST)
+        return 0.1 * losses / (expected + self.least)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moceir.data.kinds import KINDS
+from moceir.data.light import of_bytes
 from moceir.data.synthesis.plan import stages
 from moceir.data.synthesis.recipe import SEVERAL, STAGES, STRENGTHS, Recipe, at, draw
 from moceir.data.synthesis.stage import run
@@ -53,4 +54,4 @@ def degrade(images: Tensor, recipe: Recipe) -> Tensor:
         degraded = torch.mul(images, scale).float()
         height, width = images.shape[2:]
         run(degraded, stages(recipe, (height, width)))
-        return degraded.mul_(255).round_().clamp_(0, 255).div_(255)
+        return of_bytes(degraded.mul_(255).round_().clamp_(0, 255))
