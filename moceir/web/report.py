@@ -107,7 +107,7 @@ def _figure(measurement: Measurement, before: str, after: str) -> str:
         f'<img class="after" alt="Restored: {name}" src="{after}">'
         f'<img class="before" alt="Degraded: {name}" src="{before}">'
         '<input type="range" min="0" max="100" aria-label="How much of the image shows before">'
-        '<span class="line"></span></div></div>'
+        '<span class="line"></span></div></div><div class="tools"></div>'
         f"<figcaption><b>{html.escape(measurement.benchmark)}</b> {name}: "
         f"{measurement.psnr_input:.2f} to {measurement.psnr:.2f} dB "
         f"({gain(measurement):+.2f}), SSIM {measurement.ssim_input:.3f} to "
