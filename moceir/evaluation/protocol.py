@@ -34,6 +34,15 @@ class Protocol:
     ssim_window: str
     crop: int = 16
 
+    @property
+    def description(self) -> str:
+        """For captions."""
+        window = {"gaussian": "Gaussian window, 11 x 11", "uniform": "uniform window, 7 x 7"}
+        return (
+            f"protocol {self.name}: RGB, cropped about the middle to multiples of {self.crop} "
+            f"(CDD11: not cropped), SSIM with a {window[self.ssim_window]}"
+        )
+
 
 PROTOCOLS = {
     "published": Protocol("published", "gaussian"),
