@@ -115,91 +115,7 @@ class _Server(uvicorn.Server):
 
 def build(restorer: Restorer) -> Starlette:
     """The web application; it restores one picture at a time, and encodes one beside it."""
-    network, codec = threading.Lock(), threading.Lock()
-
-    async def restore(request: Request) -> Response:
-        """The progress by tiles, which experts ran, then the restored picture as PNG."""
-        name, tile = _name(request), _number(request, "tile", int, None)
-        data = await _body(request, MAX_BYTES)
-
-        def work(progress: Progress) -> bytes:
-            with network:
-                progress.check()
-                picture = _decode(data, name)
-                as_shown = not picture.notes
-
-                def count(done: int, tiles: int) -> None:
-                    progress.tell(done=done, tiles=tiles)
-
-                file = BytesIO()
-                with _naming(name):
-                    picture.pixels, run = restorer.restore_pixels(
-                        picture.pixels, tile=tile, progress=count
-                    )
-                    encode(picture, file, "PNG")
-            progress.tell(
-                bytes=len(file.getbuffer()),
-                rows=_rows(restorer.model.config, run),
-                notes=[*picture.notes, *run.notes],
-                as_shown=as_shown,
-            )
-            return file.getvalue()
-
-        return await answer_while_working(request, work)
-
-    async def encoded(
-        request: Request, limit: int, file_format: str, work: Callable[[bytes], Picture]
-    ) -> Response:
-        data = await _body(request, limit)
-        quality = _number(request, "quality", int, None)
-        if quality is not None and not 1 <= quality <= 100:
-            raise HTTPException(400, f"quality is {quality}: give 1 to 100")
-
-        def answer() -> Response:
-            with codec:
-                picture = work(data)
-                file = BytesIO()
-                with _naming(_name(request)):
-                    notes = [*picture.notes, *encode(picture, file, file_format, quality)]
-            return Response(
-                file.getvalue(),
-                headers={"Moceir-Notes": json.dumps(notes)},
-                media_type=WEB_FORMATS[file_format],
-            )
-
-        return await run_in_threadpool(answer)
-
-    async def degrade_first(request: Request) -> Response:
-        """The picture, upright, as PNG; degraded, if a ``kind`` is given."""
-        name, kind = _name(request), request.query_params.get("kind", "")
-        try:
-            degradation = parse(kind) if kind else None
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from None
-
-        def work(data: bytes) -> Picture:
-            picture = _decode(data, name)
-            return degrade_picture(picture, degradation, seed=0) if degradation else picture
-
-        return await encoded(request, MAX_BYTES, "PNG", work)
-
-    async def save(request: Request) -> Response:
-        """A result in the format and with the strength that were chosen, and the metadata of its
-        original. The body is the original's file, ``original`` bytes long, then its result."""
-        name, strength = _name(request), _number(request, "strength", float, 1.0)
-        length = _number(request, "original", int, 0)
-        file_format = request.query_params.get("format", "PNG").upper()
-        if file_format not in SAVED:
-            raise HTTPException(400, f"format is {file_format!r}: choose {', '.join(SAVED)}")
-
-        def work(data: bytes) -> Picture:
-            picture = _decode(data[:length], name)
-            result = _decode(data[length:], f"the result of {name}")
-            with _naming(name):
-                picture.pixels = blended(picture.pixels, result.pixels, strength)
-            return picture
-
-        return await encoded(request, MAX_BYTES + MAX_RESULT, file_format, work)
+    requests = _Requests(restorer)
 
     def fixed(text: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -211,9 +127,9 @@ def build(restorer: Restorer) -> Starlette:
         routes=[
             Route("/", fixed(_page(restorer), "text/html")),
             *(Route(f"/{name}", fixed(pages.read(name), kind)) for name, kind in _ASSETS.items()),
-            Route("/degrade", degrade_first, methods=["POST"]),
-            Route("/restore", restore, methods=["POST"]),
-            Route("/save", save, methods=["POST"]),
+            Route("/degrade", requests.degrade, methods=["POST"]),
+            Route("/restore", requests.restore, methods=["POST"]),
+            Route("/save", requests.save, methods=["POST"]),
         ],
         middleware=[
             # Another host name is an attempt to reach this server from a web site.
@@ -222,6 +138,98 @@ def build(restorer: Restorer) -> Starlette:
         ],
         exception_handlers={MoceirError: _refuse},
     )
+
+
+class _Requests:
+    """The requests that carry pictures."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self._restorer = restorer
+        self._network, self._codec = threading.Lock(), threading.Lock()
+
+    async def restore(self, request: Request) -> Response:
+        """The progress by tiles, which experts ran, then the restored picture as PNG."""
+        name, tile = _name(request), _number(request, "tile", int, None)
+        data = await _body(request, MAX_BYTES)
+
+        def work(progress: Progress) -> bytes:
+            with self._network:
+                progress.check()
+                picture = _decode(data, name)
+                as_shown = not picture.notes
+
+                def count(done: int, tiles: int) -> None:
+                    progress.tell(done=done, tiles=tiles)
+
+                with _naming(name):
+                    picture.pixels, run = self._restorer.restore_pixels(
+                        picture.pixels, tile=tile, progress=count
+                    )
+                    file, _ = _encoded(picture, "PNG")
+            progress.tell(
+                bytes=len(file),
+                rows=_rows(self._restorer.model.config, run),
+                notes=[*picture.notes, *run.notes],
+                as_shown=as_shown,
+            )
+            return file
+
+        return await answer_while_working(request, work)
+
+    async def degrade(self, request: Request) -> Response:
+        """The picture, upright, as PNG; degraded, if a ``kind`` is given."""
+        name, kind = _name(request), request.query_params.get("kind", "")
+        try:
+            degradation = parse(kind) if kind else None
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+
+        def picture(data: bytes) -> Picture:
+            decoded = _decode(data, name)
+            return degrade_picture(decoded, degradation, seed=0) if degradation else decoded
+
+        return await self._answer(request, MAX_BYTES, picture, "PNG")
+
+    async def save(self, request: Request) -> Response:
+        """A result in the format and with the strength that were chosen, and the metadata of its
+        original. The body is the original's file, ``original`` bytes long, then its result."""
+        name, strength = _name(request), _number(request, "strength", float, 1.0)
+        length, quality = (_number(request, key, int, None) for key in ("original", "quality"))
+        file_format = request.query_params.get("format", "PNG").upper()
+        if file_format not in SAVED:
+            raise HTTPException(400, f"format is {file_format!r}: choose {', '.join(SAVED)}")
+        if quality is not None and not 1 <= quality <= 100:
+            raise HTTPException(400, f"quality is {quality}: give 1 to 100")
+
+        def picture(data: bytes) -> Picture:
+            original = _decode(data[:length], name)
+            result = _decode(data[length:], f"the result of {name}")
+            with _naming(name):
+                original.pixels = blended(original.pixels, result.pixels, strength)
+            return original
+
+        return await self._answer(request, MAX_BYTES + MAX_RESULT, picture, file_format, quality)
+
+    async def _answer(
+        self,
+        request: Request,
+        limit: int,
+        picture: Callable[[bytes], Picture],
+        file_format: str,
+        quality: int | None = None,
+    ) -> Response:
+        """What is made of the request's body, as a file."""
+        data = await _body(request, limit)
+
+        def work() -> Response:
+            with self._codec:
+                made = picture(data)
+                with _naming(_name(request)):
+                    file, notes = _encoded(made, file_format, quality)
+            headers = {"Moceir-Notes": json.dumps([*made.notes, *notes])}
+            return Response(file, headers=headers, media_type=WEB_FORMATS[file_format])
+
+        return await run_in_threadpool(work)
 
 
 class _Guard:
@@ -323,6 +331,14 @@ def _decode(data: bytes, name: str) -> Picture:
             f"{MAX_PIXELS / 1e6:g} megapixels; moceir restore takes larger images"
         )
     return decode(data, name)
+
+
+def _encoded(
+    picture: Picture, file_format: str, quality: int | None = None
+) -> tuple[bytes, list[str]]:
+    file = BytesIO()
+    notes = encode(picture, file, file_format, quality)
+    return file.getvalue(), notes
 
 
 def _page(restorer: Restorer) -> str:

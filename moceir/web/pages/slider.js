@@ -2,17 +2,27 @@
 // a .frame that holds a .slider with the pictures .before and .after, a range input and a .line.
 
 const LARGEST = 8; // of the screen's pixels for one of the picture's
+const STEP = 1.5;
 
-// The slider by mouse, touch and pen through pointer events, by keyboard through the input; and
-// buttons, added to `tools`, to zoom. An enlarged picture is moved by dragging it, by scrolling, or
-// by the arrow keys when the frame has the focus.
+// The line between the pictures, moved by mouse, touch and pen through pointer events, by keyboard
+// through the input; and buttons to zoom, added to `tools`.
 export function startView(frame, tools) {
+  const after = frame.querySelector("img.after");
+  function measure() {
+    frame.style.setProperty("--width", after.naturalWidth);
+    frame.style.setProperty("--height", after.naturalHeight);
+  }
+  after.addEventListener("load", measure);
+  if (after.complete && after.naturalWidth) measure();
+  startLine(frame);
+  startZoom(frame, tools);
+}
+
+function startLine(frame) {
   const slider = frame.querySelector(".slider");
   const range = slider.querySelector("input");
   const line = slider.querySelector(".line");
-  const after = slider.querySelector("img.after");
-  let scale = 0; // CSS pixels for one of the picture's; 0: as large as fits
-  let drag = null; // what is being dragged: "split", or "picture" with where it was last
+  let last = null; // where the pointer was that drags the picture; null: it drags the line
 
   function show(percent) {
     slider.style.setProperty("--at", `${percent}%`);
@@ -25,12 +35,38 @@ export function startView(frame, tools) {
     show(Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width)));
   }
 
-  // As wide as fits: this is also what page.css gives a slider that is not zoomed.
+  range.addEventListener("input", () => show(Number(range.value)));
+  slider.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    const onLine = event.target === line || !frame.classList.contains("zoomed");
+    if (!onLine && event.pointerType !== "mouse") return; // a finger scrolls
+    event.preventDefault(); // or the browser would take the focus away again
+    (onLine ? range : frame).focus({ preventScroll: true });
+    slider.setPointerCapture(event.pointerId);
+    last = onLine ? null : event;
+    if (onLine) follow(event);
+  });
+  slider.addEventListener("pointermove", (event) => {
+    if (!slider.hasPointerCapture(event.pointerId)) return;
+    if (!last) return follow(event);
+    frame.scrollBy(last.clientX - event.clientX, last.clientY - event.clientY);
+    last = event;
+  });
+  show(50);
+}
+
+// An enlarged picture is moved by dragging it, by scrolling, or by the arrow keys.
+function startZoom(frame, tools) {
+  const slider = frame.querySelector(".slider");
+  const after = slider.querySelector("img.after");
+  let scale = 0; // CSS pixels for one of the picture's; 0: as large as fits
+
+  // The scale of what fits, which page.css gives a slider that is not zoomed.
   function fitting() {
     const { naturalWidth: width, naturalHeight: height } = after;
     return Math.min(frame.clientWidth / width, frame.clientHeight / height, 2);
   }
-  // Enlarge the picture so that what is at (x, y) of the window, or in the middle, stays there.
+  // Change the scale so that what is at (x, y) of the window, or in the middle, stays there.
   function zoom(to, x, y) {
     const room = frame.getBoundingClientRect();
     x ??= room.left + room.width / 2;
@@ -46,7 +82,7 @@ export function startView(frame, tools) {
     buttons.actual.setAttribute("aria-pressed", scale === 1 / devicePixelRatio);
     buttons.fit.setAttribute("aria-pressed", scale === 0);
   }
-  // Larger or smaller by a factor; what fits, where it would be smaller than that.
+  // Larger or smaller by a factor, but not smaller than what fits.
   function step(factor, x, y) {
     const to = (scale || fitting()) * factor;
     zoom(to <= fitting() ? 0 : to, x, y);
@@ -61,33 +97,16 @@ export function startView(frame, tools) {
   }
   const actual = () => zoom(scale === 1 / devicePixelRatio ? 0 : 1 / devicePixelRatio);
   const buttons = {
-    out: button("\u2212", "Zoom out", () => step(1 / 1.5)),
+    out: button("\u2212", "Zoom out", () => step(1 / STEP)),
     fit: button("Fit", "", () => zoom(0)),
     actual: button("Actual size", "", actual),
-    in: button("+", "Zoom in", () => step(1.5)),
+    in: button("+", "Zoom in", () => step(STEP)),
   };
   const group = document.createElement("span");
   group.className = "zoom";
   group.append(...Object.values(buttons));
   tools.append(group);
 
-  range.addEventListener("input", () => show(Number(range.value)));
-  slider.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    const onSplit = event.target === line || !frame.classList.contains("zoomed");
-    if (!onSplit && event.pointerType !== "mouse") return; // a finger scrolls
-    event.preventDefault(); // or the browser would take the focus away again
-    (onSplit ? range : frame).focus({ preventScroll: true });
-    slider.setPointerCapture(event.pointerId);
-    drag = onSplit ? {} : { x: event.clientX, y: event.clientY };
-    if (onSplit) follow(event);
-  });
-  slider.addEventListener("pointermove", (event) => {
-    if (!slider.hasPointerCapture(event.pointerId)) return;
-    if (drag.x === undefined) return follow(event);
-    frame.scrollBy(drag.x - event.clientX, drag.y - event.clientY);
-    drag = { x: event.clientX, y: event.clientY };
-  });
   frame.addEventListener(
     "wheel",
     (event) => {
@@ -103,13 +122,5 @@ export function startView(frame, tools) {
     event.preventDefault();
     action.click();
   });
-
-  function measure() {
-    frame.style.setProperty("--width", after.naturalWidth);
-    frame.style.setProperty("--height", after.naturalHeight);
-  }
-  after.addEventListener("load", measure);
-  if (after.complete && after.naturalWidth) measure();
-  show(50);
   zoom(0);
 }
