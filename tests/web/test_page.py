@@ -163,7 +163,7 @@ def test_errors_name_the_file_and_stand_beside_no_result(url: str, tmp_path: Pat
         assert not page.get_by_role("alert").is_visible()  # the result of another picture is shown
         page.get_by_role("button", name="broken.png", exact=True).click()
         assert page.get_by_role("alert").inner_text() == reason
-        assert not page.locator(".slider").is_visible()
+        page.locator(".frame").wait_for(state="hidden")
         assert not page.locator("#saving").is_visible()
         # A picture whose result was there, and that fails the next time.
         page.get_by_role("button", name="rainy-otters.png", exact=True).click()

@@ -26,7 +26,7 @@ function add(files) {
     const picture = { file, name: file.name, strength: 1, row: makeRow() };
     picture.row.name.addEventListener("click", () => select(picture));
     picture.row.action.addEventListener("click", () => act(picture));
-    picture.row.name.textContent = file.name;
+    picture.row.name.textContent = picture.row.name.title = file.name;
     list.append(picture.row.element);
     pictures.push(picture);
     if (file.size <= maxBytes) {

@@ -12,7 +12,8 @@ const originals = panel.querySelectorAll("img.before, img.original");
 const after = panel.querySelector("img.after");
 
 let shown = null; // the picture of the list
-let addresses = []; // of what it shows
+let wanted = {}; // the files {before, result} that are shown, or on their way
+let addresses = []; // of these
 
 startView(frame, panel.querySelector("#zoom"));
 
@@ -24,8 +25,7 @@ export async function show(picture, failed) {
   if (!picture) return;
   panel.querySelector("#shown").textContent = picture.name;
   fail(picture.state === "failed" ? picture.message : "");
-  // Never the result of another picture, nor an older one, while this one is being read.
-  panel.classList.add("loading");
+  panel.classList.remove("unreadable");
   const result = picture.result;
   panel.classList.toggle("restored", Boolean(result));
   for (const part of panel.querySelectorAll("#saving, #details")) part.hidden = !result;
@@ -34,7 +34,9 @@ export async function show(picture, failed) {
   try {
     await load(picture, result);
   } catch (error) {
-    if (shown === picture) failed(picture, error);
+    if (shown !== picture) return;
+    panel.classList.add("unreadable");
+    failed(picture, error);
   }
 }
 
@@ -52,17 +54,23 @@ export function showStrength(strength) {
 
 async function load(picture, result) {
   const before = result?.before ?? picture.preview ?? picture.file;
+  const files = { before, result: result?.picture ?? before };
+  if (files.before === wanted.before && files.result === wanted.result) return;
+  wanted = files;
+  // Never the result of another picture, nor an older one, while this one is being read.
+  panel.classList.add("loading");
   try {
-    await put(before, result?.picture ?? before);
+    await put(files.before, files.result);
   } catch {
-    if (shown !== picture || picture.result !== result) return;
+    if (wanted !== files) return; // something else is shown by now
+    wanted = {};
     if (before !== picture.file) throw new Error(`${picture.name}: this browser cannot show it`);
     // A format that the browser does not know, or a damaged file: the server says which.
     picture.preview = await degraded(picture.file, picture.name, "");
-    await load(picture, result);
+    if (shown === picture) await load(picture, picture.result);
     return;
   }
-  if (shown === picture && picture.result === result) panel.classList.remove("loading");
+  if (wanted === files) panel.classList.remove("loading");
 }
 
 async function put(before, result) {
