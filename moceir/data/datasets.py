@@ -31,13 +31,6 @@ class Pair(NamedTuple):
     clean: Path
     degraded: Path | None = None
 
-    @property
-    def name(self) -> str:
-        """Of the degraded file, or of the clean one if there is none; of a frame with its sequence,
-        as the frames of all are numbered alike."""
-        path = self.degraded or self.clean
-        return f"{path.parents[1].name}/{path.name}" if path.parent.name == "blur" else path.name
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -177,7 +177,7 @@ def measure(
     Raises:
         PictureError: a picture that cannot be used, or too little memory.
     """
-    for pair in benchmark.pairs:
+    for pair, name in zip(benchmark.pairs, benchmark.names, strict=True):
         degraded, clean = benchmark.load(pair, protocol, seed)
         start = time.perf_counter()
         restored, used_tile, experts = method.restore(degraded, benchmark.sigma, tile)
@@ -185,7 +185,7 @@ def measure(
         window = protocol.ssim_window
         measurement = Measurement(
             benchmark.name,
-            pair.name,
+            name,
             clean.shape[2],
             clean.shape[1],
             psnr(degraded, clean),
@@ -196,7 +196,7 @@ def measure(
             seconds,
             used_tile,
             experts,
-            {name: (value(degraded), value(restored)) for name, value in no_reference.items()},
+            {key: (value(degraded), value(restored)) for key, value in no_reference.items()},
         )
         yield measurement, degraded, restored, clean
 

@@ -115,7 +115,7 @@ SETS = {
     ),
     "sots": PublishedSet(500, "such as 0001_0.8_0.2: scene, airlight and beta", _check_sots),
     "gopro": PublishedSet(
-        1111, "GOPR0384_11_00/000001 or GOPR0384_11_00-000001, of 11 sequences", _check_gopro
+        1111, "GOPR0384_11_00/blur/000001 or GOPR0384_11_00-000001, 11 sequences", _check_gopro
     ),
     "lolv1": PublishedSet(15, "those of eval15: 1, 22, 23, 55, ... 780", _numbered(r"(\d+)", _LOL)),
     "cdd11": PublishedSet(
@@ -130,7 +130,7 @@ def coverage(benchmark: str, files: Names) -> Coverage:
 
     Args:
         benchmark: its name, such as ``cbsd68-25``, or the folder of a pair.
-        files: names of the images that were measured; those of GoPro's frames with their sequence.
+        files: names of the images that were measured, as ``Benchmark.names``.
     """
     base, _, suffix = benchmark.partition("-")
     known = SETS.get(base if base == "cdd11" or suffix.isdigit() else benchmark)

@@ -108,6 +108,19 @@ def test_from_python(root: Path, tmp_path: Path) -> None:
         moceir.evaluate(restorer, [], "ours")
 
 
+def test_images_of_one_name_in_two_folders_are_two_results(tmp_path: Path) -> None:
+    for sequence in ("A", "B"):
+        for part in ("blur", "sharp"):
+            picture(tmp_path / f"deblurring/GoPro/test/{sequence}/{part}/000001.png")
+    restorer = Restorer(identity(), device="cpu")
+    found = moceir.evaluate(
+        restorer, moceir.benchmarks(["gopro"], tmp_path), pictures=tmp_path / "out"
+    )
+    names = ["A/blur/000001.png", "B/blur/000001.png"]
+    assert [row.picture for row in found.rows] == names
+    assert all((tmp_path / "out/gopro" / name).is_file() for name in names)
+
+
 def test_the_command_writes_its_files(root: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     aio5 = ",".join(SETTINGS["aio5"].columns)

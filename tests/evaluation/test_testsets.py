@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from moceir.data.datasets import BENCHMARKS, Pair
+from moceir.evaluation.protocol import Benchmark
 from moceir.evaluation.testsets import _BSDS300, _GOPRO, _LOL, SETS, coverage
 
-SEQUENCES = [f"{name}/{i:06d}.png" for name, frames in _GOPRO.items() for i in range(frames)]
+SEQUENCES = [f"{name}/blur/{i:06d}.png" for name, frames in _GOPRO.items() for i in range(frames)]
 COMPLETE = {
     "cbsd68-25": [
         [f"{i:04d}.png" for i in range(68)],
@@ -26,7 +27,7 @@ COMPLETE = {
         [f"{i}.png" for i in range(1, 101)],
     ],
     "sots": [[f"{i:04d}_0.{i % 9}_0.08.jpg" for i in range(500)]],
-    "gopro": [SEQUENCES, [name.replace("/", "-") for name in SEQUENCES]],
+    "gopro": [SEQUENCES, [name.replace("/blur/", "-") for name in SEQUENCES]],
     "lolv1": [[f"{name}.png" for name in _LOL]],
     "cdd11-low_haze": [[f"{i:05d}.png" for i in range(200)]],
 }
@@ -64,9 +65,13 @@ def test_other_folders_are_no_published_set() -> None:
         assert coverage(name, ["1.png"]) == (None, "not a published test set", "")
 
 
-def test_frames_are_named_with_their_sequence() -> None:
-    frame = Path("/data/GoPro/test/GOPR0384_11_00/blur/000001.png")
-    clean = Path("/data/GoPro/test/GOPR0384_11_00/sharp/000001.png")
-    assert Pair(clean, frame).name == "GOPR0384_11_00/000001.png"
-    assert Pair(Path("gt/1.png"), Path("rainy/rain-1.png")).name == "rain-1.png"
-    assert Pair(Path("cBSD68/0000.png")).name == "0000.png"
+def test_images_are_named_below_the_folder_that_holds_them_all() -> None:
+    def names(*files: str) -> tuple[str, ...]:
+        pairs = tuple(Pair(Path("clean.png"), Path(file)) for file in files)
+        return Benchmark("gopro", "", "", pairs).names
+
+    assert names("/test/A/blur/1.png", "/test/B/blur/1.png") == ("A/blur/1.png", "B/blur/1.png")
+    assert names("rainy/rain-1.png", "rainy/rain-2.png") == ("rain-1.png", "rain-2.png")
+    assert names("rainy/rain-1.png") == ("rain-1.png",)
+    clean = Benchmark("cbsd68-25", "", "", (Pair(Path("cBSD68/0000.png")),), 25)
+    assert clean.names == ("0000.png",)

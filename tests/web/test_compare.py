@@ -17,7 +17,14 @@ from PIL import Image
 import moceir
 from moceir.commands.main import main
 from moceir.errors import ConfigError
-from tests.browser import SAMPLE, SCREENSHOTS, browse, screenshot, use_slider
+from tests.browser import (
+    SAMPLE,
+    SCREENSHOTS,
+    browse,
+    check_accessibility,
+    screenshot,
+    use_slider,
+)
 
 
 def run(*words: object) -> Result:
@@ -234,4 +241,5 @@ def test_in_a_browser(tmp_path: Path) -> None:
         slider.fill("50")
         page.mouse.click(1, 1)
         screenshot(page, "compare.png")
+        check_accessibility(page)
     assert {url.partition(":")[0] for url in requested} <= {"file", "data"}
