@@ -149,7 +149,7 @@ def test_file_names_are_only_text(tmp_path: Path, name: str | bytes) -> None:
     assert run(before, after, "-o", tmp_path / "c.html").exit_code == 0
     page = Page(tmp_path / "c.html")
     shown = os.fsdecode(name).encode("utf-8", "replace").decode()
-    assert page.words.count(shown) == 3  # title, caption, alternative text
+    assert page.words.count(shown) == 4  # title, heading, caption, alternative text
     assert page.tags.count("img") == 2 and page.tags.count("script") == 1
 
 
