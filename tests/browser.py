@@ -6,10 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page
@@ -18,6 +20,9 @@ SAMPLE = Path(__file__).parent.parent / "samples" / "rainy-otters.png"
 
 SCREENSHOTS = os.environ.get("MOCEIR_SCREENSHOTS")
 """A folder: the browser tests then use the bundled weights and leave screenshots in it."""
+
+DESKTOP = {"width": 1100, "height": 800}
+PHONE = {"width": 390, "height": 844}
 
 FLAGS = (
     "--no-sandbox",
@@ -52,7 +57,7 @@ def browse(profile: Path) -> Iterator[tuple[Page, list[str]]]:
             executable_path=chromium,
             args=FLAGS,
             has_touch=True,
-            viewport={"width": 1100, "height": 800},
+            viewport=DESKTOP,
         )
         context.on("request", lambda request: requested.append(request.url))
         page = context.pages[0]
@@ -96,7 +101,23 @@ def use_slider(page: Page) -> None:
 
 
 def screenshot(page: Page, name: str) -> None:
-    """Leave a picture of the whole page, if asked for."""
+    """Leave a picture of the whole page, in 256 colours, if asked for."""
     if SCREENSHOTS:
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(SCREENSHOTS) / name, full_page=True)
+        with Image.open(BytesIO(page.screenshot(full_page=True))) as image:
+            small = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)
+            small.save(Path(SCREENSHOTS) / name, optimize=True)
+
+
+def check_accessibility(page: Page) -> None:
+    """Raises AssertionError with what axe-core finds wrong with a page: at desktop and phone width,
+    light and dark."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for size in (DESKTOP, PHONE):
+        page.set_viewport_size(size)
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            found = axe.run(page)
+            assert found.violations_count == 0, (size, scheme, found.generate_report())
+    page.set_viewport_size(DESKTOP)
+    page.emulate_media(color_scheme="light")

@@ -102,7 +102,7 @@ def network(restorer: Restorer, name: str = "network") -> Method:
     about = {
         **_versions(),
         "device": (
-            torch.cuda.get_device_name(device) if cuda else f"{device}, {restorer.threads} threads"
+            torch.cuda.get_device_name(device) if cuda else f"{device}, threads: {restorer.threads}"
         ),
         "backend": restorer.backend,
         "precision": restorer.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,15 @@ class Protocol:
     ssim_window: str
     crop: int = 16
 
+    @property
+    def description(self) -> str:
+        """For captions."""
+        window = {"gaussian": "Gaussian window, 11 x 11", "uniform": "uniform window, 7 x 7"}
+        return (
+            f"protocol {self.name}: RGB, cropped about the middle to multiples of {self.crop} "
+            f"(CDD11: not cropped), SSIM with a {window[self.ssim_window]}"
+        )
+
 
 PROTOCOLS = {
     "published": Protocol("published", "gaussian"),
@@ -61,6 +71,13 @@ class Benchmark:
     pairs: tuple[Pair, ...]
     sigma: int | None = None
     crops: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images, below the folder that holds them all: sequences number theirs alike."""
+        files = [pair.degraded or pair.clean for pair in self.pairs]
+        root = os.path.commonpath([file.parent for file in files])
+        return tuple(file.relative_to(root).as_posix() for file in files)
 
     def load(self, pair: Pair, protocol: Protocol, seed: int = 0) -> tuple[Tensor, Tensor]:
         """A degraded image and the clean one, (3, H, W) float32 in [0, 1], cropped.

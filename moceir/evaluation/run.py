@@ -6,22 +6,30 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
 from statistics import fmean, median
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from moceir.errors import ConfigError
-from moceir.evaluation.lpips import Lpips, find_lpips
+from moceir.evaluation import tables
 from moceir.evaluation.methods import Method, find_method, network
 from moceir.evaluation.metrics import psnr, ssim
-from moceir.evaluation.paper import SETTINGS, Score, Setting
+from moceir.evaluation.perceptual import (
+    NO_REFERENCE,
+    Lpips,
+    NoReference,
+    find_lpips,
+    find_no_reference,
+)
 from moceir.evaluation.protocol import PROTOCOLS, Benchmark, Protocol
+from moceir.evaluation.testsets import coverage
 from moceir.files import check_free, naming, whole_file
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
@@ -35,7 +43,8 @@ class Measurement:
 
     ``psnr_input`` and ``ssim_input`` are those of the degraded image. ``seconds``: network,
     transfers and tiles, without reading the files. ``experts``: of each decoder block, 1 the
-    cheapest; none of a classical method.
+    cheapest; none of a classical method. ``no_reference``: for each measure of ``NO_REFERENCE``
+    that could be taken, its value for the degraded and for the restored image.
     """
 
     benchmark: str
@@ -50,6 +59,7 @@ class Measurement:
     seconds: float
     tile: int
     experts: tuple[int, ...]
+    no_reference: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,15 @@ class Evaluation:
     rows: list[Measurement]
     """For each image, benchmark by benchmark."""
     about: dict[str, Any]
-    """What produced it: model, protocol, seed, device, versions, network."""
+    """What produced it: model, protocol, seed, tile, device, versions, network."""
 
-    def summaries(self) -> dict[str, dict[str, float | int | None]]:
-        """Of each benchmark, in the order in which they were measured: the number of ``pictures``;
-        means of ``psnr`` (dB), ``ssim`` and ``lpips``, and of ``psnr_input`` and ``ssim_input``,
-        those of the degraded images; ``median_seconds``; ``megapixels_per_second``."""
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Of each benchmark, in the order in which they were measured: the number of ``pictures``,
+        and of all in its published test set (``pictures_of_set``, None if there is none);
+        ``incomplete``: why the means are not comparable with published ones, "" if they are;
+        ``unchecked``: what of that could not be checked; means of ``psnr`` (dB), ``ssim``,
+        ``lpips``, ``niqe``, ``brisque`` and ``musiq``, and with ``_input`` those of the degraded
+        images, None if not measured; ``median_seconds``; ``megapixels_per_second``."""
         names = dict.fromkeys(row.benchmark for row in self.rows)
         return {n: _summary([row for row in self.rows if row.benchmark == n]) for n in names}
 
@@ -85,7 +98,8 @@ def evaluate(
     >>> found.summaries()["rain100l"]["psnr"]
     >>> write_results(found, Path("results/aio5"))
 
-    LPIPS is measured if its weights are installed (``find_lpips``); if not, ``about`` says why.
+    LPIPS, NIQE, BRISQUE and MUSIQ are measured if their weights are installed
+    (``moceir.evaluation.perceptual``); if not, ``about`` says why.
 
     Args:
         model: what ``Restorer`` takes; a classical method, such as ``peer:bm3d``; a ``Restorer``
@@ -113,19 +127,29 @@ def evaluate(
     if isinstance(model, Restorer):
         model = network(model)
     method = model if isinstance(model, Method) else find_method(model)
-    lpips = find_lpips(method.device)
+    lpips, no_reference = find_lpips(method.device), find_no_reference(method.device)
     about = {
         "model": method.name,
         "protocol": protocol,
         "seed": seed,
+        "tile": tile,
         **method.environment,
         "lpips": f"not measured, {lpips}" if isinstance(lpips, str) else "VGG",
+        **{
+            name: f"not measured, {found}" if isinstance(found, str) else "pyiqa"
+            for name, found in no_reference.items()
+        },
     }
-    metric = None if isinstance(lpips, str) else lpips
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "tile": tile,
+        "lpips": None if isinstance(lpips, str) else lpips,
+        "no_reference": {n: f for n, f in no_reference.items() if not isinstance(f, str)},
+    }
     rows = []
     for benchmark in benchmarks:
         for row, degraded, restored, _ in measure(
-            method, benchmark, PROTOCOLS[protocol], seed=seed, tile=tile, lpips=metric
+            method, benchmark, PROTOCOLS[protocol], **settings
         ):
             rows.append(row)
             report(row, degraded, restored)
@@ -143,6 +167,7 @@ def measure(
     seed: int = 0,
     tile: int | None = 0,
     lpips: Lpips | None = None,
+    no_reference: Mapping[str, NoReference] = MappingProxyType({}),
 ) -> Iterator[tuple[Measurement, Tensor, Tensor, Tensor]]:
     """Restore and measure every picture of a benchmark, in order.
 
@@ -152,7 +177,7 @@ def measure(
     Raises:
         PictureError: a picture that cannot be used, or too little memory.
     """
-    for pair in benchmark.pairs:
+    for pair, name in zip(benchmark.pairs, benchmark.names, strict=True):
         degraded, clean = benchmark.load(pair, protocol, seed)
         start = time.perf_counter()
         restored, used_tile, experts = method.restore(degraded, benchmark.sigma, tile)
@@ -160,7 +185,7 @@ def measure(
         window = protocol.ssim_window
         measurement = Measurement(
             benchmark.name,
-            (pair.degraded or pair.clean).name,
+            name,
             clean.shape[2],
             clean.shape[1],
             psnr(degraded, clean),
@@ -171,37 +196,55 @@ def measure(
             seconds,
             used_tile,
             experts,
+            {key: (value(degraded), value(restored)) for key, value in no_reference.items()},
         )
         yield measurement, degraded, restored, clean
 
 
-def _summary(rows: Sequence[Measurement]) -> dict[str, float | int | None]:
-    measured = [row.lpips for row in rows if row.lpips is not None]
+def _summary(rows: Sequence[Measurement]) -> dict[str, Any]:
     pixels = sum(row.width * row.height for row in rows)
+    known = coverage(rows[0].benchmark, [row.picture for row in rows])
     return {
         "pictures": len(rows),
+        "pictures_of_set": known.of,
+        "incomplete": known.reason,
+        "unchecked": known.unchecked,
         "psnr_input": fmean(row.psnr_input for row in rows),
         "ssim_input": fmean(row.ssim_input for row in rows),
         "psnr": fmean(row.psnr for row in rows),
         "ssim": fmean(row.ssim for row in rows),
-        "lpips": fmean(measured) if measured else None,
+        "lpips": _mean(row.lpips for row in rows),
+        **{
+            name + end: _mean(row.no_reference.get(name, (None, None))[i] for row in rows)
+            for name in NO_REFERENCE
+            for i, end in enumerate(("_input", ""))
+        },
         "median_seconds": median(row.seconds for row in rows),
         "megapixels_per_second": pixels / 1e6 / sum(row.seconds for row in rows),
     }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Over the images that were measured; None: there is none."""
+    measured = [value for value in values if value is not None]
+    return fmean(measured) if measured else None
 
 
 def as_csv(rows: Sequence[Measurement]) -> str:
     """One line per image; numbers with six decimals."""
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(Measurement.__dataclass_fields__)
+    heads = [name for name in Measurement.__dataclass_fields__ if name != "no_reference"]
+    writer.writerow(heads + [name + end for name in NO_REFERENCE for end in ("_input", "")])
     for row in rows:
         values = asdict(row)
+        taken = values.pop("no_reference")
         values["experts"] = " ".join(map(str, row.experts))
+        both = (value for name in NO_REFERENCE for value in taken.get(name, (None, None)))
         writer.writerow(
             [
                 f"{value:.6f}" if isinstance(value, float) else "" if value is None else value
-                for value in values.values()
+                for value in (*values.values(), *both)
             ]
         )
     return file.getvalue()
@@ -225,69 +268,14 @@ def finite(value: Any) -> Any:
 
 
 def as_markdown(evaluation: Evaluation) -> str:
-    """The summaries, then for each setting of the paper the published rows and ours."""
-    found, about = evaluation.summaries(), evaluation.about
+    """The model, then ``tables``."""
+    about = evaluation.about
     parts = [
         f"# {about['model']}",
-        f"Protocol `{about['protocol']}`, noise seed {about['seed']}; {about['device']}, "
-        f"{about['precision']}, moceir {about['moceir']}, torch {about['torch']}. "
-        f"LPIPS: {about['lpips']}.",
-        _benchmark_table(found),
+        f"moceir {about['moceir']}, torch {about['torch']}.",
+        *map(tables.as_markdown, tables.tables(evaluation)),
     ]
-    ours = {name: (float(s["psnr"] or 0), float(s["ssim"] or 0)) for name, s in found.items()}
-    for setting in SETTINGS.values():
-        if any(column in ours for column in setting.columns):
-            parts += [f"## {setting.title}", setting_table(setting, ours, own_name(about))]
     return "\n\n".join(parts) + "\n"
-
-
-def _benchmark_table(found: dict[str, dict[str, float | int | None]]) -> str:
-    lines = [
-        "| benchmark | images | PSNR input | PSNR | SSIM input | SSIM | LPIPS "
-        "| seconds, median | megapixels/s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, s in found.items():
-        lpips = "-" if s["lpips"] is None else f"{s['lpips']:.3f}"
-        lines.append(
-            f"| {name} | {s['pictures']} | {s['psnr_input']:.2f} | {s['psnr']:.2f} | "
-            f"{s['ssim_input']:.3f} | {s['ssim']:.3f} | {lpips} | {s['median_seconds']:.3f} | "
-            f"{s['megapixels_per_second']:.3f} |"
-        )
-    return "\n".join(lines)
-
-
-def own_name(about: dict[str, Any]) -> str:
-    """What our row is called in a table of published ones."""
-    return "this network" if "network" in about else about["model"]
-
-
-def setting_table(setting: Setting, ours: dict[str, tuple[float, float]], name: str) -> str:
-    """A setting's published rows (PSNR / SSIM) and ours; our average only if all was measured."""
-    lines = [
-        "| method | parameters | " + " | ".join(setting.columns.values()) + " | average |",
-        "| --- | ---: |" + " --- |" * (len(setting.columns) + 1),
-    ]
-    for method in setting.methods:
-        size = "-" if method.parameters is None else f"{method.parameters:g}M"
-        scores = " | ".join(map(_score, (*method.scores, method.average)))
-        lines.append(f"| {method.name} | {size} | {scores} |")
-    measured = [ours.get(column) for column in setting.columns]
-    complete = [score for score in measured if score is not None]
-    average = (
-        (fmean(p for p, _ in complete), fmean(s for _, s in complete))
-        if len(complete) == len(measured)
-        else None
-    )
-    lines.append(f"| **{name}** | | " + " | ".join(map(_score, (*measured, average))) + " |")
-    return "\n".join(lines)
-
-
-def _score(score: Score | None) -> str:
-    if score is None:
-        return "not measured"
-    value, similarity = score
-    return f"{value:.2f}" + ("" if similarity is None else f" / {similarity:.3f}")
 
 
 def write_results(

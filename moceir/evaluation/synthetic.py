@@ -189,6 +189,11 @@ def main(
     }
     with whole_file(output) as temporary:
         temporary.write_text(json.dumps(finite(content), indent=1, allow_nan=False))
+    part = f"the centre {side} x {side} pixels" if side else "whole images"
+    click.echo(
+        f"{len(pictures)} images, {part}, RGB, rounded to 8 bits before and after restoration; "
+        "PSNR in dB, SSIM with a Gaussian window of sigma 1.5\n"
+    )
     click.echo(table(rows) if len(methods) == 1 else comparison(rows))
 
 

@@ -48,7 +48,12 @@ def read_result(path: Path, name: str | None = None) -> Result:
                 "measured: give a results.json of moceir evaluate, for a classical method one of "
                 "moceir evaluate -m peer:NAME"
             )
-        found = {key: s["psnr"] for key, s in content["benchmarks"].items() if s["psnr"]}
+        # Published numbers are those of complete test sets.
+        found = {
+            key: s["psnr"]
+            for key, s in content["benchmarks"].items()
+            if s["psnr"] and not s.get("incomplete")
+        }
         name = name or path.resolve().parent.name
         if str(content["model"]).startswith(PREFIX):
             return Result(name, None, None, found)
@@ -61,7 +66,7 @@ def read_result(path: Path, name: str | None = None) -> Result:
 
 
 def common_columns(setting: Setting, results: list[Result]) -> list[str]:
-    """The benchmarks of a setting that every result has.
+    """The benchmarks of a setting that every result has, over their whole test sets.
 
     Raises:
         ConfigError: there is none.
@@ -70,8 +75,8 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
     if not columns:
         needed = ", ".join(setting.columns)
         raise ConfigError(
-            f"the results share no benchmark of {setting.title} ({needed}): "
-            "evaluate one, or choose another setting",
+            f"the results share no benchmark of {setting.title} ({needed}) with its whole test "
+            "set: evaluate one, or choose another setting",
             "setting",
         )
     return columns
@@ -101,8 +106,7 @@ def quality_figure(results: list[Result], setting: str) -> Figure:
 
     for method in published.methods:
         quality = fmean(method.scores[i][0] for i in where)
-        if method.parameters is not None:
-            point(by_size, method.parameters, quality, method.name, ours=False)
+        point(by_size, method.parameters, quality, method.name, ours=False)
         if method.name in PAPER_GIGAMACS:
             point(by_compute, PAPER_GIGAMACS[method.name], quality, method.name, ours=False)
     for result in results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from moceir.errors import ConfigError
 from moceir.pictures.pixels import LUMA, levels, without_hidden
+
+Progress = Callable[[int, int], None]
+"""``(done, tiles)``: how many tiles are done, and their number."""
 
 
 class Canvas(Protocol):
@@ -34,6 +38,9 @@ class Canvas(Protocol):
     def put(self, rows: slice, result: Tensor) -> None:
         """Takes finished rows: (B, 3, h, width), float32 on the CPU, not clamped."""
 
+    def progress(self, done: int, tiles: int) -> None:
+        """Called before each tile; what it raises ends the restoration."""
+
 
 class PixelCanvas:
     """Pixels of any depth.
@@ -43,13 +50,16 @@ class PixelCanvas:
             3 (RGB) or 4 (RGB and alpha). Alpha is copied, as are the colours of pixels that are
             wholly transparent, of which the network sees nothing.
         strength: from 0, the pixels as they are, to 1, fully restored.
+        progress: called before each tile with how many are done, and their number.
 
     Raises:
         ConfigError: ``strength`` is out of range.
         ValueError: float32 values out of [0, 1], or another shape or dtype.
     """
 
-    def __init__(self, pixels: np.ndarray, strength: float) -> None:
+    def __init__(
+        self, pixels: np.ndarray, strength: float, progress: Progress | None = None
+    ) -> None:
         check_strength(strength)
         if pixels.dtype not in ("uint8", "uint16", "float32"):
             raise ValueError(f"array of dtype {pixels.dtype}: give uint8, uint16 or float32")
@@ -63,6 +73,7 @@ class PixelCanvas:
         self.restored = pixels.copy()
         """Likewise (B, H, W, C), of the same dtype."""
         self._pixels, self._strength = without_hidden(pixels), strength
+        self._progress = progress
         self._colours = slice(0, 3 if pixels.shape[3] >= 3 else 1)
         self._white = np.float32(levels(pixels.dtype))
 
@@ -78,6 +89,10 @@ class PixelCanvas:
 
     def check(self) -> None:
         """Already done when the canvas was created."""
+
+    def progress(self, done: int, tiles: int) -> None:
+        if self._progress:
+            self._progress(done, tiles)
 
     def _original(self, rows: slice, columns: slice) -> Tensor:
         part = self._pixels[:, rows, columns, self._colours].astype(np.float32) / self._white
@@ -142,6 +157,9 @@ class TensorCanvas:
             low, high = self._range
             _check_range(low.item(), high.item(), ".clamp(0, 1)")
             self._range = None
+
+    def progress(self, done: int, tiles: int) -> None:
+        """Nobody is told."""
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         return self._images[..., rows, columns]

@@ -17,7 +17,13 @@ from moceir import machine
 from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError, TooLittleMemory, first_line
 from moceir.inference import many, memory, tiles
-from moceir.inference.canvas import Canvas, PixelCanvas, TensorCanvas, check_strength
+from moceir.inference.canvas import (
+    Canvas,
+    PixelCanvas,
+    Progress,
+    TensorCanvas,
+    check_strength,
+)
 from moceir.inference.graphs import Replayed
 from moceir.inference.results import Restored, Run
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
@@ -241,6 +247,7 @@ class Restorer:
         tile: int | None = None,
         tile_overlap: int = tiles.OVERLAP,
         strength: float = 1.0,
+        progress: Progress | None = None,
     ) -> tuple[np.ndarray, Run]:
         """Restore an array of any depth.
 
@@ -248,6 +255,8 @@ class Restorer:
             pixels: (H, W, C) uint8, uint16, or float32 in [0, 1]; C is 1 (grey), 2 (grey and
                 alpha), 3 (RGB) or 4 (RGB and alpha). Alpha is copied.
             tile, tile_overlap, strength: see the class.
+            progress: called before each tile with how many are done, and their number; what it
+                raises ends the restoration and is passed on.
 
         Returns:
             A new array of the same shape and dtype, and how it was restored.
@@ -257,10 +266,9 @@ class Restorer:
             ConfigError: a setting out of range.
             PictureError: too little memory, or a result that is not finite.
         """
-        restored, (run,) = self.restore_batch(
-            pixels[None], tile=tile, tile_overlap=tile_overlap, strength=strength
-        )
-        return restored[0], run
+        canvas = PixelCanvas(pixels[None], strength, progress)
+        (run,) = self._restore(canvas, tile, tile_overlap)
+        return canvas.restored[0], run
 
     def restore_batch(
         self,
@@ -346,7 +354,8 @@ class Restorer:
         stitching = tiles.Stitching(plan)
         experts = []
         try:
-            for rows, columns in plan.tiles():
+            for done, (rows, columns) in enumerate(plan.tiles()):
+                canvas.progress(done, plan.number)
                 restored, of_tile = self._network(canvas.part(rows, columns), precision)
                 experts.append(of_tile)
                 on_host = restored.cpu()

@@ -1,40 +1,49 @@
 """A local web page around a Restorer: the command ``moceir app``.
 
-The server answers four fixed addresses and two requests that carry an image. It opens no file by a
+The server answers fixed addresses and three requests that carry images. It opens no file by a
 name it is given, stores no image, and listens only on this computer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import os
 import socket
+import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from string import Template
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import numpy as np
+import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moceir.config import MoCEIRConfig
 from moceir.data.degradations import KINDS, degrade_picture, parse
 from moceir.errors import ConfigError, MoceirError, PictureError
-from moceir.inference.restorer import Restorer, Run
+from moceir.inference.canvas import PixelCanvas
+from moceir.inference.restorer import Restorer
+from moceir.inference.results import Run
 from moceir.pictures.codec import Picture, decode, encode, size_in
+from moceir.pictures.pixels import levels
 from moceir.web import pages
+from moceir.web.compare import WEB_FORMATS
+from moceir.web.streams import Progress, answer_while_working
 
 N = TypeVar("N")
 D = TypeVar("D")
@@ -42,11 +51,23 @@ D = TypeVar("D")
 HOST = "127.0.0.1"
 MAX_BYTES = 100_000_000
 MAX_PIXELS = 50_000_000
+MAX_RESULT = MAX_BYTES + 8 * MAX_PIXELS
+"""Bytes of a result on its way back to be saved: the original's metadata, and 16-bit RGB with
+transparency that could not be compressed."""
+
+SAVED = ("PNG", "JPEG", "WEBP")
+"""The formats that results are saved in."""
+
+_ROWS = 256
+"""Of a picture that are blended at a time."""
 
 MIXTURES = ("haze,rain", "low_light,noise")
 """Mixtures that the page offers in addition to the single kinds."""
 
-_ASSETS = {"page.css": "text/css", "slider.js": "text/javascript", "app.js": "text/javascript"}
+_ASSETS = {
+    "page.css": "text/css",
+    **dict.fromkeys(("app.js", "requests.js", "slider.js", "view.js", "zip.js"), "text/javascript"),
+}
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -93,52 +114,8 @@ class _Server(uvicorn.Server):
 
 
 def build(restorer: Restorer) -> Starlette:
-    """The web application; it restores one picture at a time."""
-    turn = asyncio.Lock()
-
-    async def in_turn(work: Callable[[Picture], dict[str, Any]], request: Request) -> Response:
-        data = await _body(request)
-
-        def answer() -> Response:
-            picture = _decode(data)
-            report = work(picture)
-            file = BytesIO()
-            notes = [*picture.notes, *encode(picture, file, "PNG"), *report.pop("notes", ())]
-            headers = {"Moceir-Report": json.dumps({**report, "notes": notes})}
-            return Response(file.getvalue(), headers=headers, media_type="image/png")
-
-        async with turn:
-            return await run_in_threadpool(answer)
-
-    async def degrade_first(request: Request) -> Response:
-        """The picture, upright, as PNG; degraded, if a ``kind`` is given."""
-        kind = request.query_params.get("kind", "")
-        try:
-            degradation = parse(kind) if kind else None
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from None
-
-        def work(picture: Picture) -> dict[str, Any]:
-            if degradation is not None:
-                degraded = degrade_picture(picture, degradation, seed=0)
-                picture.pixels, picture.metadata = degraded.pixels, degraded.metadata
-                picture.notes = degraded.notes
-            return {}
-
-        return await in_turn(work, request)
-
-    async def restore(request: Request) -> Response:
-        """The restored picture as PNG; the header Moceir-Report tells which experts ran."""
-        strength = _number(request, "strength", float, 1.0)
-        tile = _number(request, "tile", int, None)
-
-        def work(picture: Picture) -> dict[str, Any]:
-            picture.pixels, run = restorer.restore_pixels(
-                picture.pixels, tile=tile, strength=strength
-            )
-            return {"rows": _rows(restorer.model.config, run), "notes": run.notes}
-
-        return await in_turn(work, request)
+    """The web application; it restores one picture at a time, and encodes one beside it."""
+    requests = _Requests(restorer)
 
     def fixed(text: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -150,43 +127,173 @@ def build(restorer: Restorer) -> Starlette:
         routes=[
             Route("/", fixed(_page(restorer), "text/html")),
             *(Route(f"/{name}", fixed(pages.read(name), kind)) for name, kind in _ASSETS.items()),
-            Route("/degrade", degrade_first, methods=["POST"]),
-            Route("/restore", restore, methods=["POST"]),
+            Route("/degrade", requests.degrade, methods=["POST"]),
+            Route("/restore", requests.restore, methods=["POST"]),
+            Route("/save", requests.save, methods=["POST"]),
         ],
         middleware=[
             # Another host name is an attempt to reach this server from a web site.
             Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
-            Middleware(BaseHTTPMiddleware, dispatch=_guard),
+            Middleware(_Guard),
         ],
         exception_handlers={MoceirError: _refuse},
     )
 
 
-async def _guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse requests that other web sites start; lock the page down to this server."""
-    origin = request.headers.get("origin")
-    response: Response
-    if origin in (None, f"http://{request.headers['host']}"):
-        response = await answer(request)
-    else:
-        response = PlainTextResponse(f"requests from {origin} are refused", 403)
-    response.headers.update(_HEADERS)
-    return response
+class _Requests:
+    """The requests that carry pictures."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self._restorer = restorer
+        self._network, self._codec = threading.Lock(), threading.Lock()
+
+    async def restore(self, request: Request) -> Response:
+        """The progress by tiles, which experts ran, then the restored picture as PNG."""
+        name, tile = _name(request), _number(request, "tile", int, None)
+        data = await _body(request, MAX_BYTES)
+
+        def work(progress: Progress) -> bytes:
+            with self._network:
+                progress.check()
+                picture = _decode(data, name)
+                as_shown = not picture.notes
+
+                def count(done: int, tiles: int) -> None:
+                    progress.tell(done=done, tiles=tiles)
+
+                with _naming(name):
+                    picture.pixels, run = self._restorer.restore_pixels(
+                        picture.pixels, tile=tile, progress=count
+                    )
+                    file, _ = _encoded(picture, "PNG")
+            progress.tell(
+                bytes=len(file),
+                rows=_rows(self._restorer.model.config, run),
+                notes=[*picture.notes, *run.notes],
+                as_shown=as_shown,
+            )
+            return file
+
+        return await answer_while_working(request, work)
+
+    async def degrade(self, request: Request) -> Response:
+        """The picture, upright, as PNG; degraded, if a ``kind`` is given."""
+        name, kind = _name(request), request.query_params.get("kind", "")
+        try:
+            degradation = parse(kind) if kind else None
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+
+        def picture(data: bytes) -> Picture:
+            decoded = _decode(data, name)
+            return degrade_picture(decoded, degradation, seed=0) if degradation else decoded
+
+        return await self._answer(request, MAX_BYTES, picture, "PNG")
+
+    async def save(self, request: Request) -> Response:
+        """A result in the format and with the strength that were chosen, and the metadata of its
+        original. The body is the original's file, ``original`` bytes long, then its result."""
+        name, strength = _name(request), _number(request, "strength", float, 1.0)
+        length, quality = (_number(request, key, int, None) for key in ("original", "quality"))
+        file_format = request.query_params.get("format", "PNG").upper()
+        if file_format not in SAVED:
+            raise HTTPException(400, f"format is {file_format!r}: choose {', '.join(SAVED)}")
+        if quality is not None and not 1 <= quality <= 100:
+            raise HTTPException(400, f"quality is {quality}: give 1 to 100")
+
+        def picture(data: bytes) -> Picture:
+            original = _decode(data[:length], name)
+            result = _decode(data[length:], f"the result of {name}")
+            with _naming(name):
+                original.pixels = blended(original.pixels, result.pixels, strength)
+            return original
+
+        return await self._answer(request, MAX_BYTES + MAX_RESULT, picture, file_format, quality)
+
+    async def _answer(
+        self,
+        request: Request,
+        limit: int,
+        picture: Callable[[bytes], Picture],
+        file_format: str,
+        quality: int | None = None,
+    ) -> Response:
+        """What is made of the request's body, as a file."""
+        data = await _body(request, limit)
+
+        def work() -> Response:
+            with self._codec:
+                made = picture(data)
+                with _naming(_name(request)):
+                    file, notes = _encoded(made, file_format, quality)
+            headers = {"Moceir-Notes": json.dumps([*made.notes, *notes])}
+            return Response(file, headers=headers, media_type=WEB_FORMATS[file_format])
+
+        return await run_in_threadpool(work)
+
+
+class _Guard:
+    """Refuses requests that other web sites start; locks the page down to this server."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_locked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin in (None, f"http://{headers['host']}"):
+            await self._app(scope, receive, send_locked)
+        else:
+            refusal = PlainTextResponse(f"requests from {origin} are refused", 403)
+            await refusal(scope, receive, send_locked)
+
+
+def blended(original: np.ndarray, result: np.ndarray, strength: float) -> np.ndarray:
+    """What ``Restorer`` gives at a strength, from what it gives at full strength.
+
+    The result was rounded to the depth of a file, so a level may be off by one.
+
+    Args:
+        original: (H, W, C), as in ``Restorer.restore_pixels``.
+        result: that of the original, of the same shape; its depth may be another.
+        strength: from 0, the original, to 1, the result.
+
+    Raises:
+        ConfigError: ``strength`` is out of range.
+        PictureError: another shape.
+    """
+    if original.shape != result.shape:
+        raise PictureError(
+            f"the result has shape {result.shape} and its original {original.shape}: "
+            "restore it again"
+        )
+    canvas = PixelCanvas(original[None], strength)
+    colours = 3 if result.shape[2] >= 3 else 1
+    for top in range(0, len(result), _ROWS):  # as float32 it takes several times the memory
+        rows = slice(top, top + _ROWS)
+        part = result[rows, :, :colours].astype(np.float32) / np.float32(levels(result.dtype))
+        canvas.put(rows, torch.from_numpy(part).permute(2, 0, 1)[None].expand(-1, 3, -1, -1))
+    return canvas.restored[0]
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
 
 
-async def _body(request: Request) -> bytes:
-    too_large = HTTPException(413, f"the file is too large: the limit is {MAX_BYTES / 1e6:g} MB")
-    if int(request.headers.get("content-length", 0)) > MAX_BYTES:
+async def _body(request: Request, limit: int) -> bytes:
+    too_large = HTTPException(413, f"the file is too large: the limit is {limit / 1e6:g} MB")
+    if int(request.headers.get("content-length", 0)) > limit:
         raise too_large
     data = bytearray()
     try:
         async for chunk in request.stream():
             data += chunk
-            if len(data) > MAX_BYTES:
+            if len(data) > limit:
                 raise too_large
     except ClientDisconnect:  # nobody reads this answer
         raise HTTPException(400, "the upload was cut short") from None
@@ -202,14 +309,36 @@ def _number(request: Request, name: str, kind: Callable[[str], N], default: D) -
         raise HTTPException(400, f"{name} is {given!r}: give a number") from None
 
 
-def _decode(data: bytes) -> Picture:
-    width, height = size_in(data, "the file")
+def _name(request: Request) -> str:
+    """What messages call the picture."""
+    return request.query_params.get("name") or "the file"
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Errors about a picture begin with its name."""
+    try:
+        yield
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from error
+
+
+def _decode(data: bytes, name: str) -> Picture:
+    width, height = size_in(data, name)
     if height * width > MAX_PIXELS:
         raise PictureError(
-            f"the image has {width} x {height} pixels: the limit here is "
+            f"{name}: the image has {width} x {height} pixels: the limit here is "
             f"{MAX_PIXELS / 1e6:g} megapixels; moceir restore takes larger images"
         )
-    return decode(data, "the file")
+    return decode(data, name)
+
+
+def _encoded(
+    picture: Picture, file_format: str, quality: int | None = None
+) -> tuple[bytes, list[str]]:
+    file = BytesIO()
+    notes = encode(picture, file, file_format, quality)
+    return file.getvalue(), notes
 
 
 def _page(restorer: Restorer) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from string import Template
@@ -13,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from moceir import __version__
-from moceir.evaluation.paper import SETTINGS
-from moceir.evaluation.run import Evaluation, Measurement, own_name, setting_table
+from moceir.evaluation.run import Evaluation, Measurement
+from moceir.evaluation.tables import Table, how, tables
 from moceir.pictures.pixels import to_image
 from moceir.web import pages
 
@@ -47,54 +46,36 @@ def gain(measurement: Measurement) -> float:
 
 def page(evaluation: Evaluation, examples: Examples) -> str:
     """An HTML page that opens without a server and loads nothing."""
-    found, about = evaluation.summaries(), evaluation.about
-    head = ["benchmark", "images", "PSNR input", "PSNR", "SSIM input", "SSIM", "seconds"]
-    body = [
-        [
-            name,
-            str(s["pictures"]),
-            *(f"{s[key]:.2f}" for key in ("psnr_input", "psnr")),
-            *(f"{s[key]:.3f}" for key in ("ssim_input", "ssim", "median_seconds")),
-        ]
-        for name, s in found.items()
-    ]
-    tables = [_panel("Means over the images of each benchmark", _table(head, body))]
-    ours = {name: (float(s["psnr"] or 0), float(s["ssim"] or 0)) for name, s in found.items()}
-    for setting in SETTINGS.values():
-        if any(column in ours for column in setting.columns):
-            head, _, *body = [
-                [cell.strip(" *") for cell in line.strip("|").split("|")]
-                for line in setting_table(setting, ours, own_name(about)).splitlines()
-            ]
-            tables.append(_panel(f"{setting.title}: published and ours", _table(head, body)))
+    about = evaluation.about
     values = {
         "version": __version__,
         "style": pages.read("page.css"),
         "script": pages.read("slider.js"),
         "title": html.escape(f"Evaluation of {about['model']}"),
-        "about": html.escape(
-            f"Protocol {about['protocol']}, noise seed {about['seed']}; {about['device']}, "
-            f"{about['precision']}; moceir {about['moceir']}, torch {about['torch']}. For each "
-            "benchmark, the images with the largest and the smallest gain, shown as JPEG of "
-            "quality 95 but measured without it."
+        "about": html.escape(f"moceir {about['moceir']}, torch {about['torch']}."),
+        "tables": "\n".join(map(_table, tables(evaluation))),
+        "about_examples": html.escape(
+            "For each benchmark, the images with the largest and the smallest gain, restored "
+            f"with {how(about)}. They are shown as JPEG of quality 95 but were measured without it."
         ),
-        "tables": "\n".join(tables),
         "examples": "\n".join(_figure(*example) for example in examples),
     }
     return Template(pages.read("report.html")).substitute(values)
 
 
-def _panel(title: str, content: str) -> str:
-    return f'<section class="panel"><h2>{html.escape(title)}</h2>{content}</section>'
+def _table(table: Table) -> str:
+    def row(cells: list[str], opening: str, closing: str) -> str:
+        return f"<tr>{''.join(opening + html.escape(cell) + closing for cell in cells)}</tr>"
 
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
+    head = row(table.head, '<th scope="col">', "</th>")
+    body = "".join(row(cells, "<td>", "</td>") for cells in table.body)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    title = html.escape(table.title)
     return (
-        f"<table><thead>{row(head, 'th')}</thead>"
-        f"<tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>"
+        f'<section class="panel"><h2>{title}</h2>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{title}">'
+        f"<table><caption>{html.escape(table.caption)}</caption><thead>{head}</thead>"
+        f'<tbody>{body}</tbody></table></div><ul class="notes">{notes}</ul></section>'
     )
 
 
@@ -103,11 +84,12 @@ def _figure(measurement: Measurement, before: str, after: str) -> str:
     taken = " ".join(map(str, measurement.experts))
     experts = f", experts {taken}" if taken else ""
     return (
-        '<figure class="panel"><div class="frame"><div class="slider">'
+        '<figure class="panel"><div class="frame" tabindex="0" role="group" '
+        f'aria-label="{name}: + and - zoom, arrow keys move"><div class="slider">'
         f'<img class="after" alt="Restored: {name}" src="{after}">'
         f'<img class="before" alt="Degraded: {name}" src="{before}">'
         '<input type="range" min="0" max="100" aria-label="How much of the image shows before">'
-        '<span class="line"></span></div></div>'
+        '<span class="line"></span></div></div><div class="tools"></div>'
         f"<figcaption><b>{html.escape(measurement.benchmark)}</b> {name}: "
         f"{measurement.psnr_input:.2f} to {measurement.psnr:.2f} dB "
         f"({gain(measurement):+.2f}), SSIM {measurement.ssim_input:.3f} to "

@@ -121,11 +121,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Case, int, s
     save_weights(MoCEIR(TINY), folder / "w.safetensors")
     for name in ("a.png", "b.png", "degraded/a.png", "clean/a.png"):
         picture(folder / name, seed=len(name))
-    row = Measurement("lolv1", "a.png", 8, 8, 20, 0.5, 30, 0.9, None, 1, 0, (1, 2, 3))
-    about: dict[str, Any] = {name: 1 for name in ("protocol", "seed", "moceir", "torch", "lpips")}
+    names = (1, 22, 23, 55, 79, 111, 146, 179, 493, 547, 665, 669, 748, 778, 780)
+    measured = (8, 8, 20, 0.5, 30, 0.9, None, 1, 0, (1, 2, 3))
+    rows = [Measurement("lolv1", f"{name}.png", *measured) for name in names]
+    about: dict[str, Any] = {name: "VGG" for name in ("lpips", "niqe", "brisque", "musiq")}
+    about |= {"protocol": "published", "seed": 0, "tile": 0, "moceir": "1", "torch": "2"}
     about |= {"model": "x", "device": "cpu", "precision": "float32", "parameters": 1}
     about["network"] = TINY.to_dict()
-    write_results(Evaluation([row], about), folder / "results")
+    write_results(Evaluation(rows, about), folder / "results")
     tried = cases(folder / "cases")
     for case in tried:
         case.folder.mkdir(parents=True)

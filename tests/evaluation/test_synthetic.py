@@ -144,7 +144,8 @@ def test_the_command_compares_methods(folder: Path, tmp_path: Path) -> None:
     words = ["-m", "peer:gamma", "-m", "peer:dark_channel", "-d", "haze", "-d", "clean"]
     result = run(folder, *words, "--side", 16, "-o", output)
     assert result.exit_code == 0, result.output
-    head, _, haze, clean = result.stdout.splitlines()
+    caption, _, head, _, haze, clean = result.stdout.splitlines()
+    assert caption.startswith("2 images, the centre 16 x 16 pixels, RGB, rounded to 8 bits")
     assert head.endswith("| `peer:dark_channel` | `peer:gamma` |")
     assert haze.startswith("| `haze` |") and haze.endswith(") |  |")
     assert clean.startswith("| `clean` | inf |")

@@ -139,6 +139,11 @@ def test_quality_against_cost(tmp_path: Path) -> None:
     assert {text.get_text() for text in by_compute.texts} == {"mine", "MoCE-IR", "MoCE-IR-S"}
     out = tmp_path / "quality.svg"
     assert run("figures", "quality", path, "-o", out).exit_code == 0 and is_picture(out)
+    content = json.loads(path.read_text())
+    content["benchmarks"]["gopro"]["incomplete"] = "4 of 1111 images"
+    (tmp_path / "part.json").write_text(json.dumps(content))
+    part = read_result(tmp_path / "part.json")
+    assert common_columns(SETTINGS["aio5"], [part]) == ["sots"]
     with pytest.raises(ConfigError, match="share no benchmark of CDD11"):
         quality_figure([result], "cdd11")
     refused = run("figures", "quality", path, "-o", tmp_path / "b.svg", "--setting", "cdd11")

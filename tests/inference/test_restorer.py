@@ -99,6 +99,23 @@ def test_tiles_and_strength_for_all_kinds_of_input(restorer: Restorer) -> None:
             restorer(image, **wrong)
 
 
+def test_progress_is_told_before_each_tile_and_may_end_it(restorer: Restorer) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (140, 300, 3), dtype=np.uint8)
+    calls: list[tuple[int, int]] = []
+
+    def count(done: int, tiles: int) -> None:
+        calls.append((done, tiles))
+        if calls[-1] == (1, 2) and len(calls) > 2:
+            raise KeyError("enough")
+
+    told, _ = restorer.restore_pixels(pixels, tile=256, progress=count)
+    assert calls == [(0, 2), (1, 2)]
+    assert np.array_equal(told, restorer.restore_pixels(pixels, tile=256)[0])
+    with pytest.raises(KeyError, match="enough"):
+        restorer.restore_pixels(pixels, tile=256, progress=count)
+    assert calls == [(0, 2), (1, 2)] * 2
+
+
 def test_experts_of_each_block_are_told(restorer: Restorer, image: Image.Image) -> None:
     experts = restorer.restore(image).experts
     assert len(experts) == 3

@@ -1,101 +1,30 @@
-"""The web page of ``moceir app``, from its server and in a browser."""
+"""The server of ``moceir app``."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image, ImageCms
 
 from moceir import Restorer
 from moceir.commands.main import main
 from moceir.data.degradations import degrade, parse
-from moceir.model import MoCEIR, save_weights
-from moceir.pictures.images import open_rgb
 from moceir.pictures.pixels import to_image, to_tensor
-from tests.browser import SAMPLE, SCREENSHOTS, browse, screenshot, use_slider
-from tests.published_weights import TINY
+from tests.browser import SCREENSHOTS
+from tests.web.served import ask, encoded, restored, saved, url, weights
+
+__all__ = ["url", "weights"]
 
 pytest.importorskip("uvicorn", reason="needs pip install 'moceir[app]'")
 pytest.importorskip("starlette", reason="needs pip install 'moceir[app]'")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(MoCEIR(TINY), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def url(weights: Path) -> Iterator[str]:
-    """The command as its users start and stop it."""
-    model = [] if SCREENSHOTS else ["-m", str(weights)]
-    command = [
-        "-c",
-        "from moceir.commands.main import main; main()",
-        "app",
-        "--device",
-        "cpu",
-        "--port",
-        "0",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, *command, *model],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    words = process.stdout.readline().split()
-    if not words:
-        pytest.fail(process.communicate()[1])
-    yield words[1]
-    process.send_signal(signal.SIGINT)
-    _, complaints = process.communicate()
-    assert (process.returncode, complaints) == (0, "")
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def image(self) -> Image.Image:
-        assert self.status == 200, self.body
-        return Image.open(BytesIO(self.body))
-
-
-def ask(url: str, path: str, body: object = None, **headers: str) -> Answer:
-    """Send a request with exactly this path; one with a body is a POST."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc)
-    connection.request("GET" if body is None else "POST", path, body, headers)  # type: ignore[arg-type]
-    response = connection.getresponse()
-    answer = Answer(response.status, response.headers, response.read())
-    connection.close()
-    return answer
-
-
-def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
-    file = BytesIO()
-    image.save(file, file_format, **options)  # type: ignore[arg-type]
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -107,41 +36,108 @@ def image() -> Image.Image:
 @pytest.mark.skipif(bool(SCREENSHOTS), reason="the server has the bundled weights")
 def test_restores_as_the_restorer_does(url: str, weights: Path, image: Image.Image) -> None:
     expected = Restorer(weights, "cpu").restore(image)
-    answer = ask(url, "/restore", encoded(image))
-    assert answer.headers["content-type"] == "image/png"
-    report = json.loads(answer.headers["Moceir-Report"])
-    assert [row["expert"] for row in report["rows"]] == list(expected.experts)
+    answer = restored(url, encoded(image))
+    assert answer.progress == [{"done": 0, "tiles": 1}]
+    assert [row["expert"] for row in answer.report["rows"]] == list(expected.experts)
     difference = np.asarray(answer.image, np.int16) - np.asarray(expected.image, np.int16)
     assert np.abs(difference).max() <= 1  # the rounding of another number of threads
     assert np.abs(np.asarray(expected.image, np.int16) - np.asarray(image)).max() > 1
 
 
-def test_strength_leads_from_the_picture_to_the_restored_one(url: str, image: Image.Image) -> None:
-    data = encoded(image)
-    none, half, full, default = (
-        np.asarray(ask(url, f"/restore{query}", data).image, np.float32)
-        for query in ("?strength=0", "?strength=0.5", "?strength=1", "")
-    )
-    assert np.array_equal(none, np.asarray(image))
-    assert np.array_equal(full, default)
-    assert 0 < np.abs(half - none).mean() < np.abs(full - none).mean()
-
-
-def test_tells_which_experts_ran_in_tiles(url: str) -> None:
+def test_tells_tile_by_tile_how_far_it_is_and_which_experts_ran(url: str) -> None:
     # Half is flat and half noise, so that not every tile is alike.
     flat, noise = Image.new("L", (150, 100), 128), Image.effect_noise((150, 100), 90)
     both = Image.new("L", (300, 100))
     both.paste(flat)
     both.paste(noise, (150, 0))
-    answer = ask(url, "/restore?tile=192", encoded(both))
+    answer = restored(url, encoded(both), "?tile=192")
     assert answer.image.mode == "L"
-    rows = json.loads(answer.headers["Moceir-Report"])["rows"]
+    tiles = len(answer.progress)
+    assert tiles > 1
+    assert answer.progress == [{"done": done, "tiles": tiles} for done in range(tiles)]
     for block in (1, 2, 3):
-        of_block = [row for row in rows if row["block"] == block]
+        of_block = [row for row in answer.report["rows"] if row["block"] == block]
         assert {row["scale"] for row in of_block} == {8 >> block}
-        assert {row["of"] for row in of_block} == {sum(row["tiles"] for row in of_block)}
-        assert of_block[0]["of"] > 1
+        assert {row["of"] for row in of_block} == {sum(row["tiles"] for row in of_block)} == {tiles}
         assert all(row["window"] == 2 << row["expert"] for row in of_block)
+
+
+@pytest.mark.skipif(bool(SCREENSHOTS), reason="the server has the bundled weights")
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
+def test_what_is_saved_has_the_strength_that_was_chosen(
+    url: str, weights: Path, image: Image.Image, mode: str
+) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)
+    else:
+        image = image.convert(mode)
+    if mode == "RGBA":
+        image.putalpha(image.getchannel("G").point(lambda level: level if level > 90 else 0))
+    data = encoded(image)
+    result = restored(url, data).file
+    level = 257 if mode == "I;16" else 1  # one of 8 bits: the rounding of another thread number
+    restorer = Restorer(weights, "cpu")
+    for strength in (0, 0.3, 0.75, 1):
+        found = saved(url, data, result, f"strength={strength}").image
+        assert found.mode == mode
+        expected = np.asarray(restorer.restore(image, strength=strength).image, np.int32)
+        assert np.abs(np.asarray(found, np.int32) - expected).max() <= level
+    assert np.array_equal(np.asarray(saved(url, data, result, "strength=0").image), image)
+
+
+def test_a_saved_file_has_the_metadata_of_its_original(url: str, image: Image.Image) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    data = encoded(image, "JPEG", exif=exif, icc_profile=profile, dpi=(300, 300), comment=b"words")
+    result = restored(url, data).file
+    for query, name in (("format=jpeg&quality=90", "JPEG"), ("format=webp&quality=90", "WEBP")):
+        found = saved(url, data, result, query)
+        assert found.headers["content-type"] == f"image/{name.lower()}"
+        assert found.image.format == name
+        assert found.image.size == (30, 40)  # upright
+        assert found.image.info["icc_profile"] == profile
+        held = found.image.getexif()
+        assert held[0x010F] == "maker" and held.get(0x0112, 1) == 1
+        notes = json.loads(found.headers["Moceir-Notes"])
+        if name == "JPEG":  # which holds what went through no PNG on its way
+            assert found.image.info["comment"] == b"words" and notes == []
+            assert found.image.info["dpi"] == (300, 300)
+        else:
+            assert notes == ["left out, as WEBP has no place for them: comment"]
+
+
+def test_quality_is_that_of_the_file(url: str) -> None:
+    data = encoded(Image.effect_noise((64, 64), 60))
+    result = restored(url, data).file
+    for name in ("jpeg", "webp"):
+        sizes = [
+            len(saved(url, data, result, f"format={name}&quality={quality}").body)
+            for quality in (10, 50, 95)
+        ]
+        assert sizes == sorted(set(sizes))
+
+
+def test_results_that_cannot_be_saved_are_refused_with_the_reason(
+    url: str, image: Image.Image
+) -> None:
+    data = encoded(image)
+    result = restored(url, data).file
+    other = encoded(image.resize((20, 20)))
+    clear = encoded(image.convert("RGBA").rotate(45))
+    for original, after, query, message in (
+        (data, result, "format=gif", "format is 'GIF': choose PNG, JPEG, WEBP"),
+        (data, result, "format=jpeg&quality=0", "quality is 0: give 1 to 100"),
+        (data, result, "strength=1.5", "strength 1.5: give 0 "),
+        (data, result, "strength=nan", "strength nan: give 0 "),
+        (data, result, "strength=full", "strength is 'full': give a number"),
+        (data, b"", "name=a.png", "the result of a.png: the file is empty"),
+        (other, result, "name=a.png", "a.png: the result has shape (30, 40, 3) and its original "),
+        (clear, restored(url, clear).file, "format=jpeg&name=b.png", "b.png: it is RGBA, and JPEG"),
+    ):
+        answer = saved(url, original, after, query)
+        assert answer.status == 400
+        assert message in answer.body.decode()
 
 
 def test_degrades_first(url: str, image: Image.Image) -> None:
@@ -159,30 +155,41 @@ def test_shows_a_picture_upright_with_its_own_pixels(url: str, image: Image.Imag
     assert shown.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
-@pytest.mark.parametrize("path", ["/degrade", "/restore?strength=0"])
-def test_depth_and_colour_profile_stay(url: str, image: Image.Image, path: str) -> None:
+def test_depth_and_colour_profile_stay(url: str, image: Image.Image) -> None:
     levels = np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50
-    shown = ask(url, path, encoded(Image.fromarray(levels))).image
-    assert np.array_equal(np.asarray(shown), levels)
+    data = encoded(Image.fromarray(levels))
+    assert np.array_equal(np.asarray(ask(url, "/degrade", data).image), levels)
+    assert restored(url, data).image.mode == "I;16"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    shown = ask(url, path, encoded(image, icc_profile=profile)).image
-    assert shown.info["icc_profile"] == profile
+    data = encoded(image, icc_profile=profile)
+    for shown in (ask(url, "/degrade", data).image, restored(url, data).image):
+        assert shown.info["icc_profile"] == profile
+
+
+def test_tells_what_a_browser_shows_otherwise(url: str, image: Image.Image) -> None:
+    moving = encoded(image, "GIF", save_all=True, append_images=[image.rotate(90)])
+    report = restored(url, moving).report
+    assert report["as_shown"] is False and report["notes"] == ["the first of its 2 frames"]
+    assert restored(url, encoded(image)).report["as_shown"] is True
 
 
 @pytest.mark.parametrize("path", ["/restore", "/degrade"])
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "the file: the file is empty"),
-        (b"text", "not an image"),
-        (encoded(Image.effect_noise((64, 64), 50))[:2000], "cannot be read"),
-        (encoded(Image.new("1", (10_000, 6_000))), "10000 x 6000 pixels: the limit here is 50 "),
+        (b"", "a b.png: the file is empty"),
+        (b"text", "a b.png: not an image"),
+        (encoded(Image.effect_noise((64, 64), 50))[:2000], "a b.png: cannot be read"),
+        (
+            encoded(Image.new("1", (10_000, 6_000))),
+            "a b.png: the image has 10000 x 6000 pixels: the limit here is 50 ",
+        ),
     ],
 )
 def test_bad_pictures_are_refused_with_the_reason(
     url: str, path: str, data: bytes, message: str
 ) -> None:
-    answer = ask(url, path, data)
+    answer = ask(url, f"{path}?name=a%20b.png", data)
     assert answer.status == 400
     assert message in answer.body.decode()
 
@@ -190,9 +197,6 @@ def test_bad_pictures_are_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/restore?strength=1.5", "strength 1.5: give 0 "),
-        ("/restore?strength=nan", "strength nan: give 0 "),
-        ("/restore?strength=full", "strength is 'full': give a number"),
         ("/restore?tile=-1", "tile -1 is too small"),
         ("/restore?tile=nan", "tile is 'nan': give a number"),
         ("/degrade?kind=rian", "unknown degradation 'rian'"),
@@ -213,6 +217,8 @@ def test_large_files_are_refused(url: str) -> None:
     for answer in (declared, sent):
         assert answer.status == 413
         assert answer.body == b"the file is too large: the limit is 100 MB"
+    saved = ask(url, "/save", b"short", **{"Content-Length": "600000001"})
+    assert (saved.status, saved.body) == (413, b"the file is too large: the limit is 600 MB")
 
 
 def test_an_upload_that_is_cut_short_costs_nothing(url: str, image: Image.Image) -> None:
@@ -231,9 +237,9 @@ def test_an_upload_that_is_cut_short_costs_nothing(url: str, image: Image.Image)
 
 def test_requests_at_once_get_their_own_answers(url: str) -> None:
     pictures = [encoded(Image.effect_noise((30 + i, 24), 60)) for i in range(6)]
-    alone = [ask(url, "/restore", data).image.tobytes() for data in pictures]
+    alone = [restored(url, data).image.tobytes() for data in pictures]
     with ThreadPoolExecutor(len(pictures)) as threads:
-        answers = list(threads.map(lambda data: ask(url, "/restore", data), pictures))
+        answers = list(threads.map(lambda data: restored(url, data), pictures))
     assert [answer.image.tobytes() for answer in answers] == alone
 
 
@@ -244,8 +250,8 @@ def test_pixels_are_counted_before_they_are_decoded(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(app, "decode", None)  # which would fail otherwise
     for file_format in ("PNG", "JPEG", "TIFF", "WEBP"):
         monkeypatch.setattr(app, "MAX_PIXELS", 60 * 50 - 1)
-        with pytest.raises(PictureError, match="60 x 50 pixels: the limit here is"):
-            app._decode(encoded(Image.new("RGB", (60, 50)), file_format))
+        with pytest.raises(PictureError, match="a: the image has 60 x 50 pixels: the limit here"):
+            app._decode(encoded(Image.new("RGB", (60, 50)), file_format), "a")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +293,8 @@ def test_other_web_sites_cannot_use_it(url: str, image: Image.Image) -> None:
 
 
 def test_the_page_may_load_nothing_from_elsewhere(url: str) -> None:
-    for path in ("/", "/page.css", "/slider.js", "/app.js"):
+    scripts = ("app.js", "requests.js", "slider.js", "view.js", "zip.js")
+    for path in ("/", "/page.css", *(f"/{name}" for name in scripts)):
         answer = ask(url, path)
         assert answer.status == 200
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
@@ -315,67 +322,3 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["app"])
     assert result.exit_code == 1
     assert result.output == "Error: uvicorn is missing: pip install 'moceir[app]'\n"
-
-
-def test_in_a_browser(url: str, tmp_path: Path) -> None:
-    with browse(tmp_path / "profile") as (page, requested):
-        page.goto(url)
-        restore = page.get_by_role("button", name="Restore")
-        assert restore.is_disabled()
-
-        chooser = page.locator("input[type=file]")
-        chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"text"})
-        restore.click()
-        page.get_by_role("alert").filter(has_text="not an image").wait_for()
-        assert not page.locator("#result").is_visible()
-
-        chooser.set_input_files(SAMPLE)
-        restore.click()
-        page.get_by_role("status").filter(has_text="Restored in").wait_for()
-        assert not page.get_by_role("alert").is_visible()
-        use_slider(page)
-        rows = page.locator("tbody tr")
-        assert rows.count() == 3
-        for row, scale in zip(rows.all(), (4, 2, 1), strict=True):
-            cells = row.locator("td").all_inner_texts()
-            side = 4 * 2 ** (int(cells[2]) - 1)
-            assert cells[3:] == [
-                f"{side} x {side}",
-                f"{side * scale} x {side * scale} pixels",
-                "the whole image",
-            ]
-
-        with page.expect_download() as waiting:
-            page.get_by_role("link", name="Download PNG").click()
-        assert waiting.value.suggested_filename == "rainy-otters-restored.png"
-        with Image.open(waiting.value.path()) as downloaded:
-            expected = ask(url, "/restore", SAMPLE.read_bytes()).image
-            assert downloaded.size == (384, 256)
-            assert downloaded.tobytes() == expected.tobytes()
-        screenshot(page, "app.png")
-
-        page.get_by_label("Degrade it first").select_option("low_light,noise")
-        page.get_by_label("Strength").fill("0")
-        before = page.locator("img.before").get_attribute("src")
-        restore.click()
-        page.wait_for_function("b => document.querySelector('img.before').src !== b", arg=before)
-        page.get_by_role("status").filter(has_text="Restored in").wait_for()
-        pixels = page.evaluate(PIXELS)
-        expected = degrade(to_tensor(open_rgb(SAMPLE))[None], parse("low_light,noise"), seed=0)
-        assert pixels["before"].encode("latin-1") == to_image(expected[0]).tobytes()
-        assert pixels["after"] == pixels["before"]
-    assert f"{url}page.css" in requested
-    for address in requested:
-        assert address.startswith((url, f"blob:{url}", "data:")), address
-
-
-# The RGB bytes of both pictures as the page shows them, each as a character.
-PIXELS = """() => Object.fromEntries(["before", "after"].map((name) => {
-  const image = document.querySelector("img." + name);
-  const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext("2d");
-  canvas.drawImage(image, 0, 0);
-  const {data} = canvas.getImageData(0, 0, image.naturalWidth, image.naturalHeight);
-  let text = "";
-  for (let i = 0; i < data.length; i++) if (i % 4 < 3) text += String.fromCharCode(data[i]);
-  return [name, text];
-}))"""

@@ -17,7 +17,14 @@ from PIL import Image
 import moceir
 from moceir.commands.main import main
 from moceir.errors import ConfigError
-from tests.browser import SAMPLE, SCREENSHOTS, browse, screenshot, use_slider
+from tests.browser import (
+    SAMPLE,
+    SCREENSHOTS,
+    browse,
+    check_accessibility,
+    screenshot,
+    use_slider,
+)
 
 
 def run(*words: object) -> Result:
@@ -142,7 +149,7 @@ def test_file_names_are_only_text(tmp_path: Path, name: str | bytes) -> None:
     assert run(before, after, "-o", tmp_path / "c.html").exit_code == 0
     page = Page(tmp_path / "c.html")
     shown = os.fsdecode(name).encode("utf-8", "replace").decode()
-    assert page.words.count(shown) == 3  # title, caption, alternative text
+    assert page.words.count(shown) == 4  # title, heading, caption, alternative text
     assert page.tags.count("img") == 2 and page.tags.count("script") == 1
 
 
@@ -234,4 +241,5 @@ def test_in_a_browser(tmp_path: Path) -> None:
         slider.fill("50")
         page.mouse.click(1, 1)
         screenshot(page, "compare.png")
+        check_accessibility(page)
     assert {url.partition(":")[0] for url in requested} <= {"file", "data"}

@@ -1,116 +1,234 @@
-"use strict";
+// The list of pictures: what is restored, saved and shown.
+
+import { degraded, restored, saved } from "./requests.js";
+import { fail, show, showStrength } from "./view.js";
+import { zip } from "./zip.js";
 
 const form = document.querySelector("form");
 const drop = document.querySelector(".drop");
 const input = drop.querySelector("input");
-const restore = form.querySelector("button");
+const list = document.querySelector(".pictures");
+const restore = document.querySelector("#restore");
+const cancelAll = document.querySelector("#cancel");
 const status = document.querySelector("[role=status]");
-const failure = document.querySelector("[role=alert]");
-const result = document.querySelector("#result");
-const experts = document.querySelector("#experts");
-const download = document.querySelector("#download");
+const saving = document.querySelector("#saving");
 const maxBytes = Number(document.body.dataset.maxBytes);
-let file = null;
 
-startSlider(document.querySelector(".slider"));
-startZoom(document.querySelector("#actual"), document.querySelector(".frame"));
+// Each {file, name, state, message, settings, result, preview, strength, row}. state is one of
+// ready, waiting, running, restored, cancelled, failed. result: {before, given, picture, report}.
+// Pictures and results stay in the browser; the server gets one at a time.
+const pictures = [];
+let selected = null;
+let running = false;
 
-function fail(message) {
-  failure.textContent = message;
-  failure.hidden = !message;
+function add(files) {
+  for (const file of files) {
+    const picture = { file, name: file.name, strength: 1, row: makeRow() };
+    picture.row.name.addEventListener("click", () => select(picture));
+    picture.row.action.addEventListener("click", () => act(picture));
+    picture.row.name.textContent = picture.row.name.title = file.name;
+    list.append(picture.row.element);
+    pictures.push(picture);
+    if (file.size <= maxBytes) {
+      change(picture, "ready", megabytes(file.size));
+    } else {
+      const sizes = `${megabytes(file.size)}; the limit is ${megabytes(maxBytes)}`;
+      change(picture, "failed", `${file.name}: ${sizes}`);
+    }
+  }
+  if (!selected && pictures.length) select(pictures[0]);
 }
 
-function choose(chosen) {
-  if (!chosen) return;
-  file = chosen;
-  document.querySelector("#chosen").textContent = file.name;
-  const fits = file.size <= maxBytes;
-  restore.disabled = !fits;
-  fail(fits ? "" : `${file.name} is ${(file.size / 1e6).toFixed(0)} MB; the limit is ${maxBytes / 1e6} MB`);
+function megabytes(bytes) {
+  return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 }
 
-// The server's answer to an image; its reason as an Error if it refuses.
-async function send(path, parameters, picture) {
-  const query = new URLSearchParams(parameters);
-  const answer = await fetch(`${path}?${query}`, { method: "POST", body: picture }).catch(() => {
-    throw new Error("no answer: is moceir app still running?");
+function makeRow() {
+  const element = document.createElement("li");
+  const [name, action] = [0, 1].map(() => document.createElement("button"));
+  const [bar, state] = ["progress", "span"].map((tag) => document.createElement(tag));
+  name.type = action.type = "button";
+  name.className = "name";
+  state.className = "state";
+  element.append(name, action, state, bar);
+  return { element, name, state, bar, action };
+}
+
+// Give a picture another state, and show it.
+function change(picture, state, message) {
+  Object.assign(picture, { state, message });
+  const { row } = picture;
+  row.state.textContent = message;
+  row.state.classList.toggle("failure", state === "failed");
+  row.bar.hidden = state !== "running";
+  row.bar.removeAttribute("value");
+  row.bar.setAttribute("aria-label", `Progress of ${picture.name}`);
+  const busy = state === "waiting" || state === "running";
+  row.action.textContent = busy ? "Cancel" : "Remove";
+  row.action.setAttribute("aria-label", `${row.action.textContent} ${picture.name}`);
+  if (state !== "ready") status.textContent = `${picture.name}: ${message}`;
+  if (state === "failed") status.textContent = message; // which names the file
+  showButtons();
+  if (picture === selected) select(picture);
+}
+
+function showButtons() {
+  restore.disabled = !pictures.some(isPending);
+  cancelAll.hidden = !running;
+  document.querySelector("#save-all").disabled = !pictures.some((picture) => picture.result);
+}
+
+// Whether "Restore" would do something for a picture: it has no result with these settings.
+function isPending({ file, state, settings }) {
+  if (file.size > maxBytes || state === "waiting" || state === "running") return false;
+  return state !== "restored" || settings.kind !== form.kind.value || settings.tile !== form.tile.value;
+}
+
+function select(picture) {
+  selected = picture;
+  for (const other of pictures) other.row.name.setAttribute("aria-current", other === picture);
+  show(picture, (of, error) => {
+    if (of.state === "ready") change(of, "failed", error.message);
   });
-  if (!answer.ok) throw new Error(await answer.text());
-  return answer;
 }
 
-async function showPicture(name, blob) {
-  const image = document.querySelector(name);
-  URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(blob);
-  await image.decode();
-  return image.src;
+// Cancel or remove a picture.
+function act(picture) {
+  if (picture.state === "running") {
+    picture.controller.abort();
+  } else if (picture.state === "waiting") {
+    change(picture, "cancelled", "cancelled");
+  } else {
+    const at = pictures.indexOf(picture);
+    pictures.splice(at, 1);
+    picture.row.element.remove();
+    const next = pictures[Math.min(at, pictures.length - 1)];
+    (next?.row.name ?? input).focus();
+    if (picture === selected) select(next ?? null);
+    showButtons();
+  }
 }
 
-// A row for each decoder block and expert that ran there: tiles may take different ones.
-function showExperts(rows) {
-  experts.querySelector("tbody").replaceChildren(
-    ...rows.map(({ block, scale, expert, window, tiles, of }) => {
-      const row = document.createElement("tr");
-      const side = window * scale;
-      for (const text of [
-        block,
-        scale === 1 ? "full" : `1/${scale}`,
-        expert,
-        `${window} x ${window}`,
-        `${side} x ${side} pixels`,
-        of === 1 ? "the whole image" : `${tiles} of ${of} tiles`,
-      ]) {
-        row.insertCell().textContent = text;
-      }
-      return row;
-    }),
-  );
+async function restoreAll() {
+  for (const picture of pictures.filter(isPending)) {
+    picture.settings = { kind: form.kind.value, tile: form.tile.value };
+    picture.result = null;
+    change(picture, "waiting", "waiting");
+  }
+  if (running) return; // it goes on with these
+  running = true;
+  for (let next; (next = pictures.find(({ state }) => state === "waiting")); ) await run(next);
+  running = false;
+  const number = (state) => pictures.filter((picture) => picture.state === state).length;
+  const counts = ["restored", "cancelled", "failed"].map((state) => `${number(state)} ${state}`);
+  status.textContent = counts.filter((count) => !count.startsWith("0 ")).join(", ");
+  showButtons();
 }
 
-async function run() {
-  const kind = form.kind.value;
-  const chosen = file;
-  const before = await (await send("degrade", { kind }, chosen)).blob();
-  const answer = await send(
-    "restore",
-    { strength: form.strength.value, tile: form.tile.value },
-    kind ? before : chosen,
-  );
-  const after = await answer.blob();
-  await showPicture(".before", before);
-  download.href = await showPicture(".after", after);
-  download.download = `${chosen.name.replace(/\.[^.]*$/, "")}-restored.png`;
-  const { rows, notes } = JSON.parse(answer.headers.get("Moceir-Report"));
-  showExperts(rows);
-  result.hidden = experts.hidden = false;
-  return notes;
-}
-
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  fail("");
-  restore.disabled = true;
+async function run(picture) {
+  const { file, name } = picture;
+  const { kind, tile } = picture.settings;
+  picture.controller = new AbortController();
+  const { signal } = picture.controller;
   const start = performance.now();
-  const seconds = () => ((performance.now() - start) / 1000).toFixed(0);
-  status.textContent = "Restoring";
-  const timer = setInterval(() => (status.textContent = `Restoring, ${seconds()} s`), 1000);
+  change(picture, "running", "restoring");
   try {
-    const notes = await run();
-    status.textContent = [`Restored in ${seconds()} s`, ...notes].join("; ");
+    const given = kind ? await degraded(file, name, kind, signal) : file;
+    const { picture: result, report } = await restored(given, name, tile, signal, ({ done, tiles }) => {
+      if (tiles === 1) return;
+      picture.row.bar.value = done / tiles;
+      picture.row.state.textContent = `tile ${done + 1} of ${tiles}`;
+    });
+    // The first of several frames, colours that had to be converted: not as the browser shows it.
+    if (!kind && !report.as_shown) picture.preview ??= await degraded(file, name, "", signal);
+    picture.result = { before: kind ? given : null, given, picture: result, report };
+    const seconds = (performance.now() - start) / 1000;
+    change(picture, "restored", `restored in ${seconds.toFixed(seconds < 10 ? 1 : 0)} s`);
   } catch (error) {
-    status.textContent = "";
-    fail(error.message);
-  } finally {
-    clearInterval(timer);
-    restore.disabled = false;
+    if (error.name === "AbortError") change(picture, "cancelled", "cancelled");
+    else change(picture, "failed", error.message);
+  }
+}
+
+function choice({ strength }) {
+  const format = saving.format.value;
+  return { strength, format, quality: format === "PNG" ? "" : saving.quality.value };
+}
+
+function save(name, blob) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the download has begun by then
+}
+
+// The file of one result, under a name that is not yet among `taken`.
+async function fileOf(picture, taken) {
+  const { given, picture: result } = picture.result;
+  const { blob, notes } = await saved(given, result, picture.name, choice(picture));
+  const stem = `${picture.name.replace(/\.[^.]*$/, "")}-restored`;
+  const suffix = { PNG: "png", JPEG: "jpg", WEBP: "webp" }[saving.format.value];
+  let name = `${stem}.${suffix}`;
+  for (let number = 2; taken.has(name); number++) name = `${stem}-${number}.${suffix}`;
+  taken.add(name);
+  return { name, blob, notes };
+}
+
+async function saveOne() {
+  const { name, blob, notes } = await fileOf(selected, new Set());
+  save(name, blob);
+  return [`${name} saved`, ...notes].join("; ");
+}
+
+async function saveAll() {
+  const files = [];
+  const taken = new Set();
+  const all = pictures.filter((picture) => picture.result);
+  for (const picture of all) {
+    status.textContent = `Preparing ${picture.name}, ${files.length + 1} of ${all.length}`;
+    files.push(await fileOf(picture, taken));
+  }
+  save("restored.zip", await zip(files));
+  const notes = files.flatMap(({ name, notes }) => notes.map((note) => `${name}: ${note}`));
+  return [`restored.zip with ${files.length} images saved`, ...notes].join("; ");
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  restoreAll();
+});
+form.addEventListener("change", showButtons);
+cancelAll.addEventListener("click", () => {
+  for (const picture of pictures) {
+    if (picture.state === "waiting" || picture.state === "running") act(picture);
   }
 });
-
-form.strength.addEventListener("input", () => {
-  document.querySelector("#shown").textContent = Number(form.strength.value).toFixed(2);
+saving.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  fail("");
+  const buttons = saving.querySelectorAll("button");
+  for (const button of buttons) button.disabled = true;
+  try {
+    status.textContent = await (event.submitter.id === "save-all" ? saveAll() : saveOne());
+  } catch (error) {
+    status.textContent = "";
+    fail(`Nothing was saved. ${error.message}`);
+  } finally {
+    for (const button of buttons) button.disabled = false;
+  }
 });
-input.addEventListener("change", () => choose(input.files[0]));
+saving.strength.addEventListener("input", () => {
+  selected.strength = Number(saving.strength.value);
+  showStrength(selected.strength);
+});
+saving.format.addEventListener("change", () => {
+  saving.quality.disabled = saving.format.value === "PNG";
+});
+input.addEventListener("change", () => {
+  add(input.files);
+  input.value = ""; // so that the same file can be chosen again
+});
 // A picture dropped beside the field would otherwise replace the page.
 for (const name of ["dragover", "drop"]) {
   document.addEventListener(name, (event) => event.preventDefault());
@@ -119,5 +237,5 @@ document.addEventListener("dragover", () => drop.classList.add("over"));
 document.addEventListener("dragleave", () => drop.classList.remove("over"));
 document.addEventListener("drop", (event) => {
   drop.classList.remove("over");
-  choose(event.dataTransfer.files[0]);
+  add(event.dataTransfer.files);
 });
