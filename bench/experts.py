@@ -1,6 +1,6 @@
 """Do experts help, and under which conditions? Five ways to train one network from random weights.
 
-    python bench/experts.py TRAIN VALIDATION OUT [--steps 1000] [--seeds 2]
+    python bench/experts.py TRAIN VALIDATION OUT [--steps 600] [--seeds 2]
 
 ``A`` balance; ``B`` complexity, as in the paper; ``C`` as B, and the experts' output reaches the
 features (``expert_path``); ``D`` as C, and in the first part of a run the routers are trained
@@ -67,11 +67,11 @@ def run(variant: str, seed: int, steps: int, train: Path, validation: Path, out:
         "preset": "compact",
         "data": {
             "train": str(train), "kinds": list(KINDS), "max_mixture": 1, "crop": 64,
-            "batch_size": 8,
+            "batch_size": 16,
         },
         "optimizer": {
-            "muon": True, "lr": 3e-3, "warmup_steps": 30, "weight_decay": 0.0,
-            "ema_decay": 0.99, "spectrum_weight": 0.01, "loss": "relative",
+            "muon": True, "lr": 1e-3, "warmup_steps": 30, "weight_decay": 0.0,
+            "ema_decay": 0.99, "spectrum_weight": 0.0, "loss": "relative_l2",
         },
         "steps": steps, "seed": 1000 * seed, "precision": "32-true", "accelerator": "cpu",
         "checkpoint_every": steps, "validate_every": steps,
@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("train", "validation", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--variants", default="".join(VARIANTS))
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
