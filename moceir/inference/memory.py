@@ -25,8 +25,8 @@ def network_bytes(
     estimate ignores.
     """
     channels = config.dims[0]
-    # With expert_path also the normalised shared features.
-    extra = channels if config.expert_path else 0
+    # With expert_path also the normalised shared features, and what the experts change.
+    extra = 2 * channels if config.expert_path else 0
     floats = 6.5 * channels + extra
     if device.type != "cpu":
         experts = 6.0 * channels + extra + 3 * max(config.ranks(0))

@@ -226,13 +226,13 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     prefix = file.read(16)
     for name in Image.ID:
         factory, accept = Image.OPEN[name]
-        accepted = accept(prefix) if accept else True
-        if isinstance(accepted, str) or not accepted:
-            continue
-        if name in _NEVER_READ:
-            raise PictureError(f"{name}, which is a program: convert it to PNG")
-        file.seek(0)
         try:
+            accepted = accept(prefix) if accept else True
+            if isinstance(accepted, str) or not accepted:
+                continue
+            if name in _NEVER_READ:
+                raise PictureError(f"{name}, which is a program: convert it to PNG")
+            file.seek(0)
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # another format that begins so

@@ -547,6 +547,7 @@ def test_bombs_are_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> 
     [
         (b"", "a: the file is empty"),
         (b"some text", "a: not an image in a format that Pillow reads here"),
+        *((byte * count, "a: not an image") for byte in (b"B", b"G", b"\0") for count in (1, 2, 5)),
         (encoded(noise(), "PNG")[:-300], "a: cannot be read as an image"),
         (encoded(noise(), "JPEG")[:-100], "a: cannot be read as an image"),
         (encoded(noise(), "TIFF")[:100], "a: cannot be read as an image"),
