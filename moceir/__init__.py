@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moceir.evaluation.run import evaluate, write_results
     from moceir.inference.batch import restore_files
     from moceir.inference.export import convert_weights, export_onnx
-    from moceir.inference.jobs import plan_files
+    from moceir.inference.planning import plan_files
     from moceir.inference.restorer import Restorer
     from moceir.model import MoCEIR, load_model
     from moceir.web.compare import write_comparison
@@ -39,7 +39,7 @@ _HOMES = {
     "export_onnx": "moceir.inference.export",
     "load_model": "moceir.model",
     "measure_cost": "moceir.evaluation.cost",
-    "plan_files": "moceir.inference.jobs",
+    "plan_files": "moceir.inference.planning",
     "preset": "moceir.config",
     "restore_files": "moceir.inference.batch",
     "routes": "moceir.evaluation.routes",
