@@ -139,7 +139,11 @@ class Run:
             _quieten_pillow()
         with ExitStack() as stack:
             self._progress = progress.Progress(
-                *columns, *more, console=self._console, transient=True
+                *columns,
+                *more,
+                console=self._console,
+                transient=True,
+                disable=not self._console.is_terminal,
             )
             stack.enter_context(self._progress)
             self._task = self._progress.add_task("images", total=self.plan.total)

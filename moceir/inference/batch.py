@@ -68,12 +68,7 @@ def restore_files(
         WeightsError: the weights cannot be used.
         OSError: the manifest cannot be written.
     """
-    tiles.check(tile or 0, tile_overlap)
-    check_strength(strength)
-    if quality is not None and not 1 <= quality <= 100:
-        raise ConfigError(f"quality {quality}: give 1 to 100", "quality")
-    if jobs < 1:
-        raise ConfigError(f"jobs {jobs}: give at least 1", "jobs")
+    check_settings(tile, tile_overlap, strength, quality, jobs)
     options = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
     batch = _Batch(plan, restorer, options, quality, jobs)
     with plan.noting(report) as note:
@@ -85,6 +80,25 @@ def restore_files(
                 note(outcome)
             raise
     return note.counts
+
+
+def check_settings(
+    tile: int | None = None,
+    tile_overlap: int = tiles.OVERLAP,
+    strength: float = 1.0,
+    quality: int | None = None,
+    jobs: int = 2,
+) -> None:
+    """
+    Raises:
+        ConfigError: ``restore_files`` would refuse one of its arguments.
+    """
+    tiles.check(tile or 0, tile_overlap)
+    check_strength(strength)
+    if quality is not None and not 1 <= quality <= 100:
+        raise ConfigError(f"quality {quality}: give 1 to 100", "quality")
+    if jobs < 1:
+        raise ConfigError(f"jobs {jobs}: give at least 1", "jobs")
 
 
 class _Restored(NamedTuple):
