@@ -199,7 +199,7 @@ class _Planner:
             return True
         output, folder = self._output, self._folders[0]
         if isinstance(output, Remote) or isinstance(folder, Remote):
-            return f"{folder}/".startswith(f"{output}/")
+            return f"{str(folder).rstrip('/')}/".startswith(f"{str(output).rstrip('/')}/")
         inside = os.path.join(os.path.realpath(folder), "")
         return inside.startswith(os.path.join(os.path.realpath(output), ""))
 

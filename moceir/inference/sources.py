@@ -47,9 +47,10 @@ def matches(given: Path | Remote) -> list[Path | Remote]:
     """
     found: list[Path | Remote]
     if isinstance(given, Remote):
-        if not glob.has_magic(given.url):
-            return [given]
-        found = [*given.matches()]
+        if glob.has_magic(given.url):
+            found = [*given.matches()]
+        else:
+            found = [given] if given.is_dir() or given.exists() else []
     elif given == DASH or os.path.lexists(given):
         return [given]
     else:
@@ -126,16 +127,17 @@ def _unreadable(folder: Path | Remote, error: OSError) -> Unusable:
 
 def listed(names: Iterable[Path | str], base: Path | Remote) -> Iterator[Found | Unusable]:
     """Pictures by their names in the folder ``base``, as a list has them. None is looked for."""
-    root = str(base).rstrip("/") if isinstance(base, Remote) else os.path.abspath(base)
+    remote = isinstance(base, Remote)
+    root = str(base).rstrip("/") if remote else os.path.abspath(base)
     for given in names:
-        text = str(given)
-        inner = text
-        if isinstance(base, Remote):
+        inner = text = str(given)
+        if remote:
             inner = text.removeprefix(f"{root}/")
         elif os.path.isabs(text):
             inner = os.path.relpath(text, root)
-        inner = posixpath.normpath(inner) if isinstance(base, Remote) else os.path.normpath(inner)
-        if _leads_out(inner) or isinstance(place(inner), Remote):
+        elsewhere = isinstance(place(inner), Remote)
+        inner = posixpath.normpath(inner) if remote else os.path.normpath(inner)
+        if elsewhere or _leads_out(inner):
             error = PictureError(
                 f"{shown(text)}: not in {shown(base)}: give the folder that all of them are in "
                 "as the input"
