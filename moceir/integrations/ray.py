@@ -78,6 +78,8 @@ def restore_files(
         ray.exceptions.RayError: a worker cannot start, for instance because the weights are not
             there.
     """
+    if not 1 <= workers[0] <= workers[1]:
+        raise ConfigError(f"workers {workers[0]} to {workers[1]}: give 1 or more, such as (1, 8)")
     if block < 1 or window < block:
         raise ConfigError(f"block {block}, window {window}: give at least 1, and a larger window")
     batch.check_settings(**settings)
