@@ -127,16 +127,16 @@ def _unreadable(folder: Path | Remote, error: OSError) -> Unusable:
 
 def listed(names: Iterable[Path | str], base: Path | Remote) -> Iterator[Found | Unusable]:
     """Pictures by their names in the folder ``base``, as a list has them. None is looked for."""
-    remote = isinstance(base, Remote)
-    root = str(base).rstrip("/") if remote else os.path.abspath(base)
+    root = base.url.rstrip("/") if isinstance(base, Remote) else os.path.abspath(base)
+    normal = posixpath.normpath if isinstance(base, Remote) else os.path.normpath
     for given in names:
         inner = text = str(given)
-        if remote:
+        if isinstance(base, Remote):
             inner = text.removeprefix(f"{root}/")
         elif os.path.isabs(text):
             inner = os.path.relpath(text, root)
         elsewhere = isinstance(place(inner), Remote)
-        inner = posixpath.normpath(inner) if remote else os.path.normpath(inner)
+        inner = normal(inner)
         if elsewhere or _leads_out(inner):
             error = PictureError(
                 f"{shown(text)}: not in {shown(base)}: give the folder that all of them are in "

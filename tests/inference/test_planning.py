@@ -71,8 +71,9 @@ def test_memory_does_not_grow_with_the_number(tmp_path: Path, settings: dict[str
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # A job and its paths take 800 bytes; half of the jobs are in the shard.
-    assert peak < 200 * number
+    # A job and its paths take 800 bytes; half of the jobs are in the shard. Python 3.12 never frees
+    # the names in paths, some 100 bytes each (CPython's issue 113993).
+    assert peak < 300 * number
 
 
 def test_a_long_plan_can_be_gone_through_once(
