@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
@@ -302,16 +303,19 @@ class _Planner:
             raise error
         return Outcome.of(job, "").failed(error, str(error))
 
+    @cached_property
+    def _output_prefix(self) -> str:
+        if isinstance(self._output, Remote):
+            return f"{self._output.url.rstrip('/')}/"
+        return os.path.join(os.path.abspath(self._output), "")
+
     def _name_in_output(self, source: Path | Remote | None) -> str | None:
         """Of a picture that lies where results are written."""
-        output = self._output
-        if isinstance(source, Remote) and isinstance(output, Remote):
-            path, folder = source.url, f"{output.url.rstrip('/')}/"
-        elif isinstance(source, Path) and isinstance(output, Path):
-            path, folder = os.path.abspath(source), os.path.join(os.path.abspath(output), "")
-        else:
+        if source is None or isinstance(source, Remote) != isinstance(self._output, Remote):
             return None
-        return path[len(folder) :] if path.startswith(folder) else None
+        path = source.url if isinstance(source, Remote) else os.path.abspath(source)
+        prefix = self._output_prefix
+        return path[len(prefix) :] if path.startswith(prefix) else None
 
     def _is_result(self, source: str, name: str, claims: Claims) -> bool:
         """Whether a picture among the results, ``name``, is one: of this run, or of an earlier run

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from moceir.errors import PictureError
 from moceir.files import described, shown
 from moceir.pictures.folders import SUFFIXES, walk_names
-from moceir.pictures.remote import Remote, place
+from moceir.pictures.remote import Remote, is_url, place
 
 DASH = Path("-")
 """Standard input or output."""
@@ -135,7 +135,7 @@ def listed(names: Iterable[Path | str], base: Path | Remote) -> Iterator[Found |
             inner = text.removeprefix(f"{root}/")
         elif os.path.isabs(text):
             inner = os.path.relpath(text, root)
-        elsewhere = isinstance(place(inner), Remote)
+        elsewhere = is_url(inner)
         inner = normal(inner)
         if elsewhere or _leads_out(inner):
             error = PictureError(

@@ -173,8 +173,12 @@ class Remote:
                 pending += reversed(inside)
 
 
+def is_url(text: str) -> bool:
+    return _PROTOCOL.match(text) is not None
+
+
 def place(given: Path | str | Remote) -> Path | Remote:
     """A path of this machine, or what a URL names."""
-    if isinstance(given, str) and _PROTOCOL.match(given):
-        return Remote(given)
-    return Path(given) if isinstance(given, str) else given
+    if not isinstance(given, str):
+        return given
+    return Remote(given) if is_url(given) else Path(given)
