@@ -149,6 +149,7 @@ class _Batch:
 
     def __iter__(self) -> Iterator[Outcome]:
         while self._read_ahead():
+            yield from self._reported()
             first = self._reading.popleft()
             if isinstance(first, Outcome):
                 yield first
@@ -161,14 +162,16 @@ class _Batch:
                 writing = self._writers.submit(self._write, result.job, result.picture)
                 self._writing.append((result.job, outcome, writing))
                 del result  # it holds the picture
-                while self._writing and (
-                    self._writing[0][2].done() or len(self._writing) > self._waiting
-                ):
-                    yield self._written()
+                yield from self._reported()
         while self._writing:
             yield self._written()
         self._readers.shutdown()
         self._writers.shutdown()
+
+    def _reported(self) -> Iterator[Outcome]:
+        """Of pictures that have been written. Waits if too many are being written."""
+        while self._writing and (self._writing[0][2].done() or len(self._writing) > self._waiting):
+            yield self._written()
 
     def _read_ahead(self) -> bool:
         """Whether there is more to do."""

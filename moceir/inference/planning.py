@@ -207,8 +207,9 @@ class _Planner:
     def _given_names(self) -> set[str]:
         """Of pictures that are given one by one, where results may lie beside them."""
         names: set[str] = set()
+        folders = set(self._folders)
         for given in self._inputs if self._suffix else ():
-            if given not in self._folders and given != DASH:
+            if given not in folders and given != DASH:
                 try:
                     names |= {path.name for path in sources.matches(given)}
                 except PictureError:

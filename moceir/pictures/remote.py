@@ -111,7 +111,11 @@ class Remote:
             return self.url.endswith("/")
         system, path = self._opened()
         with self._naming():
-            return bool(system.isdir(path))
+            try:
+                # Unlike isdir, it does not list the whole folder.
+                return system.info(path)["type"] == "directory"
+            except FileNotFoundError:
+                return False
 
     def read_bytes(self) -> bytes:
         """

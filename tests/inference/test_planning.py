@@ -62,6 +62,25 @@ def test_a_plan_is_made_while_it_is_carried_out(tmp_path: Path) -> None:
     assert taken == 3 * planning.AHEAD - 1
 
 
+def test_the_first_picture_is_restored_before_the_last_is_known(
+    tmp_path: Path, restorer: Restorer
+) -> None:
+    picture(tmp_path / "in" / "1.png")
+    picture(tmp_path / "in" / "2.png")
+
+    def report(outcome: Outcome) -> None:
+        if outcome.status == "restored":
+            raise KeyboardInterrupt
+
+    listed = (f"{number}.png" for number in itertools.count(1))
+    with pytest.raises(KeyboardInterrupt):
+        restore_files(
+            plan_files(tmp_path / "in", tmp_path / "out", files=listed), restorer, report=report
+        )
+    assert (tmp_path / "out" / "1.png").exists()
+    assert int(next(listed).partition(".")[0]) < planning.AHEAD + 100
+
+
 @pytest.mark.parametrize("settings", [{}, {"ext": "webp"}, {"shard": "1/2"}])
 def test_memory_does_not_grow_with_the_number(tmp_path: Path, settings: dict[str, str]) -> None:
     number = 30_000
