@@ -22,7 +22,7 @@ from moceir.inference.sources import DASH, FOLDER_SUFFIXES, Found, Unusable
 from moceir.pictures.remote import Remote, place
 
 AHEAD = 1000
-"""Pictures that are planned, and checked, before the first is restored."""
+"""Pictures that are found, and checked, before the first is restored."""
 
 _CHECKS = 32
 """Requests at once that look whether outputs on another machine exist."""
@@ -117,18 +117,23 @@ def plan_files(
         manifest=noted,
     )
     items = planner.items()
-    first = list(islice(items, AHEAD + 1))
+    seen = list(islice(items, AHEAD + 1))
+    first = [item for item in seen if item is not None]
     planner.may_raise = False
     if planner.there:
         more = f" (and {len(planner.there) - 1} more)" if len(planner.there) > 1 else ""
         raise FileExistsError(errno.EEXIST, f"already there{more}", str(planner.there[0].target))
     return Plan(
-        first if len(first) <= AHEAD else chain(first, items),
+        first if len(seen) <= AHEAD else chain(first, (i for i in items if i is not None)),
         ext=ext,
         skip_existing=skip_existing,
         overwrite=overwrite,
         manifest=noted,
     )
+
+
+_Item = Job | Outcome | None
+"""Of a picture that was found; None: it is not of this run, but of another shard, say."""
 
 
 class _Planner:
@@ -216,15 +221,15 @@ class _Planner:
                     continue  # said when it is its turn
         return names
 
-    def items(self) -> Iterator[Job | Outcome]:
+    def items(self) -> Iterator[_Item]:
         if not isinstance(self._output, Remote):
             return map(self._checked, self._planned())
         return self._checked_at_once()
 
-    def _checked_at_once(self) -> Iterator[Job | Outcome]:
+    def _checked_at_once(self) -> Iterator[_Item]:
         """A request for each picture, and the next ones do not wait for its answer."""
         with ThreadPoolExecutor(_CHECKS, "check") as pool:
-            waiting: deque[Future[Job | Outcome]] = deque()
+            waiting: deque[Future[_Item]] = deque()
             for item in self._planned():
                 waiting.append(pool.submit(self._checked, item))
                 if len(waiting) > _CHECKS:
@@ -232,9 +237,9 @@ class _Planner:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _checked(self, item: Job | Outcome) -> Job | Outcome:
+    def _checked(self, item: _Item) -> _Item:
         """What is to be done about a picture whose output may exist."""
-        if isinstance(item, Outcome) or self._overwrite:
+        if not isinstance(item, Job) or self._overwrite:
             return item
         try:
             if not item.is_done():
@@ -250,7 +255,7 @@ class _Planner:
         failed.argument = "skip_existing"
         return failed
 
-    def _planned(self) -> Iterator[Job | Outcome]:
+    def _planned(self) -> Iterator[_Item]:
         """Every picture with the place of its result, and what failed already."""
         if self._files is not None:
             found = sources.listed(self._files, self._inputs[0])
@@ -264,15 +269,12 @@ class _Planner:
                 yield failed.failed(picture.error, picture.reason)
                 continue
             item = self._item(picture)
-            if item is None:
-                continue
-            number += 1
+            number += item is not None
             if self._output == DASH and number > 1:
                 raise ConfigError("standard output takes one image: give a folder", "output")
             yield item
 
-    def _item(self, found: Found) -> Job | Outcome | None:
-        """None: it is not to be restored in this run."""
+    def _item(self, found: Found) -> _Item:
         head, end = os.path.splitext(found.name)
         name = f"{head}{self._suffix}{self._ending or end}"
         if self._shard and not self._shard.has(name):
@@ -283,7 +285,7 @@ class _Planner:
         job = Job(found.source, target, None if self._is_complete else name)
         return job if self._claims is None else self._unless_claimed(job, self._claims)
 
-    def _unless_claimed(self, job: Job, claims: Claims) -> Job | Outcome | None:
+    def _unless_claimed(self, job: Job, claims: Claims) -> _Item:
         source, target = str(job.source or DASH), str(job.target)
         inside = self._name_in_output(job.source)
         if inside is not None and self._is_result(source, inside, claims):
