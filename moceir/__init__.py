@@ -3,7 +3,7 @@
 >>> from moceir import Restorer
 >>> Restorer()("photo.jpg").save("restored.png")
 
-The commands of ``moceir`` are also functions here: ``restore_files``, ``degrade_file``,
+The commands of ``moceir`` are also functions here: ``restore_files``, ``degrade_files``,
 ``evaluate``, ``routes``, ``measure_cost``, ``export_onnx``, ``convert_weights`` and
 ``write_comparison``.
 """
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from moceir.evaluation.routes import routes
     from moceir.evaluation.run import evaluate, write_results
     from moceir.inference.batch import restore_files
+    from moceir.inference.degrading import degrade_files
     from moceir.inference.export import convert_weights, export_onnx
-    from moceir.inference.jobs import plan_files
+    from moceir.inference.planning import plan_files
     from moceir.inference.restorer import Restorer
     from moceir.model import MoCEIR, load_model
     from moceir.web.compare import write_comparison
@@ -35,11 +36,12 @@ _HOMES = {
     "benchmarks": "moceir.evaluation.protocol",
     "convert_weights": "moceir.inference.export",
     "degrade_file": "moceir.data.degradations",
+    "degrade_files": "moceir.inference.degrading",
     "evaluate": "moceir.evaluation.run",
     "export_onnx": "moceir.inference.export",
     "load_model": "moceir.model",
     "measure_cost": "moceir.evaluation.cost",
-    "plan_files": "moceir.inference.jobs",
+    "plan_files": "moceir.inference.planning",
     "preset": "moceir.config",
     "restore_files": "moceir.inference.batch",
     "routes": "moceir.evaluation.routes",
@@ -54,6 +56,7 @@ __all__ = [
     "benchmarks",
     "convert_weights",
     "degrade_file",
+    "degrade_files",
     "evaluate",
     "export_onnx",
     "load_model",

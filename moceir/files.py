@@ -20,7 +20,7 @@ _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """How file systems refuse fsync that have none. A full or broken disk says something else."""
 
 
-def shown(path: Path | str) -> str:
+def shown(path: object) -> str:
     """A path as it is printed: on one line, whatever is in the name."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 

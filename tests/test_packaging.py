@@ -40,7 +40,7 @@ def test_types_are_for_users_too(package: str) -> None:
 def test_every_dependency_has_a_lower_bound() -> None:
     lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     for requirement in (r for requirements in lists for r in requirements):
-        assert re.match(r"moceir\[|[\w-]+(>=|==)\d", requirement), requirement
+        assert re.match(r"moceir\[|[\w-]+(\[[\w,]+\])?(>=|==)\d", requirement), requirement
 
 
 def test_ruff_is_the_same_before_a_commit() -> None:

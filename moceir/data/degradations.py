@@ -39,6 +39,7 @@ from moceir.files import check_free
 from moceir.pictures import codec
 from moceir.pictures.codec import Picture
 from moceir.pictures.pixels import levels, to_image, to_rgb, to_tensor
+from moceir.pictures.remote import Remote, place
 
 __all__ = [
     "KINDS",
@@ -187,10 +188,12 @@ def generator_for(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def degrade_picture(picture: Picture, degradation: Degradation, seed: int) -> Picture:
+def degrade_picture(
+    picture: Picture, degradation: Degradation, seed: int, number: int = 0
+) -> Picture:
     """``degrade`` for a decoded picture: another one, 8-bit RGB, with the same metadata."""
     clean = to_tensor(to_rgb(picture.pixels))[None]
-    degraded = np.asarray(to_image(degrade(clean, degradation, seed)[0]))
+    degraded = np.asarray(to_image(degrade(clean, degradation, seed, number)[0]))
     metadata, notes = picture.metadata, list(picture.notes)
     channels = picture.pixels.shape[2]
     if channels < 3:  # its profile is one for grey
@@ -201,22 +204,24 @@ def degrade_picture(picture: Picture, degradation: Degradation, seed: int) -> Pi
 
 
 def degrade_file(
-    source: Path | str,
-    target: Path | str,
+    source: Path | str | Remote,
+    target: Path | str | Remote,
     degradation: Degradation | str,
     seed: int = 0,
     *,
+    number: int = 0,
     overwrite: bool = False,
 ) -> list[str]:
     """Degrade an image file, keeping its metadata, date and permissions.
 
-    The same seed gives the same image.
+    The same seed and number give the same image.
 
     Args:
         source: an image in any format that can be read.
         target: the degraded image, in the format of its suffix.
         degradation: or a string for ``parse``, such as ``rain,haze`` or ``noise:sigma=50``.
         seed: any integer.
+        number: of the image, where several have one seed.
         overwrite: replace an existing file.
 
     Returns:
@@ -228,9 +233,10 @@ def degrade_file(
         FileExistsError: the target exists.
         OSError: the target cannot be written.
     """
-    source, target = Path(source), Path(target)
+    source, target = place(source), place(target)
     if isinstance(degradation, str):
         degradation = parse(degradation)
-    check_free(target, overwrite)
-    degraded = degrade_picture(codec.read(source), degradation, seed)
+    if isinstance(target, Path):
+        check_free(target, overwrite)
+    degraded = degrade_picture(codec.read(source), degradation, seed, number)
     return [*degraded.notes, *codec.write(degraded, target, overwrite=overwrite)]

@@ -9,23 +9,26 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from io import BytesIO
+from itertools import islice
 from typing import Any, NamedTuple
 
 from moceir import machine
-from moceir.errors import ConfigError, MoceirError, PictureError
-from moceir.files import described, shown
+from moceir.errors import ConfigError, PictureError
+from moceir.files import shown
 from moceir.inference import tiles
 from moceir.inference.canvas import check_strength
-from moceir.inference.jobs import DASH, Job, Outcome, Plan
+from moceir.inference.jobs import Job, Outcome, Plan
 from moceir.inference.many import TOGETHER, alike, gain_together, stacked
 from moceir.inference.restorer import Restorer, Run
 from moceir.pictures import codec
+from moceir.pictures.remote import Remote
 
 
 def restore_files(
     plan: Plan,
-    restorer: Restorer | None = None,
+    restorer: Restorer | Callable[[], Restorer] | None = None,
     *,
     tile: int | None = None,
     tile_overlap: int = tiles.OVERLAP,
@@ -33,31 +36,62 @@ def restore_files(
     quality: int | None = None,
     jobs: int = 2,
     report: Callable[[Outcome], None] = lambda outcome: None,
-) -> list[Outcome]:
-    """Restore the images of a plan. An image that fails does not stop the rest.
+) -> dict[str, int]:
+    """Restore the images of a plan. An image that fails does not stop the rest, and memory does not
+    grow with their number.
 
-    >>> for outcome in restore_files(plan_files("holiday", "better", skip_existing=True)):
-    ...     print(outcome.output, outcome.status, outcome.error or "")
+    >>> outcomes = []
+    >>> plan = plan_files("holiday", "better", skip_existing=True)
+    >>> restore_files(plan, report=outcomes.append)
+    {'skipped': 2, 'restored': 40, 'failed': 1}
 
     An output appears complete or not at all, with its source's metadata, date and permissions. On
     an exception such as KeyboardInterrupt, no further image is started, those being written are
     finished and reported, and the exception is raised again.
 
     Args:
-        plan: from ``plan_files``.
-        restorer: None: one with the bundled weights.
+        plan: from ``plan_files``. If it has a manifest, each image is noted there.
+        restorer: one, or a function that makes one, which is called when the first image has been
+            read; None: one with the bundled weights.
         tile, tile_overlap, strength: as ``Restorer`` takes them.
         quality: 1 to 100, for JPEG, WebP, AVIF and the like; None: 95, but lossless images stay
             lossless.
         jobs: threads that read images, and threads that write them, while the network runs.
-        report: called with each outcome as soon as it is known, in this thread.
+        report: called with the outcome of each image as soon as it is known, in this thread: in the
+            order of the plan, except that one that cannot be read comes earlier.
 
     Returns:
-        An outcome for every image: first those settled in the plan, then its jobs in order.
+        How many images had which outcome: ``restored``, ``skipped``, ``failed``.
 
     Raises:
         ConfigError: an argument out of range.
-        WeightsError: the bundled weights cannot be used.
+        WeightsError: the weights cannot be used.
+        OSError: the manifest cannot be written.
+    """
+    check_settings(tile, tile_overlap, strength, quality, jobs)
+    options = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
+    batch = _Batch(plan, restorer, options, quality, jobs)
+    with plan.noting(report) as note:
+        try:
+            for outcome in batch:
+                note(outcome)
+        except BaseException:
+            for outcome in batch.stop():
+                note(outcome)
+            raise
+    return note.counts
+
+
+def check_settings(
+    tile: int | None = None,
+    tile_overlap: int = tiles.OVERLAP,
+    strength: float = 1.0,
+    quality: int | None = None,
+    jobs: int = 2,
+) -> None:
+    """
+    Raises:
+        ConfigError: ``restore_files`` would refuse one of its arguments.
     """
     tiles.check(tile or 0, tile_overlap)
     check_strength(strength)
@@ -65,19 +99,6 @@ def restore_files(
         raise ConfigError(f"quality {quality}: give 1 to 100", "quality")
     if jobs < 1:
         raise ConfigError(f"jobs {jobs}: give at least 1", "jobs")
-    options = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
-    batch = _Batch(plan, restorer or Restorer(), options, quality, jobs)
-    outcomes: list[Outcome] = []
-    try:
-        for outcome in batch:
-            outcomes.append(outcome)
-            report(outcome)
-    except BaseException:
-        for outcome in batch.stop():
-            report(outcome)
-        raise
-    order = {str(job.target or DASH): place for place, job in enumerate(plan.jobs)}
-    return [*plan.settled, *sorted(outcomes, key=lambda outcome: order[outcome.output])]
 
 
 class _Restored(NamedTuple):
@@ -88,7 +109,11 @@ class _Restored(NamedTuple):
     picture: codec.Picture
 
 
-_Reading = tuple[Job, "Future[codec.Picture]"]
+class _Reading(NamedTuple):
+    """A picture that is being read."""
+
+    job: Job
+    picture: Future[codec.Picture]
 
 
 class _Batch:
@@ -102,23 +127,34 @@ class _Batch:
     def __init__(
         self,
         plan: Plan,
-        restorer: Restorer,
+        restorer: Restorer | Callable[[], Restorer] | None,
         options: dict[str, Any],
         quality: int | None,
         jobs: int,
     ) -> None:
-        self._plan, self._restorer, self._options = plan, restorer, options
+        self._plan, self._given, self._options = plan, restorer, options
         self._quality, self._waiting = quality, jobs
-        self._jobs = deque(plan.jobs)
+        self._items = iter(plan)
         self._readers = ThreadPoolExecutor(jobs, "read")
         self._writers = ThreadPoolExecutor(jobs, "write")
-        self._reading: deque[_Reading] = deque()
+        self._reading: deque[_Reading | Outcome] = deque()
         self._writing: deque[tuple[Job, Outcome, Future[list[str]]]] = deque()
 
+    @cached_property
+    def _restorer(self) -> Restorer:
+        """Made when the first picture has been read: without one, nobody waits for it."""
+        if isinstance(self._given, Restorer):
+            return self._given
+        return Restorer() if self._given is None else self._given()
+
     def __iter__(self) -> Iterator[Outcome]:
-        while self._jobs or self._reading:
-            self._read_ahead()
-            for result in self._restored(self._next_group()):
+        while self._read_ahead():
+            yield from self._reported()
+            first = self._reading.popleft()
+            if isinstance(first, Outcome):
+                yield first
+                continue
+            for result in self._restored(self._group_of(first)):
                 if isinstance(result, Outcome):
                     yield result
                     continue
@@ -126,34 +162,47 @@ class _Batch:
                 writing = self._writers.submit(self._write, result.job, result.picture)
                 self._writing.append((result.job, outcome, writing))
                 del result  # it holds the picture
-                while self._writing and (
-                    self._writing[0][2].done() or len(self._writing) > self._waiting
-                ):
-                    yield self._written()
+                yield from self._reported()
         while self._writing:
             yield self._written()
         self._readers.shutdown()
         self._writers.shutdown()
 
-    def _read_ahead(self) -> None:
-        while self._jobs and len(self._reading) <= self._waiting:
-            job = self._jobs.popleft()
-            self._reading.append((job, self._readers.submit(self._read, job)))
+    def _reported(self) -> Iterator[Outcome]:
+        """Of pictures that have been written. Waits if too many are being written."""
+        while self._writing and (self._writing[0][2].done() or len(self._writing) > self._waiting):
+            yield self._written()
 
-    def _next_group(self) -> list[_Reading]:
-        """The next picture, and those after it that go through the network with it.
+    def _read_ahead(self) -> bool:
+        """Whether there is more to do."""
+        for item in islice(self._items, self._waiting + 1 - len(self._reading)):
+            self._reading.append(
+                _Reading(item, self._readers.submit(self._read, item))
+                if isinstance(item, Job)
+                else item
+            )
+        return bool(self._reading)
+
+    def _group_of(self, first: _Reading) -> list[_Reading]:
+        """A picture, and those right after it that go through the network with it.
 
         Which ones depends on the pictures alone, never on how fast they are read: the last bits of
         a result can depend on its company.
         """
-        group = [self._reading.popleft()]
-        while len(group) < TOGETHER and self._reading and self._joins(group, self._reading[0][1]):
-            group.append(self._reading.popleft())
+        if not first.picture.exception():
+            self._restorer  # noqa: B018  # here its failure is not one of the picture
+        group = [first]
+        while len(group) < TOGETHER and self._reading:
+            following = self._reading[0]
+            if isinstance(following, Outcome) or not self._joins(group, following.picture):
+                break
+            self._reading.popleft()
+            group.append(following)
             self._read_ahead()
         return group
 
     def _joins(self, group: list[_Reading], reading: Future[codec.Picture]) -> bool:
-        first = group[0][1]
+        first = group[0].picture
         if first.exception():
             return False
         pixels = first.result().pixels
@@ -164,7 +213,7 @@ class _Batch:
 
     def stop(self) -> list[Outcome]:
         """Begin nothing more; wait until what is being written is whole."""
-        self._jobs.clear()
+        self._items = iter(())
         self._reading.clear()
         self._readers.shutdown(cancel_futures=True)
         outcomes = []
@@ -181,13 +230,15 @@ class _Batch:
             if self._plan.skip_existing and isinstance(error, FileExistsError):
                 outcome = Outcome.of(job, "skipped")  # another process was there before
             else:
-                outcome = _failed(job, error)
+                outcome = Outcome.of_error(job, error)
         self._writing.popleft()
         return outcome
 
     def _read(self, job: Job) -> codec.Picture:
         if job.target is not None:
             codec.writable(job.target.suffix)  # before any work
+        if isinstance(job.source, Remote):
+            return codec.read(job.source)
         if job.source is None:
             if sys.stdin is None:
                 raise PictureError("-: standard input is closed: pipe an image in")
@@ -199,12 +250,12 @@ class _Batch:
     def _restored(self, group: list[_Reading]) -> Iterator[_Restored | Outcome]:
         """The pictures of a group together; if that fails each alone, so that one that cannot be
         restored does not take the others with it."""
-        jobs = [job for job, _ in group]
+        jobs = [reading.job for reading in group]
         try:
-            results = self._restore(jobs, [reading.result() for _, reading in group])
+            results = self._restore(jobs, [reading.picture.result() for reading in group])
         except Exception as error:
             if len(group) == 1:
-                yield _failed(jobs[0], error)
+                yield Outcome.of_error(jobs[0], error)
             else:
                 while group:
                     yield from self._restored([group.pop(0)])
@@ -269,15 +320,3 @@ class _Batch:
         if job.source is not None:
             return codec.writable(job.source.suffix)
         return picture.format if picture.format in codec.KEPT_BY_PIPES else "PNG"
-
-
-def _failed(job: Job, error: Exception) -> Outcome:
-    name = shown(job.source or DASH)
-    if isinstance(error, OSError) and error.filename:
-        return Outcome.of(job, "").failed(error, described(error))
-    reason = described(error) if isinstance(error, OSError) else str(error)
-    reason = reason or type(error).__name__
-    if not isinstance(error, (MoceirError, OSError, ValueError)):
-        reason = f"unexpected {type(error).__name__}: {reason}"
-    text = reason if reason.startswith(name) else f"{name}: {reason}"
-    return Outcome.of(job, "").failed(error, text)

@@ -30,6 +30,7 @@ from moceir.pictures import colour, deep, encoders, png, stale, tiff
 from moceir.pictures.metadata import Metadata, can_be_rewritten
 from moceir.pictures.metadata import read as read_metadata
 from moceir.pictures.pixels import check_size, image_of, pixels_of
+from moceir.pictures.remote import Remote
 
 _TURNS = {
     # EXIF orientation: turn counter-clockwise by so many quarters, then mirror left to right
@@ -42,6 +43,9 @@ KEPT_BY_PIPES = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP")
 
 _NEVER_READ = ("EPS",)
 """Programs rather than pictures: Pillow would run Ghostscript with them."""
+
+_VIDEOS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1")
+"""How their files begin."""
 
 _PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 
@@ -118,11 +122,11 @@ def _named(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: cannot be read as an image ({reason})") from error
 
 
-def read(path: Path, name: str | None = None) -> Picture:
+def read(path: Path | Remote, name: str | None = None) -> Picture:
     """Decode a picture file.
 
     Args:
-        path: of a regular file.
+        path: of a regular file, or a URL.
         name: what messages call it; None: its path.
 
     Raises:
@@ -130,17 +134,24 @@ def read(path: Path, name: str | None = None) -> Picture:
     """
     name = str(path) if name is None else name
     with _named(name):
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise PictureError("not a file: copy what it holds to one first")
-        available = machine.host_bytes() if status.st_size > machine.SMALL else None
-        if available is not None and status.st_size > available:
-            raise PictureError(
-                f"a file of {machine.readable(status.st_size)}, and "
-                f"{machine.readable(available)} of memory are free"
-            )
-        data = path.read_bytes()
+        if isinstance(path, Remote):
+            data, status = path.read_bytes(), None
+        else:
+            status = path.stat()
+            _check_file(status)
+            data = path.read_bytes()
     return replace(decode(data, name), source=status)
+
+
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("not a file: copy what it holds to one first")
+    available = machine.host_bytes() if status.st_size > machine.SMALL else None
+    if available is not None and status.st_size > available:
+        raise PictureError(
+            f"a file of {machine.readable(status.st_size)}, and "
+            f"{machine.readable(available)} of memory are free"
+        )
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -236,7 +247,16 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # another format that begins so
+    if _is_video(prefix):
+        raise PictureError("a video: save its frames as images first, for example with ffmpeg")
     raise UnidentifiedImageError
+
+
+def _is_video(head: bytes) -> bool:
+    """By its first 12 bytes: MP4 and QuickTime, Matroska and WebM, AVI, MPEG, FLV."""
+    if head[4:8] == b"ftyp":  # of HEIC and AVIF, too
+        return head[8:12].startswith((b"iso", b"mp4", b"M4V", b"qt", b"avc", b"3g", b"dash"))
+    return head[:4] in _VIDEOS or head[:4] + head[8:12] == b"RIFFAVI "
 
 
 def _decode(data: bytes) -> Picture:
@@ -378,7 +398,7 @@ def encode(
 
 
 def write(
-    picture: Picture, path: Path, quality: int | None = None, overwrite: bool = True
+    picture: Picture, path: Path | Remote, quality: int | None = None, overwrite: bool = True
 ) -> list[str]:
     """Write a picture file whole or not at all, in the format of its suffix; its folder is made.
     It has no rights that the picture's own file does not have, and the date of that.
@@ -395,6 +415,9 @@ def write(
         notes = encode(picture, encoded, writable(path.suffix), quality)
     except PictureError as error:
         raise PictureError(f"{path}: {error}") from error
+    if isinstance(path, Remote):
+        path.write_bytes(encoded.getvalue(), overwrite)
+        return notes
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, overwrite, picture.source) as temporary:
         temporary.write_bytes(encoded.getbuffer())

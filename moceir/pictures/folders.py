@@ -4,41 +4,84 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 """Names that end so are taken for pictures in a folder."""
 
+SORTED = 10_000
+"""Names of one folder that are held, and sorted, at once."""
 
-def walk_pictures(
-    folder: Path,
+
+def is_picture(name: str, suffixes: Sequence[str]) -> bool:
+    """Whether a file of this name is taken for a picture. Systems keep files of their own under
+    hidden names."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+
+
+def walk_names(
+    folder: str,
     suffixes: Sequence[str],
     *,
     on_error: Callable[[OSError], None],
     recursive: bool = True,
     skip: Path | None = None,
-) -> Iterator[Path]:
-    """The files of a folder whose names end so, in order, then those of the folders in it.
+) -> Iterator[str]:
+    """The files of a folder whose names end so, then those of the folders in it, each by its path
+    in the folder. Memory stays flat however many there are.
 
-    Hidden names (systems keep files of their own under them) and linked folders, which may lead
-    round in circles, are left out, as is the folder ``skip``. Folders that cannot be read, and
-    links to what cannot be reached, go to ``on_error``.
+    Files of one folder come in order; of one with more than ``SORTED`` names, so many at a time as
+    the file system lists them, each lot in order.
+
+    Hidden names and linked folders, which may lead round in circles, are left out, as is the folder
+    ``skip``. Folders that cannot be read, and links to what cannot be reached, go to ``on_error``.
     """
     skipped = os.path.realpath(skip) if skip else None
-    for place, folders, names in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if recursive
-            and not name.startswith(".")
-            and os.path.realpath(os.path.join(place, name)) != skipped
-        )
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.suffix.lower() not in suffixes or name.startswith("."):
-                continue
-            try:
-                if path.is_file():
-                    yield path
-            except OSError as error:  # a link into a folder that may not be searched
-                on_error(error)
+    pending = [""]
+    while pending:
+        inner = pending.pop()
+        inside: list[str] = []
+        try:
+            with os.scandir(os.path.join(folder, inner) if inner else folder) as entries:
+                while lot := sorted(islice(entries, SORTED), key=lambda entry: entry.name):
+                    for entry in lot:
+                        name = os.path.join(inner, entry.name)
+                        if _is_folder(entry, on_error):
+                            if not entry.name.startswith("."):
+                                inside.append(name)
+                        elif is_picture(entry.name, suffixes) and _is_file(entry, on_error):
+                            yield name
+        except OSError as error:
+            on_error(error)
+        if recursive:
+            pending += [
+                name
+                for name in sorted(inside, reverse=True)
+                if skipped is None or os.path.realpath(os.path.join(folder, name)) != skipped
+            ]
+
+
+def _is_folder(entry: os.DirEntry[str], on_error: Callable[[OSError], None]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError as error:
+        on_error(error)
+        return False
+
+
+def _is_file(entry: os.DirEntry[str], on_error: Callable[[OSError], None]) -> bool:
+    try:
+        # Path.is_file takes a link that leads nowhere, or to itself, for no file.
+        return Path(entry.path).is_file() if entry.is_symlink() else entry.is_file()
+    except OSError as error:  # a link into a folder that may not be searched
+        on_error(error)
+        return False
+
+
+def walk_pictures(
+    folder: Path, suffixes: Sequence[str], *, on_error: Callable[[OSError], None]
+) -> Iterator[Path]:
+    """``walk_names`` as paths."""
+    for name in walk_names(str(folder), suffixes, on_error=on_error):
+        yield folder / name

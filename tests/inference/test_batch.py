@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,29 @@ import moceir
 from moceir.errors import ConfigError
 from moceir.inference import batch
 from moceir.inference.batch import restore_files
-from moceir.inference.jobs import Job, Outcome, Plan, plan_files
+from moceir.inference.jobs import Job, Outcome, Plan
+from moceir.inference.planning import plan_files
 from moceir.inference.restorer import Restorer
 from moceir.pictures import codec
 from tests.small_network import picture
+
+
+def outcomes_of(plan: Plan, restorer: Restorer, **settings: Any) -> list[Outcome]:
+    """What ``restore_files`` reports, in order of the outputs."""
+    outcomes: list[Outcome] = []
+    counts = restore_files(plan, restorer, report=outcomes.append, **settings)
+    assert counts == Counter(outcome.status for outcome in outcomes)
+    return sorted(outcomes, key=lambda outcome: outcome.output)
 
 
 def test_a_folder_from_python(tmp_path: Path, restorer: Restorer) -> None:
     """What is restored is what ``Restorer`` makes of it; what fails says why, and where."""
     source = picture(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_text("text")
-    seen: list[Outcome] = []
     plan = moceir.plan_files([tmp_path / "in", tmp_path / "none"], tmp_path / "out")
-    outcomes = moceir.restore_files(plan, restorer, strength=0.5, report=seen.append)
+    outcomes = outcomes_of(plan, restorer, strength=0.5)
     assert [outcome.status for outcome in outcomes] == ["failed", "restored", "failed"]
     assert outcomes[0].error == f"{tmp_path / 'none'}: no such file"
-    assert sorted(seen, key=lambda outcome: outcome.input) == outcomes[1:]
     assert outcomes[2].error and "b.png: not an image" in outcomes[2].error
     assert outcomes[2].traceback and "Traceback" in outcomes[2].traceback
     expected, run = restorer.restore_pixels(np.asarray(Image.open(source)), strength=0.5)
@@ -38,7 +46,7 @@ def test_a_folder_from_python(tmp_path: Path, restorer: Restorer) -> None:
     assert outcomes[1].experts == [list(experts) for experts in run.tile_experts]
     # What has been done is not done again, unless it is to be replaced.
     again = plan_files(tmp_path / "in", tmp_path / "out", skip_existing=True)
-    assert [outcome.status for outcome in restore_files(again, restorer)] == ["skipped", "failed"]
+    assert restore_files(again, restorer) == {"skipped": 1, "failed": 1}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,7 @@ def test_of_a_group_the_picture_that_cannot_be_restored_fails_alone(
         return restored.masked_fill(bright, float("nan")), experts
 
     monkeypatch.setattr(restorer, "_network", broken)
-    outcomes = restore_files(plan_files(tmp_path, tmp_path / "out"), restorer)
+    outcomes = outcomes_of(plan_files(tmp_path, tmp_path / "out"), restorer)
     assert sizes[0] == 3
     assert [outcome.status for outcome in outcomes] == ["restored", "failed", "restored"]
     assert "b.png" in (outcomes[1].error or "") and "NaN or infinite" in (outcomes[1].error or "")
@@ -131,8 +139,7 @@ def test_pictures_are_read_and_written_while_others_are_restored(
     monkeypatch.setattr(codec, "decode", watched_decode)
     monkeypatch.setattr(codec, "encode", watched_encode)
     monkeypatch.setattr(Restorer, "restore_batch", watched_restore)
-    outcomes = restore_files(Plan(jobs), restorer, jobs=1)
-    assert [outcome.status for outcome in outcomes] == ["restored"] * 3
+    assert restore_files(Plan(jobs), restorer, jobs=1) == {"restored": 3}
 
 
 def test_the_number_of_waiting_pictures_is_bounded(
@@ -155,7 +162,7 @@ def test_the_number_of_waiting_pictures_is_bounded(
 
     monkeypatch.setattr(codec, "decode", counted_decode)
     monkeypatch.setattr(codec, "encode", counted_encode)
-    assert len(restore_files(Plan(jobs), restorer, jobs=2)) == 30
+    assert restore_files(Plan(jobs), restorer, jobs=2) == {"restored": 30}
     # Two readers and one waiting, a group in the network, two writers and one waiting.
     assert most[0] <= 2 * (2 + 1) + batch.TOGETHER
 
@@ -178,7 +185,7 @@ def test_small_pictures_of_one_shape_are_restored_together(
         return restore_batch(self, pixels, **settings)
 
     monkeypatch.setattr(Restorer, "restore_batch", counted)
-    outcomes = restore_files(Plan(jobs), restorer)
+    outcomes = outcomes_of(Plan(jobs), restorer)
     assert sizes == [2, 1, 2, 8, 2, 1, 1]
     by_name = {Path(outcome.input).stem: outcome for outcome in outcomes}
     assert by_name["2"].status == "failed" and len(outcomes) == len(jobs)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moceir.errors import ConfigError
 from moceir.files import shown
-from moceir.inference.jobs import DASH, Job, Plan, plan_files
+from moceir.inference.jobs import DASH, Job, Outcome
+from moceir.inference.planning import plan_files
 from tests.small_network import picture
+
+
+def jobs(*args: Any, **settings: Any) -> list[Job]:
+    return [item for item in plan_files(*args, **settings) if isinstance(item, Job)]
+
+
+def settled(*args: Any, **settings: Any) -> list[Outcome]:
+    return [item for item in plan_files(*args, **settings) if isinstance(item, Outcome)]
 
 
 def test_folders_keep_their_tree(tmp_path: Path) -> None:
@@ -20,45 +30,44 @@ def test_folders_keep_their_tree(tmp_path: Path) -> None:
     (tmp_path / "in" / "folder.png").mkdir()
     out = tmp_path / "out"
     everything = [Job(a, out / "a.png"), Job(b, out / "sub" / "b.jpg")]
-    assert plan_files([tmp_path / "in"], out) == Plan(everything)
-    assert plan_files(str(tmp_path / "in"), str(out)) == Plan(everything)
-    assert plan_files([tmp_path / "in"], out, recursive=False) == Plan(everything[:1])
+    assert list(plan_files([tmp_path / "in"], out)) == everything
+    assert list(plan_files(str(tmp_path / "in"), str(out))) == everything
+    assert list(plan_files([tmp_path / "in"], out, recursive=False)) == everything[:1]
 
 
 def test_names_of_results(tmp_path: Path) -> None:
     a, out = picture(tmp_path / "a.b.png"), tmp_path / "out"
     for ext in ("jpg", ".jpg"):
-        plan = plan_files([a], out, ext=ext, suffix="_restored")
-        assert plan.jobs == [Job(a, out / "a.b_restored.jpg")]
-    assert plan_files([a], tmp_path / "x.png").jobs == [Job(a, tmp_path / "x.png")]
+        planned = jobs([a], out, ext=ext, suffix="_restored")
+        assert planned == [Job(a, out / "a.b_restored.jpg")]
+    assert jobs([a], tmp_path / "x.png") == [Job(a, tmp_path / "x.png")]
 
 
 def test_standard_input_and_output(tmp_path: Path) -> None:
     a = picture(tmp_path / "a.png")
-    assert plan_files([DASH], DASH).jobs == [Job(None, None)]
-    assert plan_files([a], DASH).jobs == [Job(a, None)]
-    assert plan_files([DASH], tmp_path / "x.jpg").jobs == [Job(None, tmp_path / "x.jpg")]
-    assert plan_files([DASH], tmp_path, ext="webp").jobs == [Job(None, tmp_path / "stdin.webp")]
-    with pytest.raises(ConfigError, match="takes one image, not 2"):
+    assert jobs([DASH], DASH) == [Job(None, None)]
+    assert jobs([a], DASH) == [Job(a, None)]
+    assert jobs([DASH], tmp_path / "x.jpg") == [Job(None, tmp_path / "x.jpg")]
+    assert jobs([DASH], tmp_path, ext="webp") == [Job(None, tmp_path / "stdin.webp")]
+    with pytest.raises(ConfigError, match="takes one image: give a folder"):
         plan_files([a, DASH], DASH)
 
 
 def test_patterns_for_shells_that_leave_them(tmp_path: Path) -> None:
     a, b = picture(tmp_path / "a1.png"), picture(tmp_path / "a2.png")
     literal = picture(tmp_path / "a[12].png")
-    assert [j.source for j in plan_files([tmp_path / "a?.png"], tmp_path / "out").jobs] == [a, b]
-    assert [j.source for j in plan_files([literal], tmp_path / "out").jobs] == [literal]
-    plan = plan_files([tmp_path / "*.xyz"], tmp_path / "out")
-    (failed,) = plan.settled
-    assert plan.jobs == [] and failed.error == f"{tmp_path}/*.xyz: no file matches this pattern"
+    assert [j.source for j in jobs([tmp_path / "a?.png"], tmp_path / "out")] == [a, b]
+    assert [j.source for j in jobs([literal], tmp_path / "out")] == [literal]
+    (failed,) = plan_files([tmp_path / "*.xyz"], tmp_path / "out")
+    assert failed.error == f"{tmp_path}/*.xyz: no file matches this pattern"
 
 
 def test_what_is_missing_does_not_stop_the_rest(tmp_path: Path) -> None:
     a = picture(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
-    plan = plan_files([tmp_path / "none.png", a, tmp_path / "empty"], tmp_path / "out")
-    missing = plan.settled
-    assert [job.source for job in plan.jobs] == [a]
+    given = [tmp_path / "none.png", a, tmp_path / "empty"], tmp_path / "out"
+    missing = settled(*given)
+    assert [job.source for job in jobs(*given)] == [a]
     assert missing[0].error == f"{tmp_path / 'none.png'}: no such file"
     assert missing[0].input == str(tmp_path / "none.png") and missing[0].status == "failed"
     assert "empty: no images in it" in (missing[1].error or "")
@@ -79,7 +88,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
 
 def test_the_same_picture_named_twice_is_restored_once(tmp_path: Path) -> None:
     a = picture(tmp_path / "a.png")
-    assert plan_files([a, tmp_path / "*.png", tmp_path], tmp_path / "out").jobs == [
+    assert jobs([a, tmp_path / "*.png", tmp_path], tmp_path / "out") == [
         Job(a, tmp_path / "out" / "a.png")
     ]
 
@@ -87,20 +96,20 @@ def test_the_same_picture_named_twice_is_restored_once(tmp_path: Path) -> None:
 def test_results_are_not_restored_again(tmp_path: Path) -> None:
     a = picture(tmp_path / "a.png")
     picture(tmp_path / "out" / "a.png")
-    plan = plan_files([tmp_path], tmp_path / "out", overwrite=True)
-    assert [job.source for job in plan.jobs] == [a]
+    planned = jobs([tmp_path], tmp_path / "out", overwrite=True)
+    assert [job.source for job in planned] == [a]
     b = picture(tmp_path / "beside" / "b.png")
     picture(tmp_path / "beside" / "b_restored.png")
-    plan = plan_files([b.parent], b.parent, suffix="_restored", overwrite=True)
-    assert [job.source for job in plan.jobs] == [b]
-    assert plan_files([b], b.parent, overwrite=True).jobs == [Job(b, b)]  # in place
+    planned = jobs([b.parent], b.parent, suffix="_restored", overwrite=True)
+    assert [job.source for job in planned] == [b]
+    assert jobs([b], b.parent, overwrite=True) == [Job(b, b)]  # in place
 
 
 def test_loops_of_links_end(tmp_path: Path) -> None:
     a = picture(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "self.png").symlink_to(tmp_path / "in" / "self.png")
-    assert [job.source for job in plan_files([tmp_path / "in"], tmp_path / "out").jobs] == [a]
+    assert [job.source for job in jobs([tmp_path / "in"], tmp_path / "out")] == [a]
 
 
 def test_names_are_shown_on_one_line() -> None:
@@ -119,12 +128,12 @@ def test_results_that_are_there_need_a_word(tmp_path: Path) -> None:
         plan_files([tmp_path / "in"], out)
     assert raised.value.filename == str(out / "a.png")
     assert raised.value.strerror == "already there (and 1 more)"
-    skipping = plan_files([tmp_path / "in"], out, skip_existing=True)
-    assert [job.target for job in skipping.jobs] == [out / "b.png"]
-    assert [(o.output, o.status) for o in skipping.settled] == [
+    skipping = [tmp_path / "in"], out
+    assert [job.target for job in jobs(*skipping, skip_existing=True)] == [out / "b.png"]
+    assert [(o.output, o.status) for o in settled(*skipping, skip_existing=True)] == [
         (str(out / f"{name}.png"), "skipped") for name in "ac"
     ]
     replacing = plan_files([tmp_path / "in"], out, overwrite=True)
-    assert len(replacing.jobs) == 3 and replacing.overwrite
+    assert len(list(replacing)) == 3 and replacing.overwrite
     with pytest.raises(ConfigError, match="choose one"):
         plan_files([tmp_path / "in"], out, skip_existing=True, overwrite=True)
