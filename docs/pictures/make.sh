@@ -12,7 +12,7 @@ rain oakland-zoo-otters
 haze roman-colosseum
 motion_blur singaporean-cityscape
 defocus_blur lake-sherburne
-low_light tea-gardens
+low_light lake-sherburne
 snow canyon-wren
 jpeg casa-mila
 low_light,noise tea-gardens
