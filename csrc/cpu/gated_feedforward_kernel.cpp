@@ -110,7 +110,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
     float *line, *g_copy;   // likewise (W) and (Cp)
   };
 
-  void backward(int64_t begin, int64_t end, float* sums, float* scratch) const {
+  void backward(int64_t begin, int64_t end, float* scratch) const {
     Gradient hidden(in, a.gradient, a.packed, scratch);
     const int64_t pixels = Rows::row_pixels(in);
     Buffers b;
@@ -118,8 +118,8 @@ struct FeedForwardGradient : FeedForward<W, T> {
     b.gated = b.dgated + pixels * hp;
     b.line = b.gated + pixels * hp;
     b.g_copy = b.line + pixels * W;
-    hidden.run(begin, end, sums, &a.grad, [&](int64_t y, bool own) MOCE_INLINE_LAMBDA {
-      gradient_row(hidden, y, b, own ? sums + Gradient::sums_size(in) : nullptr);
+    hidden.run(begin, end, &a.grad, [&](int64_t y, float* sums) MOCE_INLINE_LAMBDA {
+      gradient_row(hidden, y, b, sums ? sums + Gradient::sums_size(in) : nullptr);
     });
   }
 
@@ -165,16 +165,16 @@ struct FeedForwardGradient : FeedForward<W, T> {
   }
 
   void reduce(int64_t begin, int64_t end) const {
-    const int64_t hidden = 2 * hp / W, size = sizes().sums, at = Gradient::sums_size(in);
-    reduce_projection<W, 3>(in, a.gradient, size, begin, end < hidden ? end : hidden);
+    const int64_t hidden = 2 * hp / W, at = Gradient::sums_size(in);
+    reduce_projection<W, 3>(in, a.gradient, begin, end < hidden ? end : hidden);
     for (int64_t c = (begin > hidden ? begin - hidden : 0) * W; c < (end - hidden) * W; c++) {
       if (c >= a.C) break;
       for (int64_t i = 0; i < a.hidden; i += W) {
-        const V sum = sum_of_groups<W>(a.gradient, size, at + c * hp + i);
+        const V sum = sum_of_groups<W>(a.gradient, at + c * hp + i);
         store_first<W>(a.dout_weight + c * a.hidden + i, sum,
                        a.hidden - i < W ? int(a.hidden - i) : W);
       }
-      const V bias = sum_of_groups<W>(a.gradient, size, at + a.C * hp + c / W * W);
+      const V bias = sum_of_groups<W>(a.gradient, at + a.C * hp + c / W * W);
       a.dout_bias[c] = bias[c % W];
     }
   }
@@ -206,8 +206,8 @@ extern const GatedFeedForwardKernel gated_feedforward_kernel = {
         [](const G& a, int64_t begin, int64_t end) {
           dispatch(a, [=](auto k) { k.pack_gradient(begin, end); });
         },
-        [](const G& a, int64_t begin, int64_t end, float* sums, float* scratch) {
-          dispatch(a, [=](auto k) { k.backward(begin, end, sums, scratch); });
+        [](const G& a, int64_t begin, int64_t end, float* scratch) {
+          dispatch(a, [=](auto k) { k.backward(begin, end, scratch); });
         },
         [](const G& a, int64_t begin, int64_t end) {
           dispatch(a, [=](auto k) { k.reduce(begin, end); });

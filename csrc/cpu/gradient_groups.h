@@ -21,16 +21,15 @@ void compute_gradients(A& a, const GradientKernel<A>& kernel) {
   a.gradient.packed = packed.get();
   a.gradient.sums = sums.get();
   a.gradient.groups = groups;
+  a.gradient.size = size.sums;
+  a.gradient.rows = size.rows;
   torch::stable::parallel_for(
       0, size.vectors, kPackedVectors,
       [&](int64_t begin, int64_t end) { kernel.pack(a, begin, end); });
   torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-    const Scratch scratch = allocate_scratch(size.scratch);
-    for (int64_t i = begin; i < end; i++) {
-      std::fill_n(sums.get() + i * size.sums, size.sums, 0.f);
-      kernel.backward(a, size.rows * i / groups, size.rows * (i + 1) / groups,
-                      sums.get() + i * size.sums, scratch.get());
-    }
+    std::fill_n(sums.get() + begin * size.sums, (end - begin) * size.sums, 0.f);
+    kernel.backward(a, size.rows * begin / groups, size.rows * end / groups,
+                    allocate_scratch(size.scratch).get());
   });
   torch::stable::parallel_for(0, size.vectors, kPackedVectors,
                               [&](int64_t begin, int64_t end) { kernel.reduce(a, begin, end); });

@@ -76,12 +76,12 @@ struct ProjectedDepthwiseGradient : ProjectedDepthwise<W, T, K> {
     Gradient::pack(in, a.depthwise, a.gradient.packed, begin, end);
   }
   void reduce(int64_t begin, int64_t end) const {
-    reduce_projection<W, K>(in, a.gradient, sizes().sums, begin, end);
+    reduce_projection<W, K>(in, a.gradient, begin, end);
   }
 
-  void backward(int64_t begin, int64_t end, float* sums, float* scratch) const {
+  void backward(int64_t begin, int64_t end, float* scratch) const {
     Gradient projected(in, a.gradient, a.packed, scratch);
-    projected.run(begin, end, sums, nullptr, [&](int64_t y, bool) MOCE_INLINE_LAMBDA {
+    projected.run(begin, end, nullptr, [&](int64_t y, float*) MOCE_INLINE_LAMBDA {
       const auto& rows = projected.made;
       const T* from = pixel_at<T>(a.grad, rows.b, y, rows.left());
       float* to = projected.gradient_at(y) + rows.offset() * W;
@@ -123,8 +123,8 @@ extern const ProjectedDepthwiseConvKernel projected_depthwise_conv_kernel = {
         [](const P& a, int64_t begin, int64_t end) {
           dispatch(a, [=](auto k) { k.pack_gradient(begin, end); });
         },
-        [](const P& a, int64_t begin, int64_t end, float* sums, float* scratch) {
-          dispatch(a, [=](auto k) { k.backward(begin, end, sums, scratch); });
+        [](const P& a, int64_t begin, int64_t end, float* scratch) {
+          dispatch(a, [=](auto k) { k.backward(begin, end, scratch); });
         },
         [](const P& a, int64_t begin, int64_t end) {
           dispatch(a, [=](auto k) { k.reduce(begin, end); });

@@ -85,23 +85,25 @@ struct ProjectedGradient {
   // Pixel x0 - kMargin of row y of h's gradient, a vector of all pixels after the other. `make` writes
   // those of the image from made.left() to made.right(); the others are zero and must stay so.
   float* gradient_at(int64_t y) const { return d + y % K * made.row; }
-  // Rows begin <= i < end of all strips of all images: dx, and their sums. make(y, own) leaves the
-  // gradient of row y of h at gradient_at(y); the projection's rows around it are filled. It is called
-  // for rows of the neighbours, too, which are not the strip's `own`. `plus` is added to dx.
+
+  // Rows begin <= i < end of all strips of all images: dx, and their groups' sums. make(y, sums)
+  // leaves the gradient of row y of h at gradient_at(y); the projection's rows around it are filled.
+  // It is called for rows that are not among these, too, with null for sums. `plus` is added to dx.
   template <class Make>
-  MOCE_INLINE void run(int64_t begin, int64_t end, float* sums, const Strided* plus, Make&& make) {
+  MOCE_INLINE void run(int64_t begin, int64_t end, const Strided* plus, Make&& make) {
     const int64_t count = strips<W, K, kMargin>(p).count;
     for (int64_t i = begin; i < end;) {
       const int64_t top = i % p.H, bottom = p.H - top < end - i ? p.H : top + end - i;
+      const int64_t first = i - top;  // row 0 of the strip
       made.enter_strip(i / p.H / count, i / p.H % count);
       for (int64_t j = 0; j < K * made.row; j++) d[j] = 0.f;
       for (int64_t y = top - 2 * kMargin; y < top; y++) made.fill(y);
       for (int64_t y = top - kMargin; y < bottom + kMargin; y++) {
         made.fill(y + kMargin);
-        const bool own = y >= top && y < bottom;
-        if (y >= 0 && y < p.H) make(y, own);
-        if (own) add_depthwise(y, sums + (p.inner + 1) * channels);
-        if (y - kMargin >= top) finish_row(y - kMargin, sums, plus);
+        float* sums = y >= top && y < bottom ? g.sums_of(first + y) : nullptr;
+        if (y >= 0 && y < p.H) make(y, sums);
+        if (sums) add_depthwise(y, sums + (p.inner + 1) * channels);
+        if (y - kMargin >= top) finish_row(y - kMargin, g.sums_of(first + y - kMargin), plus);
       }
       i += bottom - top;
     }
@@ -148,24 +150,24 @@ struct ProjectedGradient {
 
 // The sum over the groups of the vector at `at`, in order.
 template <int W>
-MOCE_INLINE Vec<W> sum_of_groups(const ProjectionGradient& g, int64_t size, int64_t at) {
+MOCE_INLINE Vec<W> sum_of_groups(const ProjectionGradient& g, int64_t at) {
   Vec<W> sum = load<W>(g.sums + at);
-  for (int64_t i = 1; i < g.groups; i++) sum += load<W>(g.sums + i * size + at);
+  for (int64_t i = 1; i < g.groups; i++) sum += load<W>(g.sums + i * g.size + at);
   return sum;
 }
 
-// Adds up the groups' sums, `size` floats apart, and writes the gradients of weights; of the vectors
-// of channels begin <= i < end alone.
+// Adds up the groups' sums and writes the gradients of weights; of the vectors of channels
+// begin <= i < end alone.
 template <int W, int K>
 MOCE_NOINLINE void reduce_projection(const Projection& p, const ProjectionGradient& g,
-                                     int64_t size, int64_t begin, int64_t end) {
+                                     int64_t begin, int64_t end) {
   const int64_t channels = projected_channels<W>(p), whole_part = whole<W>(p.part);
   constexpr int kArea = K * K;
   for (int64_t v = begin; v < end; v++) {
     const int64_t in_part = v * W % whole_part, from = v * W / whole_part * p.part + in_part;
     const int lanes = p.part - in_part < W ? int(p.part - in_part) : W;
     const auto put = [&](int64_t at, float* to, int64_t channel) MOCE_INLINE_LAMBDA {
-      const Vec<W> sum = sum_of_groups<W>(g, size, at);
+      const Vec<W> sum = sum_of_groups<W>(g, at);
       for (int i = 0; i < lanes; i++) to[(from + i) * channel] = sum[i];
     };
     for (int64_t k = 0; k < p.inner; k++) put(k * channels + v * W, g.weight + k, p.inner);

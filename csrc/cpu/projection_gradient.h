@@ -9,9 +9,14 @@ namespace moce {
 struct ProjectionGradient {
   Strided dx;
   float* packed;   // the weights as the gradients read them
-  float* sums;     // (groups, sums): of the gradients of weights
-  int64_t groups;  // rows are dealt to them in order, whatever the number of threads
+  // Sums of the gradients of weights, (groups, size): the rows of all strips are dealt to groups in
+  // order, whatever the number of threads.
+  float* sums;
+  int64_t groups, size, rows;
   float *weight, *bias, *depthwise, *depthwise_bias;  // gradients
+
+  // Those of the group that row i belongs to.
+  float* sums_of(int64_t i) const { return sums + ((i + 1) * groups - 1) / rows * size; }
 };
 
 struct GradientSizes {
@@ -26,8 +31,8 @@ struct GradientKernel {
   GradientSizes (*sizes)(const A&);
   // Vectors of channels begin <= i < end, beside what the forward pass packs.
   void (*pack)(const A&, int64_t begin, int64_t end);
-  // Rows begin <= i < end of the strips: dx; adds to sums.
-  void (*backward)(const A&, int64_t begin, int64_t end, float* sums, float* scratch);
+  // Rows begin <= i < end of the strips: dx; adds to their groups' sums.
+  void (*backward)(const A&, int64_t begin, int64_t end, float* scratch);
   // Vectors of channels begin <= i < end: the sums of the groups, in order.
   void (*reduce)(const A&, int64_t begin, int64_t end);
 };

@@ -191,15 +191,15 @@ struct TransposedGradient : Transposed<W, T> {
     Gradient::pack(in, a.depthwise, a.gradient.packed, begin, end);
   }
   void reduce(int64_t begin, int64_t end) const {
-    reduce_projection<W, 3>(in, a.gradient, sizes().sums, begin, end);
+    reduce_projection<W, 3>(in, a.gradient, begin, end);
   }
 
-  void backward(int64_t begin, int64_t end, float* sums, float* scratch) const {
+  void backward(int64_t begin, int64_t end, float* scratch) const {
     Gradient qkv(in, a.gradient, a.packed, scratch);
     float* line = scratch + Gradient::scratch(in);
     float* g_copy = line + WideRows::row_pixels(in) * 2 * hp;
-    qkv.run(begin, end, sums, a.add_grad ? &a.grad : nullptr,
-            [&](int64_t y, bool) MOCE_INLINE_LAMBDA { gradient_row(qkv, y, line, g_copy); });
+    qkv.run(begin, end, a.add_grad ? &a.grad : nullptr,
+            [&](int64_t y, float*) MOCE_INLINE_LAMBDA { gradient_row(qkv, y, line, g_copy); });
   }
 
   // dq = dG k + e q, dk = dG^T q + f k, dv = M^T grad of row y.
@@ -263,8 +263,8 @@ extern const TransposedAttentionKernel transposed_attention_kernel = {
         [](const A& a, int64_t begin, int64_t end) {
           dispatch(a, [=](auto k) { k.pack_gradient(begin, end); });
         },
-        [](const A& a, int64_t begin, int64_t end, float* sums, float* scratch) {
-          dispatch(a, [=](auto k) { k.backward(begin, end, sums, scratch); });
+        [](const A& a, int64_t begin, int64_t end, float* scratch) {
+          dispatch(a, [=](auto k) { k.backward(begin, end, scratch); });
         },
         [](const A& a, int64_t begin, int64_t end) {
           dispatch(a, [=](auto k) { k.reduce(begin, end); });
