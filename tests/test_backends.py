@@ -184,6 +184,7 @@ class Operators(TorchDispatchMode):
 def test_what_gradients_call(operator: str) -> None:
     """Operators declare it: an error's remedy goes by it. On a GPU, which meta tensors stand for;
     the CPU library's gradients of whole blocks call none."""
+    assert native.load("cpu") is None  # which calls an operator of its own
     sample = next(spec_of(operator).tiny())
     leaves = {n: t.float().requires_grad_() for n, t in sample.tensors.items()}
     with Operators() as seen:
