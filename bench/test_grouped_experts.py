@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.compare import published_module
+from bench.contenders import published_module
 from bench.microbenchmark import DIRECTIONS, cost_of, images_and_side, measure, timed_samples
 from tests.ops.samples import spec_of
 from tests.ops.spec import Sample

@@ -46,7 +46,7 @@ class Operator:
     composed: bool
     """Whether ``cuda`` runs it without kernels of its own, see ``composites``."""
     gradient_calls: tuple[str, ...]
-    """The other operators that its gradients call, on every backend."""
+    """The other operators that its gradients call, but for those of the CPU library."""
     again: bool
     """Whether its gradients can be differentiated."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -37,6 +39,34 @@ def host_bytes() -> int | None:
         b for b in (_system_bytes(), _cgroup_bytes(), _address_space_bytes()) if b is not None
     ]
     return max(0, min(limits)) if limits else None
+
+
+@contextlib.contextmanager
+def kept_memory() -> Iterator[None]:
+    """Inside, memory that is freed stays with the process for the next allocation.
+
+    By default the C library gives large blocks back to the system, which has to clear their pages
+    again when the next step of a training asks for them. At the end everything is given back. Of
+    other C libraries than glibc nothing is changed.
+    """
+    try:
+        glibc = ctypes.CDLL("libc.so.6")
+        mallopt, trim = glibc.mallopt, glibc.malloc_trim
+    except (OSError, AttributeError):
+        yield
+        return
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_MMAP_THRESHOLD, 2**25)  # the largest that there is
+    try:
+        yield
+    finally:
+        for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            mallopt(threshold, 2**17)
+        trim(0)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of ``mallopt``: both are 128 KiB at the start of a process."""
 
 
 def _system_bytes() -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from moce_kernels import backends, fft_attention, native, registry, use_backends
 from moce_kernels.backends import (
@@ -181,11 +182,21 @@ class Operators(TorchDispatchMode):
 
 @pytest.mark.parametrize("operator", registry.names())
 def test_what_gradients_call(operator: str) -> None:
-    """Operators declare it: an error's remedy goes by it."""
+    """Operators declare it: an error's remedy goes by it. On a GPU, which meta tensors stand for;
+    the CPU library's gradients of whole blocks call none."""
+    assert native.load("cpu") is None  # which calls an operator of its own
     sample = next(spec_of(operator).tiny())
     leaves = {n: t.float().requires_grad_() for n, t in sample.tensors.items()}
     with Operators() as seen:
         sample.call("cpu", **leaves).sum().backward()
+    assert seen.called == {operator}
+    arguments = tree_map_only(torch.Tensor, lambda t: t.detach().to("meta"), sample.raw(**leaves))
+    for t in tree_leaves(arguments):
+        if isinstance(t, torch.Tensor):
+            t.requires_grad_(t.is_floating_point())
+    with Operators() as seen:
+        results = tree_leaves(getattr(torch.ops.moce_kernels, operator)(*arguments))
+        next(t for t in results if t.requires_grad).sum().backward()
     assert seen.called == {operator, *registry.OPERATORS[operator].gradient_calls}
 
 

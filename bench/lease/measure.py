@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.compare import published_network
+from bench.contenders import published_network
 from moce_kernels.backends import VARIABLE
 from moceir import MoCEIR, preset
 from moceir.training.loss import restoration_loss

@@ -54,8 +54,6 @@ static ChannelAttention describe(const Tensor& query, const std::optional<Tensor
   return a;
 }
 
-static float* floats(const Tensor& t) { return static_cast<float*>(t.data_ptr()); }
-
 static std::tuple<Tensor, Tensor, Tensor> channel_attention(
     const Tensor& query, std::optional<Tensor> key_value, const Tensor& temperature,
     const Tensor& weight, std::optional<Tensor> bias, std::optional<Tensor> residual) {
@@ -65,8 +63,7 @@ static std::tuple<Tensor, Tensor, Tensor> channel_attention(
   Tensor out = new_output(query, a.outer), gram = empty_floats({a.B, a.heads, c, c}, query);
   Tensor squares = empty_floats({a.B, 2, a.C}, query);
   if (out.numel() == 0) {
-    std::fill_n(floats(gram), gram.numel(), 0.f);
-    std::fill_n(floats(squares), squares.numel(), 0.f);
+    zero({gram, squares});
     return {out, gram, squares};
   }
   a.gram = floats(gram);
@@ -77,12 +74,8 @@ static std::tuple<Tensor, Tensor, Tensor> channel_attention(
     a.residual = strided(*residual);
   }
   flatten(a);
-  attend(a, [&] {
-    const auto& kernel = channel_attention_for_this_cpu();
-    torch::stable::parallel_for(0, a.B * a.num_parts, 1, [&](int64_t begin, int64_t end) {
-      kernel.collect(a, begin, end, allocate_scratch(kernel.scratch(a)).get());
-    });
-  });
+  const auto& kernel = channel_attention_for_this_cpu();
+  attend(a, [&] { run_stage(a, kernel.collect, a.B * a.num_parts); });
   return {out, gram, squares};
 }
 
@@ -102,7 +95,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> channel_attention_back
   Tensor dtemperature = empty_floats({a.heads}, query);
   Tensor dweight = empty_floats({a.outer, a.C}, query), dbias = empty_floats({a.outer}, query);
   if (grad.numel() == 0) {
-    for (const Tensor& t : {dtemperature, dweight, dbias}) std::fill_n(floats(t), t.numel(), 0.f);
+    zero({dtemperature, dweight, dbias});
     return {dquery, dkey_value, dtemperature, dweight, dbias};
   }
   a.dtemperature = floats(dtemperature);
@@ -114,26 +107,9 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> channel_attention_back
   a.dv = key_value ? channels(dkey_value, 1, a.C) : channels(dquery, 2, a.C);
   flatten(a);
   const auto& kernel = channel_attention_for_this_cpu();
-  const Scratch weight_t = allocate_scratch(kernel.weight_size(a));
-  const Scratch parts = allocate_scratch(a.B * a.num_parts * kernel.part_size(a, true));
-  const Scratch matrices = allocate_scratch(a.B * kernel.matrices_size(a, true));
-  const Scratch dweights = allocate_scratch(a.B * kernel.weight_size(a));
-  const Scratch dtemperatures = allocate_scratch(a.B * a.heads);
-  a.weight_t = weight_t.get();
-  a.parts = parts.get();
-  a.matrices = matrices.get();
-  a.dweights = dweights.get();
-  a.dtemperatures = dtemperatures.get();
-  kernel.transpose_weight(a);
-  const auto run = [&](auto stage, int64_t n) {
-    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-      stage(a, begin, end, allocate_scratch(kernel.scratch(a)).get());
-    });
-  };
-  run(kernel.backward_collect, a.B * a.num_parts);
-  run(kernel.backward_mix, a.B);
-  run(kernel.backward_apply, kernel.blocks(a));
-  kernel.reduce(a);
+  attend_backward(
+      a, [&] { run_stage(a, kernel.backward_collect, a.B * a.num_parts); },
+      [&] { run_stage(a, kernel.backward_apply, kernel.blocks(a)); });
   return {dquery, dkey_value, dtemperature, dweight, dbias};
 }
 

@@ -35,7 +35,7 @@ struct Attention : ChannelMatrices<W> {
   int64_t blocks() const { return a.B * per_image; }
   int64_t scratch() const {
     const int64_t pixels = kBlock * (4 * hp + 2 * Cp + 2 * Np);
-    const int64_t images = 2 * C * Np + 7 * a.heads * c * c + 2 * gram_size() + part_size(true);
+    const int64_t images = 2 * C * (Np + 1) + 2 * c + 7 * a.heads * c * c + 2 * gram_size() + part_size(true);
     const int64_t sums = 3 * (part_size(true) > part_size(false) ? part_size(true)
                                                                  : part_size(false));
     return pixels + (images > sums ? images : sums) + 64;
@@ -150,12 +150,7 @@ struct Attention : ChannelMatrices<W> {
         const Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
         const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
         add_outer<W>(v.data, v.pixel, C, g.data, g.pixel, Np, t.count, sum);
-        float* bias = sum + C * Np;
-        for (int64_t n = 0; n < Np; n += W) {
-          V total = load<W>(bias + n);
-          for (int p = 0; p < t.count; p++) total += load<W>(g.data + p * g.pixel + n);
-          store<W>(bias + n, total);
-        }
+        add_pixels<W>(g.data, g.pixel, Np, t.count, sum + C * Np);
       });
   }
 
@@ -166,16 +161,15 @@ struct Attention : ChannelMatrices<W> {
       const Place t = place(i);
       const Pixels q = read_heads(a.q, t, q_copy), k = read_heads(a.k, t, k_copy);
       const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
-      const float* matrix = a.matrices + t.b * matrices_size(true);
-      const float *by_k = matrix + a.outer * Cp, *by_q = by_k + gram_size();
-      const float *q_factor = by_q + gram_size(), *k_factor = q_factor + hp;
-      int64_t pixel;
-      float* to = place_for_pixels<W, T>(a.dv, C, t.b, t.y, t.x, buffer, pixel);
-      multiply_panels<W>(g.data, g.pixel, a.outer, matrix, C, nullptr, nullptr, 0, to, pixel,
-                         t.count);
-      write_pixels<W, T>(to, a.dv, C, t.b, t.y, t.x, t.count);
-      gradient(q, k, q_factor, by_k, a.dq, t, buffer);
-      gradient(k, q, k_factor, by_q, a.dk, t, buffer);
+      const auto m = this->gradient_matrices(t.b);
+      const bool direct = serves<W, T>(a.dv, c);
+      float* to = direct ? reinterpret_cast<float*>(pixel_at<T>(a.dv, t.b, t.y, t.x)) : buffer;
+      for (int64_t h = 0; h < a.heads; h++)
+        multiply_panels<W>(g.data, g.pixel, a.outer, m.by_grad + h * a.outer * cp, c, nullptr,
+                           nullptr, 0, to + h * cp, direct ? a.dv.w : hp, t.count);
+      write_heads(to, a.dv, t);
+      gradient(q, k, m.q_factor, m.by_k, a.dq, t, buffer);
+      gradient(k, q, m.k_factor, m.by_q, a.dk, t, buffer);
     }
   }
   // d own = factor own + panels other

@@ -37,7 +37,7 @@ struct ChannelMatrices {
     return backward ? C * Np + Np : gram_size() + 2 * hp;
   }
   int64_t matrices_size(bool backward) const {
-    return backward ? a.outer * Cp + 2 * gram_size() + 2 * hp : C * Np + Np;
+    return backward ? a.outer * hp + 2 * gram_size() + 2 * hp : C * Np + Np;
   }
 
   void transpose_weight() const {
@@ -53,14 +53,15 @@ struct ChannelMatrices {
   }
 
   // Cosines of the angles between q's and k's channels of a head, and the softmax A of them: (c, c).
-  // Small beside the passes over the pixels, hence in float64.
-  void attention(int64_t b, int64_t h, double* cosine, double* matrix) const {
+  // Leaves the lengths of k's channels in k_length (c).
+  void attention(int64_t b, int64_t h, double* cosine, double* matrix, double* k_length) const {
+    for (int64_t j = 0; j < c; j++) k_length[j] = length(b, 1, h * c + j);
     for (int64_t i = 0; i < c; i++, cosine += c, matrix += c) {
       const float* gram = gram_of(b, h) + i * c;
       const double q = length(b, 0, h * c + i);
       double highest = -__builtin_inf(), sum = 0;
       for (int64_t j = 0; j < c; j++) {
-        cosine[j] = gram[j] / (q * length(b, 1, h * c + j));
+        cosine[j] = gram[j] / (q * k_length[j]);
         matrix[j] = cosine[j] * a.temperature[h];
         if (!(matrix[j] <= highest)) highest = matrix[j];
       }
@@ -84,8 +85,8 @@ struct ChannelMatrices {
   void mix(int64_t begin, int64_t end, float* scratch) const {
     const int64_t products = c * cp, squares = products + 2 * cp;
     double *total = reinterpret_cast<double*>(scratch), *cosine = total + squares;
-    double* matrix = cosine + c * c;
-    float *folded = scratch + 2 * squares + 4 * c * c, *transposed = folded + c * Np;
+    double *matrix = cosine + c * c, *k_length = matrix + c * c;
+    float *folded = reinterpret_cast<float*>(k_length + c), *transposed = folded + c * Np;
     for (int64_t i = begin; i < end; i++) {
       const int64_t b = i / a.heads, h = i % a.heads;
       for (int64_t j = 0; j < squares; j++) total[j] = 0;
@@ -104,7 +105,7 @@ struct ChannelMatrices {
           a.squares[(b * 2 + which) * C + h * c + j] =
               static_cast<float>(total[products + which * cp + j]);
       }
-      attention(b, h, cosine, matrix);
+      attention(b, h, cosine, matrix, k_length);
       fold(h, matrix, transposed, folded);
       float* to = a.matrices + b * matrices_size(false);
       constexpr int64_t panel = kTileVectors * W;
@@ -120,13 +121,26 @@ struct ChannelMatrices {
     }
   }
 
-  // Of `matrices`: M in panels (outer, Cp), dG^T and dG of each head in panels (c, cp), the factors
-  // of q and of k (hp).
+  struct GradientMatrices {
+    float *by_grad, *by_k, *by_q, *q_factor, *k_factor;
+  };
+  GradientMatrices gradient_matrices(int64_t b) const {
+    GradientMatrices m;
+    m.by_grad = a.matrices + b * matrices_size(true);
+    m.by_k = m.by_grad + a.outer * hp;
+    m.by_q = m.by_k + gram_size();
+    m.q_factor = m.by_q + gram_size();
+    m.k_factor = m.q_factor + hp;
+    return m;
+  }
+
+  // Of `matrices`, for each head in panels: M (outer, cp), dG^T and dG (c, cp); the factors of q and
+  // of k (hp).
   void backward_mix(int64_t begin, int64_t end, float* scratch) const {
     const int64_t matrix_size = a.heads * c * c;
     double *cosine = reinterpret_cast<double*>(scratch), *matrix = cosine + matrix_size;
-    double* dA = matrix + matrix_size;  // a row
-    float* folded = scratch + 4 * matrix_size + 2 * c;
+    double *dA = matrix + matrix_size, *k_lengths = dA + c;  // a row; (heads, c)
+    float* folded = reinterpret_cast<float*>(k_lengths + C);
     float *d = folded + C * Np, *transposed = d + matrix_size, *A = transposed + matrix_size;
     for (int64_t b = begin; b < end; b++) {
       // dM^T: into the first part, in order.
@@ -137,15 +151,13 @@ struct ChannelMatrices {
         parts[i] = static_cast<float>(total);
       }
       for (int64_t h = 0; h < a.heads; h++) {
-        attention(b, h, cosine + h * c * c, matrix + h * c * c);
+        attention(b, h, cosine + h * c * c, matrix + h * c * c, k_lengths + h * c);
         fold(h, matrix + h * c * c, transposed, folded + h * c * Np);
       }
-      float* to = a.matrices + b * matrices_size(true);
-      pack_panels<W>(folded, a.outer, C, 1, Np, to);
-      float *by_k = to + a.outer * Cp, *by_q = by_k + gram_size();
-      float *q_factor = by_q + gram_size(), *k_factor = q_factor + hp;
+      const auto [by_grad, by_k, by_q, q_factor, k_factor] = gradient_matrices(b);
       for (int64_t i = 0; i < 2 * hp; i++) q_factor[i] = 0.f;
       for (int64_t h = 0; h < a.heads; h++) {
+        pack_panels<W>(folded + h * c * Np, a.outer, c, 1, Np, by_grad + h * a.outer * cp);
         const double *of_head = matrix + h * c * c, *s = cosine + h * c * c;
         for (int64_t i = 0; i < c * c; i++) A[i] = static_cast<float>(of_head[i]);
         const float *w = a.weight_t + h * c * Np, *dm = parts + h * c * Np;
@@ -156,12 +168,10 @@ struct ChannelMatrices {
         for (int64_t i = 0; i < c; i++) {
           const double q = length(b, 0, h * c + i);
           double dot = 0, e = 0;
+          inner_products(w + i * Np, dm, dA);
+          for (int64_t j = 0; j < c; j++) dot += dA[j] * of_head[i * c + j];
           for (int64_t j = 0; j < c; j++) {
-            dA[j] = inner_product(w + i * Np, dm + j * Np);
-            dot += dA[j] * of_head[i * c + j];
-          }
-          for (int64_t j = 0; j < c; j++) {
-            const double k = length(b, 1, h * c + j);
+            const double k = k_lengths[h * c + j];
             const double dz = of_head[i * c + j] * (dA[j] - dot);
             const double ds = dz * a.temperature[h], slope = ds * s[i * c + j];
             of_temperature += dz * s[i * c + j];
@@ -177,23 +187,40 @@ struct ChannelMatrices {
       }
     }
   }
-  double inner_product(const float* x, const float* y) const {
-    double sum = 0;
-    for (int64_t n = 0; n < Np; n++) sum += double{x[n]} * y[n];
-    return sum;
+  // Of x (Np) with each row of a head's y (c, Np).
+  void inner_products(const float* x, const float* y, double* to) const {
+    constexpr int kHalf = W > 4 ? W / 2 : 4;
+    const auto widened = [](const float* p) MOCE_INLINE_LAMBDA {
+      return __builtin_convertvector(load<kHalf>(p), VecF64<kHalf>);
+    };
+    for (int64_t j = 0; j < c; j += 4) {  // rows at once: their sums do not wait for each other
+      const float* row[4];
+      for (int i = 0; i < 4; i++) row[i] = y + (j + i < c ? j + i : c - 1) * Np;
+      VecF64<kHalf> part[4] = {};
+      for (int64_t n = 0; n < Np; n += kHalf) {
+        const VecF64<kHalf> own = widened(x + n);
+        for (int i = 0; i < 4; i++) part[i] += own * widened(row[i] + n);
+      }
+      for (int i = 0; i < 4 && j + i < c; i++) {
+        double sum = 0;
+        for (int lane = 0; lane < kHalf; lane++) sum += part[i][lane];
+        to[j + i] = sum;
+      }
+    }
   }
 
   void reduce() const {
-    for (int64_t n = 0; n < a.outer; n++) {
+    for (int64_t n = 0; n < Np; n += W) {
+      const int lanes = a.outer - n < W ? int(a.outer - n) : W;
       for (int64_t i = 0; i < C; i++) {
-        float sum = 0;
-        for (int64_t b = 0; b < a.B; b++) sum += a.dweights[(b * C + i) * Np + n];
-        a.dweight[n * C + i] = sum;
+        Vec<W> sum{};
+        for (int64_t b = 0; b < a.B; b++) sum += load<W>(a.dweights + (b * C + i) * Np + n);
+        for (int lane = 0; lane < lanes; lane++) a.dweight[(n + lane) * C + i] = sum[lane];
       }
-      float sum = 0;
+      Vec<W> sum{};
       for (int64_t b = 0; b < a.B; b++)
-        sum += a.parts[b * a.num_parts * part_size(true) + C * Np + n];
-      a.dbias[n] = sum;
+        sum += load<W>(a.parts + b * a.num_parts * part_size(true) + C * Np + n);
+      for (int lane = 0; lane < lanes; lane++) a.dbias[n + lane] = sum[lane];
     }
     for (int64_t h = 0; h < a.heads; h++) {
       double sum = 0;

@@ -1,7 +1,7 @@
 // Normalisation of pixels over their channels, and its gradient, W pixels at a time.
 #pragma once
 
-#include "simd.h"
+#include "vector_math.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
@@ -39,8 +39,7 @@ MOCE_NOINLINE void normalise(const float* x, int64_t pixel, int64_t C, float eps
       if (c == Cp - W) d *= inside;
       return d * d;
     });
-    const Vec<W> variance = square / float(C) + eps;
-    for (int i = 0; i < W; i++) scales[i] = 1.f / __builtin_sqrtf(variance[i]);
+    store<W>(scales, 1.f / sqrt<W>(square / float(C) + eps));
     for (int p = 0; p < n; p++) {
       rstd[p0 + p] = scales[p];
       for (int64_t c = 0; c < Cp; c += W) {
@@ -53,10 +52,11 @@ MOCE_NOINLINE void normalise(const float* x, int64_t pixel, int64_t C, float eps
 }
 
 // dx = rstd (d - mean(d) - normed mean(d normed)) for d, the gradient of normed, both (count, Cp)
-// with zeros from C on; dx may be d.
+// with zeros from C on; dx may be d. `plus`, where it is not null, is added.
 template <int W>
 MOCE_NOINLINE void normalise_gradient(const float* d, const float* normed, const float* rstd,
-                                      int64_t C, int count, float* dx, int64_t dx_pixel) {
+                                      int64_t C, int count, float* dx, int64_t dx_pixel,
+                                      const float* plus = nullptr, int64_t plus_pixel = 0) {
   const int64_t Cp = whole<W>(C);
   for (int p0 = 0; p0 < count; p0 += W) {
     const int n = count - p0 < W ? count - p0 : W;
@@ -71,10 +71,12 @@ MOCE_NOINLINE void normalise_gradient(const float* d, const float* normed, const
     store<W>(means, mean);
     store<W>(slopes, slope);
     for (int p = 0; p < n; p++)
-      for (int64_t c = 0; c < Cp; c += W)
-        store<W>(dx + (p0 + p) * dx_pixel + c,
-                 (load<W>(g + p * Cp + c) - means[p] - load<W>(y + p * Cp + c) * slopes[p]) *
-                     rstd[p0 + p]);
+      for (int64_t c = 0; c < Cp; c += W) {
+        Vec<W> own = (load<W>(g + p * Cp + c) - means[p] - load<W>(y + p * Cp + c) * slopes[p]) *
+                     rstd[p0 + p];
+        if (plus) own += load<W>(plus + (p0 + p) * plus_pixel + c);
+        store<W>(dx + (p0 + p) * dx_pixel + c, own);
+      }
   }
 }
 

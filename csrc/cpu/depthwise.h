@@ -156,12 +156,31 @@ struct Depthwise {
     });
   }
 
-  // Adds to dweight (packed) what the pixels of grad, the gradient of the output, within r give.
-  static void backward_weight(const Image& x, const Image& grad, const Rectangle& r,
-                              float* dweight, float* scratch) {
+  // Adds to dweight (packed) what a row of the gradient of the output gives, with the input's rows
+  // first <= i < last of those that it was made of.
+  static void add_weight_gradient(const float* const (&rows)[K], int first, int last,
+                                  const float* grad, int64_t columns, float* dweight) {
     // Rows at a time: enough sums to hide the latency of an addition, few enough for registers.
     constexpr int R = K == 3 ? 3 : MOCE_LANES >= 16 ? 2 : 1;
     constexpr int N = R == 1 ? 8 : 4;
+    int ky = first;
+    for (; ky + R <= last; ky += R)
+      correlate_row<R, N>(rows + ky, grad, columns, dweight + ky * K * W);
+    for (; ky < last; ky++) correlate_row<1, 8>(rows + ky, grad, columns, dweight + ky * K * W);
+    V sum[4] = {};
+    int64_t at = 0;
+    for (; at + 4 <= columns; at += 4)
+      unroll<4>([&](auto i) MOCE_INLINE_LAMBDA {
+        sum[decltype(i)::value] += load<W>(grad + (at + decltype(i)::value) * W);
+      });
+    for (; at < columns; at++) sum[0] += load<W>(grad + at * W);
+    float* dbias = dweight + K * K * W;
+    store<W>(dbias, load<W>(dbias) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+  }
+
+  // Adds to dweight (packed) what the pixels of grad, the gradient of the output, within r give.
+  static void backward_weight(const Image& x, const Image& grad, const Rectangle& r,
+                              float* dweight, float* scratch) {
     const int64_t columns = r.x1 - r.x0;
     float* line = scratch + K * row_floats(columns);
     Ring ring(x, r, scratch);
@@ -170,18 +189,7 @@ struct Depthwise {
       int ky, last;
       ring.window(y, rows, ky, last);
       Rows<W>::read(grad, y, r.x0, r.x1, line);
-      for (; ky + R <= last; ky += R)
-        correlate_row<R, N>(rows + ky, line, columns, dweight + ky * K * W);
-      for (; ky < last; ky++) correlate_row<1, 8>(rows + ky, line, columns, dweight + ky * K * W);
-      V sum[4] = {};
-      int64_t at = 0;
-      for (; at + 4 <= columns; at += 4)
-        unroll<4>([&](auto i) MOCE_INLINE_LAMBDA {
-          sum[decltype(i)::value] += load<W>(line + (at + decltype(i)::value) * W);
-        });
-      for (; at < columns; at++) sum[0] += load<W>(line + at * W);
-      float* dbias = dweight + K * K * W;
-      store<W>(dbias, load<W>(dbias) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+      add_weight_gradient(rows, ky, last, line, columns, dweight);
     }
   }
 };

@@ -78,16 +78,12 @@ struct ExpertBackward : ExpertForward<W> {
       float total = 0;
       for (int lane = 0; lane < W; lane++) total += gate[lane];
       *sum.gate += total;
-      add_outer<W>(b.o, rp, r, g.data, g.pixel, Cp, t.w, sum.out);
-      add_outer<W>(b.ds, rp, r, shared.data, shared.pixel, Cp, t.w, sum.mod);
+      add_outer<kWide>(b.o, rp, r, g.data, g.pixel, Cp, t.w, sum.out);
+      add_outer<kWide>(b.ds, rp, r, shared.data, shared.pixel, Cp, t.w, sum.mod);
       add_outer<W>(b.t, rp, r, attended, rp, rp, t.w, sum.attn);
-      for (int64_t c = 0; c < rp; c += W) {
-        V bias{};  // of the row first: a long sum loses more
-        for (int p = 0; p < t.w; p++) bias += load<W>(b.t + p * rp + c);
-        store<W>(sum.attn_bias + c, load<W>(sum.attn_bias + c) + bias);
-      }
+      add_pixels<W>(b.t, rp, rp, t.w, sum.attn_bias);
       multiply_pixels<W>(b.t, rp, r, w.attn_t, rp, nullptr, d_attended, rp, t.w);
-      multiply_pixels<W>(b.ds, rp, r, w.mod_t, Cp, nullptr, b.y, Cp, t.w);
+      multiply_pixels<kWide>(b.ds, rp, r, w.mod_t, Cp, nullptr, b.y, Cp, t.w);
       write(b.y, e.dshared, t.y + row, t.x, t.w, b.copy);
     }
     a.grad = in_strip(b.d_attended);
@@ -153,18 +149,18 @@ struct ExpertBackward : ExpertForward<W> {
       add_outer<W>(b.d, rp, r, b.h, rp, rp, n, sum.qkv[i]);
       multiply_pixels<W, true>(b.d, rp, r, w.qkv_t[i], rp, nullptr, b.dh, rp, n);
     }
-    add_outer<W>(b.dh, rp, r, in.data, in.pixel, Cp, n, sum.in);
-    V gate{};
+    add_outer<kWide>(b.dh, rp, r, in.data, in.pixel, Cp, n, sum.in);
+    Vec<kWide> gate{};
     for (int p = 0; p < n; p++)
-      for (int64_t c = 0; c < Cp; c += W) {
-        const V grad = load<W>(g.data + p * g.pixel + c);
-        gate += grad * load<W>(in.data + p * in.pixel + c);
-        store<W>(b.dx + p * Cp + c, grad * e.gate);
+      for (int64_t c = 0; c < Cp; c += kWide) {
+        const Vec<kWide> grad = load<kWide>(g.data + p * g.pixel + c);
+        gate += grad * load<kWide>(in.data + p * in.pixel + c);
+        store<kWide>(b.dx + p * Cp + c, grad * e.gate);
       }
     float total = 0;
-    for (int lane = 0; lane < W; lane++) total += gate[lane];
+    for (int lane = 0; lane < kWide; lane++) total += gate[lane];
     *sum.gate += total;
-    multiply_pixels<W, true>(b.dh, rp, r, w.in_t, Cp, nullptr, b.dx, Cp, n);
+    multiply_pixels<kWide, true>(b.dh, rp, r, w.in_t, Cp, nullptr, b.dx, Cp, n);
     write(b.dx, e.dx, y, x, n, b.x);
   }
 };

@@ -137,12 +137,12 @@ struct ExpertForward : ExpertPacking<W> {
           const V s = load<W>(b.s + j);
           store<W>(b.o + j, load<W>(b.o + j) * (s * sigmoid<W>(s)));
         }
-        multiply_pixels<W>(b.o, rp, r, w.out, Cp, nullptr, b.y, Cp, t.w);
+        multiply_pixels<kWide>(b.o, rp, r, w.out, Cp, nullptr, b.y, Cp, t.w);
         const Pixels x = read(e.x, t.y + row, t.x, t.w, b.copy);
         for (int p = 0; p < t.w; p++)
-          for (int64_t c = 0; c < Cp; c += W) {
+          for (int64_t c = 0; c < Cp; c += kWide) {
             float* y = b.y + p * Cp + c;
-            store<W>(y, (load<W>(y) + load<W>(x.data + p * x.pixel + c)) * e.gate);
+            store<kWide>(y, (load<kWide>(y) + load<kWide>(x.data + p * x.pixel + c)) * e.gate);
           }
         write(b.y, e.out, t.y + row, t.x, t.w, b.copy);
       }

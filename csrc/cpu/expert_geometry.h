@@ -22,7 +22,10 @@ struct Pieces {
   }
 };
 
-// Buffers hold channels padded to whole vectors of W: r to `rp`, C to `Cp`.
+// The vectors of C channels are as wide as there are, however small the rank.
+constexpr int kWide = MOCE_LANES;
+
+// Buffers hold channels padded to whole vectors: r to `rp` of W, C to `Cp` of kWide.
 template <int W>
 struct ExpertGeometry {
   using V = Vec<W>;
@@ -35,7 +38,7 @@ struct ExpertGeometry {
       : e(e),
         r(e.rank),
         rp(whole<W>(e.rank)),
-        Cp(whole<W>(e.C)),
+        Cp(whole<kWide>(e.C)),
         // depthwise_row reads whole groups of pixels
         plane_width((e.W + kDepthwisePixels - 1) / kDepthwisePixels * kDepthwisePixels +
                     2 * kMargin),
@@ -46,7 +49,7 @@ struct ExpertGeometry {
   // in `buffer` (count, Cp).
   Pixels read(const Strided& s, int64_t y, int64_t x, int count, float* buffer) const {
     return with_type(e.type, [&](auto t) {
-      return read_pixels<W, decltype(t)>(s, e.C, 0, y, x, count, buffer);
+      return read_pixels<kWide, decltype(t)>(s, e.C, 0, y, x, count, buffer);
     });
   }
   // `from` (count, Cp) to a tensor, on top of what is there where e.accumulate says so.
@@ -54,14 +57,14 @@ struct ExpertGeometry {
     if (e.accumulate) {
       const Pixels before = read(s, y, x, count, buffer);
       for (int p = 0; p < count; p++)
-        for (int64_t c = 0; c < Cp; c += W)
-          store<W>(from + p * Cp + c,
-                   load<W>(from + p * Cp + c) + load<W>(before.data + p * before.pixel + c));
+        for (int64_t c = 0; c < Cp; c += kWide)
+          store<kWide>(from + p * Cp + c,
+                   load<kWide>(from + p * Cp + c) + load<kWide>(before.data + p * before.pixel + c));
     }
     with_type(e.type, [&](auto t) {
       auto* to = pixel_at<decltype(t)>(s, 0, y, x);
-      for (int64_t c = 0; c < e.C; c += W)
-        scatter_pixels<W>(from + c, Cp, to + c * s.c, s, e.C - c < W ? int(e.C - c) : W, count);
+      for (int64_t c = 0; c < e.C; c += kWide)
+        scatter_pixels<kWide>(from + c, Cp, to + c * s.c, s, e.C - c < kWide ? int(e.C - c) : kWide, count);
     });
   }
 

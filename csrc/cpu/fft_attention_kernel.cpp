@@ -10,6 +10,7 @@
 
 #include "fft_attention_kernel.h"
 
+#include "vector_math.h"
 #include "window_strip.h"
 
 namespace moce {
@@ -42,8 +43,7 @@ struct Normalised {
         squares[p] += d * d;
       }
     }
-    const V variance = sum_each<W>(squares) / float(a.C) + a.eps;
-    for (int p = 0; p < W; p++) out.rstd[p] = 1.f / __builtin_sqrtf(variance[p]);
+    store<W>(out.rstd, 1.f / sqrt<W>(sum_each<W>(squares) / float(a.C) + a.eps));
   }
 
   // A block of the pixels of one row, from column c on, in the tensor.

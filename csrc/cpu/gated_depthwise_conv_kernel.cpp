@@ -151,19 +151,7 @@ struct Gated {
                                   const float* d, int64_t columns, float* sums) {
     const float* inner[K];
     for (int i = first; i < last; i++) inner[i] = rows[i] + W;
-    if (first == 0 && last == K) {
-      D::correlate_row<K, 4>(inner, d, columns, sums);
-    } else {
-      for (int i = first; i < last; i++)
-        D::correlate_row<1, 8>(inner + i, d, columns, sums + i * K * W);
-    }
-    V sum[4] = {};
-    int64_t at = 0;
-    for (; at + 4 <= columns; at += 4)
-      for (int i = 0; i < 4; i++) sum[i] += load<W>(d + (at + i) * W);
-    for (; at < columns; at++) sum[0] += load<W>(d + at * W);
-    float* dbias = sums + K * K * W;
-    store<W>(dbias, load<W>(dbias) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+    D::add_weight_gradient(inner, first, last, d, columns, sums);
   }
 
   void write_row(const Tile& t, int64_t block, int64_t y, const float* grad_a, const float* grad_b,

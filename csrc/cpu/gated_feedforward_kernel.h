@@ -2,7 +2,7 @@
 // offers to gated_feedforward.cpp.
 #pragma once
 
-#include "moce/types.h"
+#include "projection_gradient.h"
 
 namespace moce {
 
@@ -16,6 +16,10 @@ struct GatedFeedForward {
   const float *depthwise, *depthwise_bias;  // (2 hidden, 3, 3), (2 hidden,) or null
   const float *out_weight, *out_bias;       // (C, hidden), (C,) or null
   float* packed;                            // the weights as the kernel reads them, by `pack`
+
+  Strided grad;  // backward
+  ProjectionGradient gradient;
+  float *dout_weight, *dout_bias;
 };
 
 struct GatedFeedForwardKernel {
@@ -27,6 +31,8 @@ struct GatedFeedForwardKernel {
   void (*pack)(const GatedFeedForward&, int64_t begin, int64_t end);
   // Rows begin <= i < end.
   void (*forward)(const GatedFeedForward&, int64_t begin, int64_t end, float* scratch);
+
+  GradientKernel<GatedFeedForward> gradient;
 };
 
 }  // namespace moce

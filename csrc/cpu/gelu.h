@@ -14,7 +14,7 @@ MOCE_INLINE Vec<W> normal_tail(Vec<W> x, Vec<W>& bell) {
   const Vec<W> largest = splat<W>(12.99f);
   Vec<W> magnitude = bit_cast<Vec<W>>(bit_cast<VecU32<W>>(x) & 0x7fffffffu);
   const VecU32<W> beyond = bit_cast<VecU32<W>>(magnitude > largest);
-  magnitude = select<W>(beyond, largest, magnitude);
+  magnitude = magnitude > largest ? largest : magnitude;
   // exp(-x^2 / 2) = 2^n 2^f; adding 3 * 2^22 leaves the nearest integer in the low bits.
   const Vec<W> square = magnitude * magnitude;
   const Vec<W> shifted = square * -0.721347511f + 12582912.f;
@@ -44,7 +44,7 @@ MOCE_INLINE Vec<W> normal_tail(Vec<W> x, Vec<W>& bell) {
 template <int W>
 MOCE_INLINE Vec<W> normal_distribution(Vec<W> x, Vec<W>& bell) {
   const Vec<W> tail = normal_tail<W>(x, bell);
-  return select<W>(bit_cast<VecU32<W>>(x > 0.f), 1.f - tail, tail);
+  return x > 0.f ? 1.f - tail : tail;
 }
 
 template <int W>

@@ -16,11 +16,14 @@ constexpr int kTilePixels = 6, kTileVectors = 4;  // 32 registers
 constexpr int kTilePixels = 6, kTileVectors = 2;  // 16 registers
 #endif
 
-// f(i, Int<n>) for i < count in steps of kTilePixels; the last step may be smaller.
-template <class F>
+// f(i, Int<n>) for i < count in steps of kTilePixels, or of twice as many next to a single Vector:
+// fewer sums would not hide the latency of an addition. The last steps may be smaller.
+template <int Vectors, class F>
 MOCE_INLINE void for_tiles(int64_t count, F&& f) {
   static_assert(kTilePixels == 6);
   int64_t i = 0;
+  if constexpr (Vectors == 1)
+    for (; i + 12 <= count; i += 12) f(i, Int<12>{});
   for (; i + 6 <= count; i += 6) f(i, Int<6>{});
   switch (count - i) {
     case 5: return f(i, Int<5>{});
@@ -57,7 +60,7 @@ void multiply_columns(const float* in, int64_t in_pixel, int64_t inner, const fl
                       int64_t weight_row, const float* bias, const float* start,
                       int64_t start_pixel, float* out, int64_t out_pixel, int64_t out_vector,
                       int count) {
-  for_tiles(count, [&](int64_t p, auto M) MOCE_INLINE_LAMBDA {
+  for_tiles<N>(count, [&](int64_t p, auto M) MOCE_INLINE_LAMBDA {
     multiply_tile<W, decltype(M)::value, N>(in + p * in_pixel, in_pixel, inner, weight, weight_row,
                                             bias, start ? start + p * start_pixel : nullptr,
                                             start_pixel, out + p * out_pixel, out_pixel,
@@ -144,9 +147,7 @@ MOCE_NOINLINE void multiply_panels(const float* in, int64_t in_pixel, int64_t in
 template <int W, int M, int N>
 MOCE_INLINE void outer_tile(const float* a, int64_t a_pixel, const float* b, int64_t b_pixel,
                             int count, float* sum, int64_t sum_row) {
-  Vec<W> tile[M][N];
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) tile[m][n] = load<W>(sum + m * sum_row + n * W);
+  Vec<W> tile[M][N] = {};  // of these pixels alone: a long sum loses more
   for (int p = 0; p < count; p++) {
     Vec<W> row[N];
     for (int n = 0; n < N; n++) row[n] = load<W>(b + p * b_pixel + n * W);
@@ -154,7 +155,10 @@ MOCE_INLINE void outer_tile(const float* a, int64_t a_pixel, const float* b, int
       for (int n = 0; n < N; n++) tile[m][n] += a[p * a_pixel + m] * row[n];
   }
   for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) store<W>(sum + m * sum_row + n * W, tile[m][n]);
+    for (int n = 0; n < N; n++) {
+      float* to = sum + m * sum_row + n * W;
+      store<W>(to, load<W>(to) + tile[m][n]);
+    }
 }
 
 // sum[i][:] += sum over pixels of a[p][i] b[p][:], i < rows: the gradient of a weight.
@@ -162,11 +166,25 @@ template <int W>
 MOCE_NOINLINE void add_outer(const float* a, int64_t a_pixel, int64_t rows, const float* b,
                              int64_t b_pixel, int64_t channels, int count, float* sum) {
   for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
-    for_tiles(rows, [&](int64_t i, auto M) MOCE_INLINE_LAMBDA {
+    for_tiles<decltype(N)::value>(rows, [&](int64_t i, auto M) MOCE_INLINE_LAMBDA {
       outer_tile<W, decltype(M)::value, decltype(N)::value>(
           a + i, a_pixel, b + n * W, b_pixel, count, sum + i * channels + n * W, channels);
     });
   });
+}
+
+// sum[:] += sum over pixels of x[p][:], whole vectors of channels: the gradient of a bias.
+template <int W>
+MOCE_NOINLINE void add_pixels(const float* x, int64_t pixel, int64_t channels, int count,
+                              float* sum) {
+  for (int64_t c = 0; c < channels; c += W) {
+    Vec<W> part[4] = {};
+    int p = 0;
+    for (; p + 4 <= count; p += 4)
+      for (int i = 0; i < 4; i++) part[i] += load<W>(x + (p + i) * pixel + c);
+    for (; p < count; p++) part[0] += load<W>(x + p * pixel + c);
+    store<W>(sum + c, load<W>(sum + c) + ((part[0] + part[1]) + (part[2] + part[3])));
+  }
 }
 
 }  // namespace MOCE_ISA

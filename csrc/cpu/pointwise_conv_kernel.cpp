@@ -90,11 +90,7 @@ struct Pointwise {
         }
         if (a.sums) {
           add_outer<W>(g.data, g.pixel, a.outer, in.data, in.pixel, Kp, n, dweight);
-          for (int64_t c = 0; c < Np; c += W) {
-            Vec<W> sum = load<W>(dbias + c);
-            for (int p = 0; p < n; p++) sum += load<W>(g.data + p * g.pixel + c);
-            store<W>(dbias + c, sum);
-          }
+          add_pixels<W>(g.data, g.pixel, Np, n, dbias);
         }
         if (!a.dx.data) continue;
         int64_t pixel;

@@ -1,13 +1,14 @@
 // Depthwise K x K convolution of a 1x1 convolution for CPUs: out = DW(W n(x) + b), n the
 // normalisation over channels or the identity. Row by row of a strip of columns: K rows of the 1x1
 // convolution's outputs stay in a second-level cache (see projected_rows.h), so that x is read and
-// out is written once. 2 inner outer + 2 K K outer float operations a pixel.
+// out is written once. 2 inner outer + 2 K K outer float operations a pixel; backward three times as
+// many (see projected_gradient.h).
 //
 // Compiled once for each instruction set; see simd.h for what that forbids.
 
 #include "projected_depthwise_conv_kernel.h"
 
-#include "projected_rows.h"
+#include "projected_gradient.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
@@ -59,10 +60,42 @@ struct ProjectedDepthwise {
   }
 };
 
+template <int W, class T, int K>
+struct ProjectedDepthwiseGradient : ProjectedDepthwise<W, T, K> {
+  using Base = ProjectedDepthwise<W, T, K>;
+  using Base::a, Base::in, Base::Np;
+  using Gradient = ProjectedGradient<W, T, K>;
+
+  explicit ProjectedDepthwiseGradient(const ProjectedDepthwiseConv& a) : Base(a) {}
+
+  GradientSizes sizes() const {
+    return {Gradient::rows(in), Np / W, Gradient::packed_size(in), Gradient::sums_size(in),
+            Gradient::scratch(in) + 64};
+  }
+  void pack_gradient(int64_t begin, int64_t end) const {
+    Gradient::pack(in, a.depthwise, a.gradient.packed, begin, end);
+  }
+  void reduce(int64_t begin, int64_t end) const {
+    reduce_projection<W, K>(in, a.gradient, begin, end);
+  }
+
+  void backward(int64_t begin, int64_t end, float* scratch) const {
+    Gradient projected(in, a.gradient, a.packed, scratch);
+    projected.run(begin, end, nullptr, [&](int64_t y, float*) MOCE_INLINE_LAMBDA {
+      const auto& rows = projected.made;
+      const T* from = pixel_at<T>(a.grad, rows.b, y, rows.left());
+      float* to = projected.gradient_at(y) + rows.offset() * W;
+      for (int64_t i = 0; i < a.outer; i += W, to += rows.vector)
+        gather_pixels<W>(from + i * a.grad.c, a.grad, a.outer - i < W ? int(a.outer - i) : W,
+                         int(rows.right() - rows.left()), to, W);
+    });
+  }
+};
+
 template <class T, class F>
 auto dispatch(const ProjectedDepthwiseConv& a, F&& f) {
-  if (a.kernel == 3) return f(ProjectedDepthwise<MOCE_LANES, T, 3>(a));
-  return f(ProjectedDepthwise<MOCE_LANES, T, 7>(a));
+  if (a.kernel == 3) return f(ProjectedDepthwiseGradient<MOCE_LANES, T, 3>(a));
+  return f(ProjectedDepthwiseGradient<MOCE_LANES, T, 7>(a));
 }
 template <class F>
 auto dispatch(const ProjectedDepthwiseConv& a, F&& f) {
@@ -84,6 +117,18 @@ extern const ProjectedDepthwiseConvKernel projected_depthwise_conv_kernel = {
     },
     [](const P& a, int64_t begin, int64_t end, float* scratch) {
       dispatch(a, [=](auto k) { k.forward(begin, end, scratch); });
+    },
+    {
+        [](const P& a) { return dispatch(a, [](auto k) { return k.sizes(); }); },
+        [](const P& a, int64_t begin, int64_t end) {
+          dispatch(a, [=](auto k) { k.pack_gradient(begin, end); });
+        },
+        [](const P& a, int64_t begin, int64_t end, float* scratch) {
+          dispatch(a, [=](auto k) { k.backward(begin, end, scratch); });
+        },
+        [](const P& a, int64_t begin, int64_t end) {
+          dispatch(a, [=](auto k) { k.reduce(begin, end); });
+        },
     },
 };
 

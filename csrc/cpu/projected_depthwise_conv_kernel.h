@@ -2,7 +2,7 @@
 // once for each instruction set, offers to projected_depthwise_conv.cpp.
 #pragma once
 
-#include "moce/types.h"
+#include "projection_gradient.h"
 
 namespace moce {
 
@@ -16,6 +16,9 @@ struct ProjectedDepthwiseConv {
   const float *weight, *bias;               // (outer, inner), (outer,) or null
   const float *depthwise, *depthwise_bias;  // (outer, K, K), (outer,) or null
   float* packed;                            // the weights as the kernel reads them, by `pack`
+
+  Strided grad;  // backward
+  ProjectionGradient gradient;
 };
 
 struct ProjectedDepthwiseConvKernel {
@@ -27,6 +30,8 @@ struct ProjectedDepthwiseConvKernel {
   void (*pack)(const ProjectedDepthwiseConv&, int64_t begin, int64_t end);
   // Rows begin <= i < end.
   void (*forward)(const ProjectedDepthwiseConv&, int64_t begin, int64_t end, float* scratch);
+
+  GradientKernel<ProjectedDepthwiseConv> gradient;
 };
 
 }  // namespace moce

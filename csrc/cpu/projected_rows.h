@@ -51,8 +51,9 @@ MOCE_NOINLINE void pack_projection(const Projection& p, float* to, int64_t begin
 }
 
 // A depthwise kernel's weights and then its bias, for channels in such parts: for each vector of
-// these what Depthwise<K, W>::strip takes. Of the vectors begin <= i < end alone.
-template <int W, int K>
+// these what Depthwise<K, W>::strip takes. Of the vectors begin <= i < end alone. Flipped, the
+// weights make of the gradient of the convolution's output that of its input.
+template <int W, int K, bool Flipped = false>
 MOCE_NOINLINE void pack_depthwise(const Projection& p, const float* weight, const float* bias,
                                   float* to, int64_t begin, int64_t end) {
   const int64_t whole_part = whole<W>(p.part);
@@ -60,43 +61,51 @@ MOCE_NOINLINE void pack_depthwise(const Projection& p, const float* weight, cons
     const int64_t in_part = n % whole_part, from = n / whole_part * p.part + in_part;
     const bool exists = in_part < p.part;
     float* lane = to + n / W * Depthwise<K, W>::kPacked + n % W;
-    for (int k = 0; k < K * K; k++) lane[k * W] = exists ? weight[from * K * K + k] : 0.f;
+    const float* tap = weight + from * K * K;
+    for (int k = 0; k < K * K; k++)
+      lane[k * W] = exists ? tap[Flipped ? K * K - 1 - k : k] : 0.f;
     lane[K * K * W] = exists && bias ? bias[from] : 0.f;
   }
 }
 
-// The strips of an image: as wide as lets K rows stay in cache, all about equally wide.
+// The strips of an image: as wide as lets K rows stay in cache, and with a Halo as many rows of
+// gradients; all about equally wide.
 struct Strips {
   int64_t count, width;
 };
-template <int W, int K>
+template <int W, int K, int Halo = 0>
 Strips strips(const Projection& p) {
-  constexpr int64_t kCache = 96 * 1024, kNarrowest = 32, kWidest = 96;  // floats, pixels
+  constexpr int64_t kNarrowest = 32, kWidest = 96;  // pixels
+  constexpr int64_t kCache = (Halo == 0 ? 96 : 64) * 1024;  // floats
   int64_t most = kCache / (K * projected_channels<W>(p)) - (K - 1);
   most = most < kNarrowest ? kNarrowest : most > kWidest ? kWidest : most;
   const int64_t count = (p.W + most - 1) / most;
   return {count, (p.W + count - 1) / count};
 }
 
-template <int W, class T, int K>
+// The convolution's results are wanted `Halo` columns beyond the strip at either side, too; then K
+// rows of what is normalised are kept as well.
+template <int W, class T, int K, int Halo = 0>
 struct ProjectedRows {
-  static constexpr int kMargin = K / 2;
+  static constexpr int kMargin = K / 2, kAround = kMargin + Halo;
+  static constexpr int kNormed = Halo == 0 ? 1 : K;
   const Projection& p;
   const float* packed;
   const int64_t channels;     // of the ring, a vector of all pixels after the other
   const int64_t vector, row;  // floats from one to the next
   float *ring, *x_copy, *normed, *rstd;
-  int64_t b, x0, x1;
+  int64_t b, x0, x1;  // the strip, without a halo
 
   static int64_t row_pixels(const Projection& p) {
     constexpr int tail = Depthwise<K, W>::kTail;
-    return (strips<W, K>(p).width + tail - 1) / tail * tail + K - 1;
+    return (strips<W, K, Halo>(p).width + 2 * Halo + tail - 1) / tail * tail + K - 1;
   }
   static int64_t ring_floats(const Projection& p) {
     return K * row_pixels(p) * projected_channels<W>(p);
   }
   static int64_t scratch(const Projection& p) {
-    return (ring_floats(p) + row_pixels(p) * (2 * whole<W>(p.inner) + 1) + 15) / 16 * 16;
+    const int64_t inner = (1 + kNormed) * whole<W>(p.inner) + kNormed;
+    return (ring_floats(p) + row_pixels(p) * inner + 15) / 16 * 16;
   }
 
   ProjectedRows(const Projection& p, const float* packed, float* scratch)
@@ -108,51 +117,79 @@ struct ProjectedRows {
         ring(scratch),
         x_copy(ring + ring_floats(p)),
         normed(x_copy + row_pixels(p) * whole<W>(p.inner)),
-        rstd(normed + row_pixels(p) * whole<W>(p.inner)) {}
+        rstd(normed + kNormed * row_pixels(p) * whole<W>(p.inner)) {}
 
   // Goes to a strip of an image; the next rows to be filled are new.
   void enter_strip(int64_t image, int64_t strip) {
     b = image;
-    x0 = strip * strips<W, K>(p).width;
-    x1 = x0 + strips<W, K>(p).width < p.W ? x0 + strips<W, K>(p).width : p.W;
+    const int64_t width = strips<W, K, Halo>(p).width;
+    x0 = strip * width;
+    x1 = x0 + width < p.W ? x0 + width : p.W;
     // Columns outside the picture are zero, which no fill() overwrites.
     for (int64_t i = 0; i < K * row; i++) ring[i] = 0.f;
   }
 
+  // Of the pixels that a row is filled with.
+  int64_t first_column() const { return x0 - kAround < 0 ? 0 : x0 - kAround; }
+  float* normed_at(int64_t y) const {
+    return normed + y % kNormed * row_pixels(p) * whole<W>(p.inner);
+  }
+
   void fill(int64_t y) {
     if (y < 0 || y >= p.H) return;
-    const int64_t left = x0 - kMargin < 0 ? 0 : x0 - kMargin;
-    const int64_t right = x1 + kMargin > p.W ? p.W : x1 + kMargin;
+    const int64_t left = first_column(), right = x1 + kAround > p.W ? p.W : x1 + kAround;
     const int n = int(right - left);
     Pixels in = read_pixels<W, T>(p.x, p.inner, b, y, left, n, x_copy);
     if (p.norm) {
-      normalise<W>(in.data, in.pixel, p.inner, p.eps, n, normed, rstd);
-      in = {normed, whole<W>(p.inner)};
+      float* scales = rstd + y % kNormed * row_pixels(p);
+      normalise<W>(in.data, in.pixel, p.inner, p.eps, n, normed_at(y), scales);
+      in = {normed_at(y), whole<W>(p.inner)};
     }
-    float* to = ring + y % K * row + (left - (x0 - kMargin)) * W;
+    float* to = ring + y % K * row + (left - (x0 - kAround)) * W;
     multiply_panels<W>(in.data, in.pixel, p.inner, packed, channels,
                        packed + channels * p.inner, nullptr, 0, to, W, n, vector);
   }
 
+  // Of a row of the ring as many as are there: rows first <= i < last of those around row y.
+  struct Window {
+    const float* rows[K];
+    int first, last;
+  };
+  Window window(const float* of, int64_t y) const {
+    Window w;
+    w.first = y < kMargin ? int(kMargin - y) : 0;
+    w.last = y + kMargin < p.H ? K : int(p.H - y) + kMargin;
+    for (int i = w.first; i < w.last; i++) w.rows[i] = of + (y - kMargin + i) % K * row;
+    return w;
+  }
+
+  // The columns of the image of which the convolution is wanted, and where the first is in a row of
+  // such that begins at x0 - Halo.
+  int64_t left() const { return x0 < Halo ? 0 : x0 - Halo; }
+  int64_t right() const { return x1 + Halo < p.W ? x1 + Halo : p.W; }
+  int64_t offset() const { return left() - (x0 - Halo); }
+
   // The depthwise convolution of row y, of which the neighbours have been filled, for a vector of
-  // channels: put(at, sum) for every pixel x0 + at, in whole groups of Depthwise::kTail.
+  // channels: put(at, sum) for every pixel x0 - Halo + at, in whole groups of Depthwise::kTail.
   template <class Put>
   MOCE_INLINE void convolve(int64_t y, int64_t channel_vector, const float* weight,
                             Put&& put) const {
+    const int64_t from = offset();
+    convolve(window(ring + channel_vector * vector + from * W, y), right() - left(), weight,
+             [&](int64_t at, Vec<W> sum) MOCE_INLINE_LAMBDA { put(from + at, sum); });
+  }
+  template <class Put>
+  static MOCE_INLINE void convolve(const Window& w, int64_t count, const float* weight,
+                                   Put&& put) {
     using D = Depthwise<K, W>;
-    const int first = y < kMargin ? int(kMargin - y) : 0;
-    const int last = y + kMargin < p.H ? K : int(p.H - y) + kMargin;
-    const float* rows[K];
-    for (int i = first; i < last; i++)
-      rows[i] = ring + (y - kMargin + i) % K * row + channel_vector * vector;
     int64_t at = 0;
-    for (; at + D::kStrip <= x1 - x0; at += D::kStrip)
-      D::template strip<D::kStrip>(rows, first, last, at, weight,
+    for (; at + D::kStrip <= count; at += D::kStrip)
+      D::template strip<D::kStrip>(w.rows, w.first, w.last, at, weight,
                                    [&](auto i, Vec<W> sum) MOCE_INLINE_LAMBDA {
                                      put(at + decltype(i)::value, sum);
                                    });
-    for (; at < x1 - x0; at += D::kTail)
-      D::template strip<D::kTail>(rows, first, last, at, weight,
+    for (; at < count; at += D::kTail)
+      D::template strip<D::kTail>(w.rows, w.first, w.last, at, weight,
                                   [&](auto i, Vec<W> sum) MOCE_INLINE_LAMBDA {
                                     put(at + decltype(i)::value, sum);
                                   });

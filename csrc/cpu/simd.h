@@ -29,12 +29,14 @@ struct VecTypes;
 template <>
 struct VecTypes<4> {
   typedef float f32 __attribute__((vector_size(16)));
+  typedef double f64 __attribute__((vector_size(32)));
   typedef uint32_t u32 __attribute__((vector_size(16)));
   typedef uint16_t u16 __attribute__((vector_size(8)));
 };
 template <>
 struct VecTypes<8> {
   typedef float f32 __attribute__((vector_size(32)));
+  typedef double f64 __attribute__((vector_size(64)));
   typedef uint32_t u32 __attribute__((vector_size(32)));
   typedef uint16_t u16 __attribute__((vector_size(16)));
 };
@@ -47,6 +49,8 @@ struct VecTypes<16> {
 
 template <int W>
 using Vec = typename VecTypes<W>::f32;
+template <int W>  // up to 8
+using VecF64 = typename VecTypes<W>::f64;
 template <int W>
 using VecU32 = typename VecTypes<W>::u32;
 template <int W>

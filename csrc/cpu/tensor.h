@@ -1,6 +1,7 @@
 // What the CPU operators share: tensors, and scratch for their threads.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 
@@ -31,6 +32,11 @@ inline Scratch allocate_scratch(int64_t floats) {
   const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
   void* p = bytes >= kPoolThreshold ? pool_allocate(bytes) : std::aligned_alloc(64, bytes);
   return Scratch(static_cast<float*>(require_memory(p, bytes)), FreeScratch{bytes});
+}
+
+inline float* floats(const Tensor& t) { return static_cast<float*>(t.data_ptr()); }
+inline void zero(std::initializer_list<Tensor> gradients) {
+  for (const Tensor& t : gradients) std::fill_n(floats(t), t.numel(), 0.f);
 }
 
 // new_like, from the memory pool where it is large.

@@ -2,7 +2,8 @@
 // each instruction set, offers to transposed_attention.cpp. The second is channel_attention's.
 #pragma once
 
-#include "moce/types.h"
+#include "channel_attention_kernel.h"
+#include "projection_gradient.h"
 
 namespace moce {
 
@@ -18,6 +19,12 @@ struct TransposedAttention {
   float* packed;                            // the weights as the kernel reads them, by `pack`
   float* parts;       // (B, num_parts, part size of ChannelAttention): q k^T and squares
   int64_t num_parts;  // of an image's rows
+
+  Strided grad;  // backward
+  const ChannelAttention* attention;  // with the matrices of the gradients
+  bool add_grad;                      // dx is the residual's gradient, too
+  float* packed_values;               // the weights of v alone
+  ProjectionGradient gradient;
 };
 
 struct TransposedAttentionKernel {
@@ -29,6 +36,12 @@ struct TransposedAttentionKernel {
   void (*pack)(const TransposedAttention&, int64_t begin, int64_t end);
   // Parts begin <= i < end of all images.
   void (*collect)(const TransposedAttention&, int64_t begin, int64_t end, float* scratch);
+
+  // The same for the gradients: what collect_values reads, and v grad^T and grad to the parts.
+  int64_t (*values_size)(const TransposedAttention&);
+  void (*pack_values)(const TransposedAttention&);
+  void (*collect_values)(const TransposedAttention&, int64_t begin, int64_t end, float* scratch);
+  GradientKernel<TransposedAttention> gradient;
 };
 
 }  // namespace moce

@@ -6,6 +6,19 @@
 namespace moce {
 inline namespace MOCE_ISA {
 
+template <int W>
+MOCE_INLINE Vec<W> sqrt(Vec<W> x) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return (Vec<W>)_mm512_sqrt_ps((__m512)x);
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 8) return (Vec<W>)_mm256_sqrt_ps((__m256)x);
+  if constexpr (W == 4) return (Vec<W>)_mm_sqrt_ps((__m128)x);
+#endif
+  for (int i = 0; i < W; i++) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+}
+
 // exp(x) to 2 ulp for |x| <= 87; beyond, as at the ends.
 template <int W>
 MOCE_INLINE Vec<W> exp(Vec<W> x) {

@@ -26,6 +26,12 @@ def raw(backend: str) -> Any:
     return torch.ops.moce_kernels_triton if backend == "triton" else torch.ops.moce_kernels
 
 
+def fuses_gradients(operators: Any, grad: Tensor) -> bool:
+    """Whether ``operators`` has kernels for the gradients of whole blocks. The CPU library has;
+    elsewhere they are made of the gradients of a block's parts."""
+    return operators is torch.ops.moce_kernels and grad.device.type == "cpu"
+
+
 class _Named:
     """The compiled operators, of which one that the GPU cannot load is named."""
 

@@ -93,17 +93,38 @@ def _fake(x: Tensor, *_: Any) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.norm, ctx.eps = inputs
+    *tensors, _, ctx.norm, ctx.eps = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, project_in, in_bias, depthwise, depthwise_bias, project_out, _ = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    hidden = ops.pointwise_conv(x, project_in, in_bias, None, ctx.norm, ctx.eps)
+    saved, needs = ctx.saved_tensors, ctx.needs_input_grad
+    if _library.fuses_gradients(ops, grad):
+        gradients = ops.gated_feedforward_backward(grad, *saved, ctx.norm, ctx.eps)
+    else:
+        gradients = _composed(ops, grad, *saved, norm=ctx.norm, eps=ctx.eps, needs=needs)
+    return *(g if n else None for g, n in zip(gradients, needs[:7], strict=True)), None, None
+
+
+def _composed(
+    ops: Any,
+    grad: Tensor,
+    x: Tensor,
+    project_in: Tensor,
+    in_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    project_out: Tensor,
+    *,
+    norm: bool,
+    eps: float,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients as those of the parts, one after the other."""
+    hidden = ops.pointwise_conv(x, project_in, in_bias, None, norm, eps)
     gated = ops.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     dgated, dproject_out, dout_bias = ops.pointwise_conv_backward(
-        grad, gated, project_out, False, ctx.eps, True, needs[5] or needs[6]
+        grad, gated, project_out, False, eps, True, needs[5] or needs[6]
     )
     del gated
     dhidden, ddepthwise, ddepthwise_bias = ops.gated_depthwise_conv_backward(
@@ -111,9 +132,9 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
     del dgated, hidden
     dx, dproject_in, din_bias = ops.pointwise_conv_backward(
-        dhidden, x, project_in, ctx.norm, ctx.eps, needs[0], needs[1] or needs[2]
+        dhidden, x, project_in, norm, eps, needs[0], needs[1] or needs[2]
     )
-    gradients = (
+    return (
         dx + grad if needs[0] else None,
         dproject_in,
         din_bias,
@@ -122,7 +143,29 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dproject_out,
         dout_bias,
     )
-    return *(g if n else None for g, n in zip(gradients, needs[:7], strict=True)), None, None
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    project_in: Tensor,
+    in_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    project_out: Tensor,
+    norm: bool,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    doubled, channels, new = *project_in.shape, project_in.new_empty
+    return (
+        _inputs.new_like(x),
+        new(project_in.shape),
+        new((doubled,)),
+        new(depthwise.shape),
+        new((doubled,)),
+        new(project_out.shape),
+        new((channels,)),
+    )
 
 
 _library.operator(
@@ -136,4 +179,11 @@ _library.operator(
     kernels=("cpu", "triton"),
     composed=True,
     gradient_calls=("gated_depthwise_conv", "pointwise_conv"),
+)
+_library.declare(
+    "gated_feedforward_backward",
+    "(Tensor grad, Tensor x, Tensor project_in, Tensor? in_bias, Tensor depthwise,"
+    " Tensor? depthwise_bias, Tensor project_out, bool norm, float eps)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
 )

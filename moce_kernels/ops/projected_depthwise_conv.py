@@ -103,6 +103,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, depthwise = ctx.saved_tensors
     needs = ctx.needs_input_grad[:5]
+    if _library.fuses_gradients(ops, grad):
+        found = ops.projected_depthwise_conv_backward(
+            grad, x, weight, bias, depthwise, ctx.norm, ctx.eps
+        )
+        return *(g if n else None for g, n in zip(found, needs, strict=True)), None, None
     projected = None
     if needs[3] or needs[4]:
         projected = ops.pointwise_conv(x, weight, bias, None, ctx.norm, ctx.eps)
@@ -141,6 +146,25 @@ def gradients(
     return tuple(g if n else None for g, n in zip(found, needs, strict=True))
 
 
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    depthwise: Tensor,
+    norm: bool,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    outer, new = weight.shape[0], weight.new_empty
+    return (
+        _inputs.new_like(x),
+        new(weight.shape),
+        new((outer,)),
+        new(depthwise.shape),
+        new((outer,)),
+    )
+
+
 _library.operator(
     OPERATOR,
     "(Tensor x, Tensor weight, Tensor? bias, Tensor depthwise, Tensor? depthwise_bias, bool norm,"
@@ -152,4 +176,10 @@ _library.operator(
     kernels=("cpu", "triton"),
     composed=True,
     gradient_calls=("depthwise_conv", "pointwise_conv"),
+)
+_library.declare(
+    "projected_depthwise_conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor depthwise, bool norm, float eps)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
 )

@@ -139,9 +139,12 @@ def _fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, qkv, qkv_bias, depthwise, depthwise_bias, temperature, weight, _, _, norm, eps = inputs
+    x, qkv, qkv_bias, depthwise, depthwise_bias, temperature, weight, _, residual, norm, eps = (
+        inputs
+    )
     _, gram, squares = output
     ctx.norm, ctx.eps = norm, eps
+    ctx.adds_x = residual is x
     ctx.save_for_backward(
         x, qkv, qkv_bias, depthwise, depthwise_bias, temperature, weight, gram, squares
     )
@@ -149,23 +152,68 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ops: Any, ctx: Any, grad: Tensor, *of_sums: None) -> tuple[Tensor | None, ...]:
-    x, qkv, qkv_bias, depthwise, depthwise_bias, *of_attention, gram, squares = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    projected = ops.pointwise_conv(x, qkv, qkv_bias, None, ctx.norm, ctx.eps)
+    saved, needs = ctx.saved_tensors, ctx.needs_input_grad
+    of_residual: Tensor | None = grad
+    if _library.fuses_gradients(ops, grad):
+        gradients = ops.transposed_attention_backward(grad, *saved, ctx.norm, ctx.eps, ctx.adds_x)
+        of_residual = None if ctx.adds_x else grad  # else it is in that of x
+    else:
+        gradients = _composed(ops, grad, *saved, norm=ctx.norm, eps=ctx.eps, needs=needs[:5])
+    found = (*gradients, of_residual)
+    return *(g if n else None for g, n in zip(found, needs[:9], strict=True)), None, None
+
+
+def _composed(
+    ops: Any,
+    grad: Tensor,
+    x: Tensor,
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    temperature: Tensor,
+    weight: Tensor,
+    gram: Tensor,
+    squares: Tensor,
+    *,
+    norm: bool,
+    eps: float,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients as those of the parts, one after the other."""
+    projected = ops.pointwise_conv(x, qkv, qkv_bias, None, norm, eps)
     query = ops.depthwise_conv(projected, depthwise, depthwise_bias)
     dquery, _, dtemperature, dweight, dbias = ops.channel_attention_backward(
-        grad, query, None, gram, squares, *of_attention
+        grad, query, None, gram, squares, temperature, weight
     )
     del query
     gradients = projected_depthwise_conv.gradients(
-        ops, dquery, x, qkv, depthwise, projected, ctx.norm, ctx.eps, needs[:5]
+        ops, dquery, x, qkv, depthwise, projected, norm, eps, needs
     )
-    rest = (dtemperature, dweight, dbias, grad)
+    return *gradients, dtemperature, dweight, dbias
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    temperature: Tensor,
+    weight: Tensor,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    tripled, new = qkv.shape[0], qkv.new_empty
     return (
-        *gradients,
-        *(g if n else None for g, n in zip(rest, needs[5:9], strict=True)),
-        None,
-        None,
+        _inputs.new_like(x),
+        new(qkv.shape),
+        new((tripled,)),
+        new(depthwise.shape),
+        new((tripled,)),
+        new(temperature.shape),
+        new(weight.shape),
+        new(weight.shape[:1]),
     )
 
 
@@ -182,4 +230,12 @@ _library.operator(
     kernels=("cpu", "triton"),
     composed=True,
     gradient_calls=("channel_attention", "depthwise_conv", "pointwise_conv"),
+)
+_library.declare(
+    "transposed_attention_backward",
+    "(Tensor grad, Tensor x, Tensor qkv, Tensor? qkv_bias, Tensor depthwise,"
+    " Tensor? depthwise_bias, Tensor temperature, Tensor weight, Tensor gram, Tensor squares,"
+    " bool norm, float eps, bool add_grad)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
 )

@@ -21,6 +21,7 @@ from moceir.data.light import of_bytes
 from moceir.data.patches import Read, to_device
 from moceir.errors import NonFiniteLoss
 from moceir.files import naming
+from moceir.machine import kept_memory
 from moceir.training.checkpoint import load_checkpoint, save_checkpoint
 from moceir.training.config import plain
 from moceir.training.data import RestorationData
@@ -95,7 +96,7 @@ class Training:
         self._bar = _Bar(config.steps, self.done, self.fabric.is_global_zero)
         folder = config.run / "curves" if self.fabric.is_global_zero else None
         batches = self.data.batches(self.done, self.fabric.global_rank)
-        with _writer(folder) as self.curves, self._bar:
+        with _writer(folder) as self.curves, self._bar, kept_memory():
             while self.done < config.steps:
                 parts = [self.inputs(next(batches)) for _ in range(config.accumulate)]
                 self.step(self.done, parts)

@@ -30,10 +30,19 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-12)
+    if 2 * matrices.shape[1] > matrices.shape[2]:
+        for a, b, c in _STEPS:
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x
+    # Wide matrices: the steps are made on the square x x^T, and their product is applied once.
+    gram, product = x @ x.mT, None
     for a, b, c in _STEPS:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+        step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        step.diagonal(dim1=1, dim2=2).add_(a)
+        product = step if product is None else step @ product
+        gram = step @ gram @ step
+    return product @ x
 
 
 def is_matrix(parameter: Tensor) -> bool:

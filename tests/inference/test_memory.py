@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,27 @@ from moceir.inference.restorer import Restorer
 from tests.small_network import Restore, picture
 
 CPU = torch.device("cpu")
+
+KEEP = """
+import resource, torch
+from moceir import machine
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(2**21) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return machine._fields(machine._OWN_STATUS)["VmRSS"]
+
+before = resident()
+with machine.kept_memory():
+    faults()
+    again, kept = faults(), resident() - before
+print(again, kept, resident() - before)
+"""
+
 
 MEASURE = """
 import sys, torch
@@ -219,3 +241,15 @@ def test_other_errors_of_the_network_are_not_taken_for_it(
     monkeypatch.setattr(restorer, "_network", broken)
     with pytest.raises(RuntimeError, match="device-side"):
         restorer.restore_pixels(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library is not glibc")
+def test_kept_memory() -> None:
+    """Inside, freed memory is used again without the system; at the end it is given back."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEEP], capture_output=True, text=True, check=True
+    ).stdout
+    again, kept, after = map(int, done.split())
+    assert again < 20, done
+    assert kept > 32 * 2**20, done
+    assert after < kept / 2, done

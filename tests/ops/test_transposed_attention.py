@@ -127,6 +127,21 @@ def test_an_image_does_not_see_the_batch() -> None:
         assert torch.equal(transposed_attention(**alone, backend="cpu"), together[b : b + 1])
 
 
+def test_the_residual_may_be_x() -> None:
+    """Then the gradient of x has both parts; another tensor of the same values has its own."""
+    skip_unless_it_runs("cpu", "transposed_attention")
+    tensors = inputs(weight=torch.randn(5, 4), bias=torch.randn(5))
+    x = tensors["x"].requires_grad_()
+    apart = x.detach().clone().requires_grad_()
+    for residual in (x, apart):
+        out = transposed_attention(**{**tensors, "residual": residual}, backend="cpu")
+        out.square().sum().backward()
+        if residual is x:
+            together, x.grad = x.grad, None
+    assert apart.grad is not None
+    torch.testing.assert_close(together, x.grad + apart.grad)
+
+
 def test_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for backend in (None, "reference"):
