@@ -227,7 +227,7 @@ class _Batch:
         try:
             outcome.notes += writing.result()
         except Exception as error:
-            if self._plan.skip_existing and isinstance(error, FileExistsError):
+            if self._plan.skip_existing and job.is_kept(error):
                 outcome = Outcome.of(job, "skipped")  # another process was there before
             else:
                 outcome = Outcome.of_error(job, error)

@@ -52,7 +52,7 @@ def _degraded(job: Job, kind: Degradation, seed: int, plan: Plan) -> Outcome:
             job.source, job.target, kind, seed, number=number, overwrite=plan.overwrite
         )
     except Exception as error:
-        if plan.skip_existing and isinstance(error, FileExistsError):
+        if plan.skip_existing and job.is_kept(error):
             return Outcome.of(job, "skipped")  # another process was there before
         return Outcome.of_error(job, error)
     return Outcome.of(job, "degraded", notes=notes)

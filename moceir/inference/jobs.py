@@ -43,6 +43,10 @@ class Job:
             return False
         return True
 
+    def is_kept(self, error: Exception) -> bool:
+        """Whether writing failed because the result is there, not because a folder is a file."""
+        return isinstance(error, FileExistsError) and error.filename == str(self.target)
+
     def __str__(self) -> str:
         return shown(self.source or DASH)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DONE = ("restored", "degraded", "skipped")
 """Outcomes after which a picture is not looked at again."""
 
+_START = b'{"input": '
+"""How lines begin."""
+
 
 class Claims:
     """Which output belongs to which input. Millions fit: they lie in a temporary file, which the
@@ -78,6 +81,8 @@ class Manifest:
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
+                    if not line.startswith(_START[: len(line)]):
+                        raise self._foreign(number)
                     break  # a run was killed while it wrote this
                 self._size += len(line)
                 record = self._record(number, line)
@@ -91,7 +96,10 @@ class Manifest:
                 return record
         except (ValueError, KeyError, TypeError):
             pass
-        raise ConfigError(
+        raise self._foreign(number)
+
+    def _foreign(self, number: int) -> ConfigError:
+        return ConfigError(
             f"{shown(self.path)}: line {number} is not of a manifest: give another file", "manifest"
         )
 
@@ -104,21 +112,30 @@ class Manifest:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self._file = os.open(self.path, flags, 0o666)
+        try:
+            self._prepare(self._file)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, file: int) -> None:
         in_use = BlockingIOError(
             errno.EWOULDBLOCK, "another run is writing it: give each its own", str(self.path)
         )
         if fcntl is not None:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise in_use from None
             except OSError:
                 pass  # a file system without locks
-        end = os.fstat(self._file).st_size
-        os.lseek(self._file, self._size, os.SEEK_SET)
-        if b"\n" in os.read(self._file, end - self._size):
-            raise in_use
-        os.ftruncate(self._file, self._size)
+        end = os.fstat(file).st_size
+        os.lseek(file, self._size, os.SEEK_SET)
+        if end < self._size or b"\n" in os.read(file, end - self._size):
+            raise OSError(
+                errno.ESTALE, "changed since the plan was made: plan again", str(self.path)
+            )
+        os.ftruncate(file, self._size)
 
     def write(self, outcome: Outcome) -> None:
         """Append a line.

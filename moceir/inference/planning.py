@@ -191,13 +191,15 @@ class _Planner:
 
     def _names_the_result(self) -> bool:
         """Whether the output is the name of a file, not of a folder: for a single picture."""
-        if self._output == DASH or not self._output.suffix or self._folders:
+        if self._output == DASH or not self._output.suffix or len(self._inputs) != 1:
+            return False
+        if self._files is not None or self._output.is_dir():
             return False
         try:
-            single = len(self._inputs) == 1 and len(sources.matches(self._inputs[0])) == 1
+            found = sources.matches(self._inputs[0])
         except PictureError:
             return False  # said when it is its turn
-        return single and not self._output.is_dir()
+        return len(found) == 1 and not sources.is_folder(found[0])
 
     def _overlap(self) -> bool:
         """Whether the results are written where more pictures may still be found."""
@@ -283,7 +285,10 @@ class _Planner:
             return Job(found.source, None)
         target = self._output if self._is_complete else self._output / name
         job = Job(found.source, target, None if self._is_complete else name)
-        return job if self._claims is None else self._unless_claimed(job, self._claims)
+        try:
+            return job if self._claims is None else self._unless_claimed(job, self._claims)
+        except OSError as error:  # nobody can tell whether something is there
+            return Outcome.of_error(job, error)
 
     def _unless_claimed(self, job: Job, claims: Claims) -> _Item:
         source, target = str(job.source or DASH), str(job.target)
@@ -291,10 +296,9 @@ class _Planner:
         if inside is not None and self._is_result(source, inside, claims):
             return None
         other = claims.claim(target, source)
-        if other == source:
+        if other == source or (other and os.path.abspath(other) == os.path.abspath(source)):
             return None  # named twice, or done by an earlier run
-        may_be_input = inside is not None and not self._suffix and target != source
-        if other is None and may_be_input and not self._is_complete and _exists(job.target):
+        if other is None and self._replaces_given(job):
             other = target  # a picture too, and its own result
         if other is None:
             return job
@@ -305,6 +309,40 @@ class _Planner:
         if self.may_raise:
             raise error
         return Outcome.of(job, "").failed(error, str(error))
+
+    def _replaces_given(self, job: Job) -> bool:
+        """Whether the result would replace another picture that is given."""
+        if self._suffix or job.name is None or job.source == job.target:
+            return False
+        target = self._results + job.name
+        if target not in self._given_files and not target.startswith(self._given_folders):
+            return False
+        return _exists(job.target) and not _is_same(job.source, job.target)
+
+    @cached_property
+    def _given_folders(self) -> tuple[str, ...]:
+        """Those in which results may lie. One that has the folder of results in it leaves that
+        out."""
+        places = (_inside(folder) for folder in self._folders)
+        return tuple(place for place in places if place.startswith(self._results))
+
+    @cached_property
+    def _results(self) -> str:
+        return _inside(self._output)
+
+    @cached_property
+    def _given_files(self) -> set[str]:
+        places: set[str] = set()
+        for given in self._inputs:
+            if given != DASH and given not in self._folders:
+                try:
+                    matches = sources.matches(given)
+                except PictureError:
+                    continue  # said when it is its turn
+                places |= {
+                    str(m) if isinstance(m, Remote) else _inside(m.parent) + m.name for m in matches
+                }
+        return places
 
     @cached_property
     def _output_prefix(self) -> str:
@@ -341,6 +379,19 @@ class _Planner:
 
 def _exists(path: Path | Remote | None) -> bool:
     return path.exists() if isinstance(path, Remote) else path is not None and os.path.lexists(path)
+
+
+def _inside(folder: Path | Remote) -> str:
+    """How paths in a folder begin, whichever links lead to it."""
+    return (
+        str(folder / "")
+        if isinstance(folder, Remote)
+        else os.path.join(os.path.realpath(folder), "")
+    )
+
+
+def _is_same(source: Path | Remote | None, target: Path | Remote | None) -> bool:
+    return isinstance(source, Path) and isinstance(target, Path) and source.samefile(target)
 
 
 def _is_file(output: Path | Remote) -> bool:

@@ -6,10 +6,11 @@ import glob
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from moceir.errors import PictureError
+from moceir.errors import ConfigError, PictureError
 from moceir.files import described, shown
 from moceir.pictures.folders import SUFFIXES, walk_names
 from moceir.pictures.remote import Remote, is_url, place
@@ -50,7 +51,9 @@ def matches(given: Path | Remote) -> list[Path | Remote]:
         if glob.has_magic(given.url):
             found = [*given.matches()]
         else:
-            found = [given] if given.is_dir() or given.exists() else []
+            # A web server's refusal would look like a missing file: it is said when it is read.
+            there = given.protocol in ("http", "https") or given.is_dir() or given.exists()
+            found = [given] if there else []
     elif given == DASH or os.path.lexists(given):
         return [given]
     else:
@@ -134,7 +137,8 @@ def listed(names: Iterable[Path | str], base: Path | Remote) -> Iterator[Found |
         if isinstance(base, Remote):
             inner = text.removeprefix(f"{root}/")
         elif os.path.isabs(text):
-            inner = os.path.relpath(text, root)
+            with suppress(ValueError):  # on another drive of Windows: it stays absolute
+                inner = os.path.relpath(text, root)
         elsewhere = is_url(inner)
         inner = normal(inner)
         if elsewhere or _leads_out(inner):
@@ -156,6 +160,8 @@ def read_list(file: BinaryIO, null: bool = False) -> Iterator[str]:
     them. Empty ones are left out."""
     rest = b""
     while block := file.read(1 << 16):
+        if not null and b"\0" in block:
+            raise ConfigError("the names in the list end with NUL: read them so", "null")
         *names, rest = (rest + block).split(b"\0" if null else b"\n")
         for name in names if null else (name.removesuffix(b"\r") for name in names):
             if name:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 try:
@@ -115,6 +116,10 @@ def _rows(
             note(item)
         elif item.source is None or item.target is None:
             raise ConfigError("workers read and write files: give one instead of -")
+        elif any(isinstance(p, Path) and not p.is_absolute() for p in (item.source, item.target)):
+            raise ConfigError(
+                f"{item}: workers have a current folder of their own: give absolute paths or URLs"
+            )
         else:
             yield {"source": str(item.source), "target": str(item.target)}
 

@@ -34,7 +34,7 @@ class Remote:
         return self.url
 
     def __truediv__(self, name: str) -> Remote:
-        return Remote(f"{self.url.rstrip('/')}/{name}")
+        return Remote(f"{self.url.rstrip('/')}/{name.replace(os.sep, '/')}")
 
     @property
     def name(self) -> str:
@@ -61,6 +61,8 @@ class Remote:
                 f"{', '.join(f'{protocol}://' for protocol in WRITTEN)}",
                 "output",
             )
+        if self.protocol in ("file", "local"):
+            raise ConfigError(f"{self}: a file of this machine: give its path")
         self._opened()
 
     def _opened(self) -> tuple[Any, str]:
@@ -168,6 +170,8 @@ class Remote:
             for entry in sorted(found, key=lambda entry: entry["name"]):
                 own = entry["name"].rstrip("/").rpartition("/")[2]
                 name = posixpath.join(inner, own)
+                if entry["name"].strip("/") != posixpath.join(root, name).strip("/"):
+                    continue  # a page of a web server has links to elsewhere, too
                 if entry["type"] == "directory":
                     if not own.startswith(".") and (self / name).url != skipped:
                         inside.append(name)

@@ -334,6 +334,47 @@ def test_another_file_is_no_manifest(folder: Path, restorer: Restorer, line: str
     assert (folder / "run.jsonl").read_text() == f"{line}\n"
 
 
+def test_a_file_of_one_line_without_an_end_is_not_emptied(folder: Path, restorer: Restorer) -> None:
+    (folder / "run.jsonl").write_text("my only copy")
+    with pytest.raises(ConfigError, match=r"run\.jsonl: line 1 is not of a manifest"):
+        run(folder, restorer)
+    assert (folder / "run.jsonl").read_text() == "my only copy"
+
+
+def test_results_above_the_inputs_can_be_made_again(
+    tmp_path: Path, restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "photos" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for given in ("photos", "photos/a.png"):
+        for _ in range(2):
+            plan = plan_files(given, ".", overwrite=True)
+            assert restore_files(plan, restorer)["restored"] == 1
+        counts = restore_files(plan_files(given, ".", skip_existing=True), restorer)
+        assert counts["skipped"] == 1
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_a_given_picture_is_not_replaced_by_the_result_of_another(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    for name in order:
+        picture(tmp_path / name / "a.png")
+    with pytest.raises(ConfigError, match="would both become"):
+        [*plan_files([tmp_path / name for name in order], tmp_path / "one", overwrite=True)]
+
+
+def test_a_file_in_place_of_a_folder_is_a_failure_not_a_result(
+    folder: Path, restorer: Restorer
+) -> None:
+    picture(folder / "in" / "sub" / "a.png")
+    (folder / "out").mkdir()
+    (folder / "out" / "sub").write_text("a file")
+    counts = restore_files(plan_files(folder / "in", folder / "out", skip_existing=True), restorer)
+    # The other is no picture.
+    assert counts["failed"] == 2 and "skipped" not in counts
+
+
 def test_two_runs_do_not_write_one_manifest(folder: Path, restorer: Restorer) -> None:
     def plan() -> Plan:
         return plan_files(folder / "in", folder / "out", manifest=folder / "run.jsonl")
@@ -345,9 +386,10 @@ def test_two_runs_do_not_write_one_manifest(folder: Path, restorer: Restorer) ->
             restore_files(second, restorer)
 
     assert restore_files(first, restorer, report=meanwhile)["restored"] == 3
-    with pytest.raises(BlockingIOError, match="another run is writing it"):
+    with pytest.raises(OSError, match="changed since the plan was made: plan again"):
         restore_files(second, restorer)  # planned before the first had done anything
     assert len(lines(folder)) == 4
+    assert "restored" not in restore_files(plan(), restorer)  # and nobody holds the manifest
 
 
 def test_an_interruption_is_noted_and_resumed(folder: Path, restorer: Restorer) -> None:

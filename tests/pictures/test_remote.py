@@ -182,7 +182,9 @@ def test_from_a_web_server(tmp_path: Path, restore: Restore) -> None:
         url = f"http://127.0.0.1:{server.server_port}"
         assert restore(f"{url}/a.png", "-o", tmp_path / "b.png").exit_code == 0
         result = restore(f"{url}/none.png", "-o", tmp_path / "c.png")
-        assert result.exit_code == 1 and f"{url}/none.png: no such file" in result.output
+        assert (
+            result.exit_code == 1 and f"{url}/none.png: No such file or directory" in result.output
+        )
         assert [job.source for job in plan_files(f"{url}/", tmp_path) if isinstance(job, Job)] == [
             Remote(f"{url}/a.png")
         ]

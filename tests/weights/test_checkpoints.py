@@ -275,8 +275,8 @@ def test_pickles_are_checked_as_torch_reads_them(tmp_path: Path) -> None:
 def test_a_damaged_directory_of_an_archive_is_named(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, path := tmp_path / "a.ckpt")
     data = bytearray(path.read_bytes())
-    end = data.rindex(b"PK\5\6")
-    data[end + 12 : end + 16] = b"\0\0\0\x10"  # its length
+    end = data.rindex(b"PK\6\6")  # torch writes the large form, which goes first
+    data[end + 40 : end + 48] = (2**28).to_bytes(8, "little")  # the directory's length
     path.write_bytes(data)
     with pytest.raises(WeightsError, match=r"a\.ckpt: not a complete checkpoint"):
         read_checkpoint(path)
