@@ -37,8 +37,9 @@ FLAGS = (
 
 
 @contextmanager
-def browse(profile: Path) -> Iterator[tuple[Page, list[str]]]:
-    """A page of an empty chromium and the addresses it asks for; errors in the page are raised."""
+def browse(profile: Path, expected: str = "status of 400") -> Iterator[tuple[Page, list[str]]]:
+    """A page of an empty chromium and the addresses it asks for; errors in the page are raised, but
+    for those with the text that is expected."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -48,7 +49,7 @@ def browse(profile: Path) -> Iterator[tuple[Page, list[str]]]:
 
     def complain(message: ConsoleMessage) -> None:
         # A refusal by the server, which the page is to show, is told to the console as well.
-        if "responded with a status of 400" not in message.text:
+        if expected not in message.text:
             complaints.append(message.text)
 
     with playwright.sync_playwright() as driver:

@@ -57,7 +57,8 @@ class Benchmark:
     """Images to measure on, under one degradation.
 
     Args:
-        name: such as ``rain100l``, ``cbsd68-25`` or ``cdd11-low_rain``.
+        name: such as ``rain100l``, ``cbsd68-25`` or ``cdd11-low_rain``; of a pair of folders a
+            path with a separator, such as ``./rainy``.
         title: as papers write it.
         task: what is wrong with the images.
         pairs: the images.
@@ -165,9 +166,10 @@ def benchmarks(
             found.append(Benchmark(f"{key}-{sigma}", title, spec.task, pairs, sigma))
     for degraded, clean in ((Path(d), Path(c)) for d, c in folders):
         task = degraded.resolve().name
-        found.append(
-            Benchmark(str(degraded), str(degraded), task, tuple(pair_folders(degraded, clean)))
-        )
+        # Never the name of a published benchmark, beside which the papers' rows would stand.
+        name = str(degraded)
+        name = name if os.sep in name else os.path.join(os.curdir, name)
+        found.append(Benchmark(name, str(degraded), task, tuple(pair_folders(degraded, clean))))
     doubles = {b.name for b in found if sum(other.name == b.name for other in found) > 1}
     if doubles:
         raise ConfigError(f"benchmarks given twice: {', '.join(sorted(doubles))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -154,7 +155,8 @@ def evaluate(
             rows.append(row)
             report(row, degraded, restored)
             if pictures is not None:
-                folder = pictures / benchmark.name.replace("/", "_")
+                # "./rainy" gives "_rainy": no hidden folder, and none of a published benchmark.
+                folder = pictures / benchmark.name.replace(os.sep, "_").removeprefix(".")
                 save_image(to_image(restored), (folder / row.picture).with_suffix(".png"))
     return Evaluation(rows, about)
 

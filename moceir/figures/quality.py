@@ -48,11 +48,11 @@ def read_result(path: Path, name: str | None = None) -> Result:
                 "measured: give a results.json of moceir evaluate, for a classical method one of "
                 "moceir evaluate -m peer:NAME"
             )
-        # Published numbers are those of complete test sets.
+        # Published numbers are those of complete test sets. Old files do not tell.
         found = {
             key: s["psnr"]
             for key, s in content["benchmarks"].items()
-            if s["psnr"] and not s.get("incomplete")
+            if s["psnr"] and s.get("incomplete") == ""
         }
         name = name or path.resolve().parent.name
         if str(content["model"]).startswith(PREFIX):
@@ -76,7 +76,8 @@ def common_columns(setting: Setting, results: list[Result]) -> list[str]:
         needed = ", ".join(setting.columns)
         raise ConfigError(
             f"the results share no benchmark of {setting.title} ({needed}) with its whole test "
-            "set: evaluate one, or choose another setting",
+            'set (a results.json without "incomplete" is of an older version, and does not count): '
+            "evaluate one, or choose another setting",
             "setting",
         )
     return columns

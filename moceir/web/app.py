@@ -35,7 +35,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moceir.config import MoCEIRConfig
 from moceir.data.degradations import KINDS, degrade_picture, parse
-from moceir.errors import ConfigError, MoceirError, PictureError
+from moceir.errors import ConfigError, MoceirError, PictureError, first_line
 from moceir.inference.canvas import PixelCanvas
 from moceir.inference.restorer import Restorer
 from moceir.inference.results import Run
@@ -51,12 +51,19 @@ D = TypeVar("D")
 HOST = "127.0.0.1"
 MAX_BYTES = 100_000_000
 MAX_PIXELS = 50_000_000
+MAX_GIVEN = MAX_BYTES + 3 * MAX_PIXELS
+"""Bytes of a picture that is restored: what ``/degrade`` made of one is 8-bit RGB, which perhaps
+could not be compressed."""
+
 MAX_RESULT = MAX_BYTES + 8 * MAX_PIXELS
 """Bytes of a result on its way back to be saved: the original's metadata, and 16-bit RGB with
 transparency that could not be compressed."""
 
 SAVED = ("PNG", "JPEG", "WEBP")
 """The formats that results are saved in."""
+
+_PATIENCE = 0.2
+"""Seconds after which a request that waits for the network looks whether it was dropped."""
 
 _ROWS = 256
 """Of a picture that are blended at a time."""
@@ -150,13 +157,14 @@ class _Requests:
     async def restore(self, request: Request) -> Response:
         """The progress by tiles, which experts ran, then the restored picture as PNG."""
         name, tile = _name(request), _number(request, "tile", int, None)
-        data = await _body(request, MAX_BYTES)
+        data = await _body(request, MAX_GIVEN)
 
         def work(progress: Progress) -> bytes:
-            with self._network:
+            with _held(self._network, progress):
                 progress.check()
                 picture = _decode(data, name)
-                as_shown = not picture.notes
+                # Browsers do not turn WebP by its EXIF orientation.
+                as_shown = not picture.notes and picture.format != "WEBP"
 
                 def count(done: int, tiles: int) -> None:
                     progress.tell(done=done, tiles=tiles)
@@ -186,7 +194,8 @@ class _Requests:
 
         def picture(data: bytes) -> Picture:
             decoded = _decode(data, name)
-            return degrade_picture(decoded, degradation, seed=0) if degradation else decoded
+            with _naming(name):
+                return degrade_picture(decoded, degradation, seed=0) if degradation else decoded
 
         return await self._answer(request, MAX_BYTES, picture, "PNG")
 
@@ -196,6 +205,8 @@ class _Requests:
         name, strength = _name(request), _number(request, "strength", float, 1.0)
         length, quality = (_number(request, key, int, None) for key in ("original", "quality"))
         file_format = request.query_params.get("format", "PNG").upper()
+        if length is None or length < 1:
+            raise HTTPException(400, "original: give the number of bytes of the original's file")
         if file_format not in SAVED:
             raise HTTPException(400, f"format is {file_format!r}: choose {', '.join(SAVED)}")
         if quality is not None and not 1 <= quality <= 100:
@@ -208,7 +219,7 @@ class _Requests:
                 original.pixels = blended(original.pixels, result.pixels, strength)
             return original
 
-        return await self._answer(request, MAX_BYTES + MAX_RESULT, picture, file_format, quality)
+        return await self._answer(request, MAX_GIVEN + MAX_RESULT, picture, file_format, quality)
 
     async def _answer(
         self,
@@ -286,7 +297,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    too_large = HTTPException(413, f"the file is too large: the limit is {limit / 1e6:g} MB")
+    message = f"{_name(request)} is too large: the limit is {limit / 1e6:g} MB"
+    too_large = HTTPException(413, message)
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_large
     data = bytearray()
@@ -321,6 +333,21 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from error
+    except MemoryError as error:
+        raise PictureError(f"{name}: too little memory") from error
+    except RuntimeError as error:  # of torch
+        raise PictureError(f"{name}: {first_line(error)}") from error
+
+
+@contextmanager
+def _held(lock: threading.Lock, progress: Progress) -> Iterator[None]:
+    """With the lock; raises Gone if nobody waits for the answer any more."""
+    while not lock.acquire(timeout=_PATIENCE):
+        progress.check()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _decode(data: bytes, name: str) -> Picture:

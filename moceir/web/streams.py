@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,7 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from moceir.errors import MoceirError
+from moceir.errors import MoceirError, first_line
+
+_LOG = logging.getLogger("uvicorn.error")
 
 PIECE = 2**20
 """Bytes of a file that are sent at a time."""
@@ -50,16 +53,21 @@ class Progress:
             yield message
 
     def run(self, work: Callable[[Progress], bytes]) -> None:
-        """Do the work: tell what it returns, or the exception that it raises."""
+        """Do the work: tell what it returns, or the MoceirError that it raises. What else it raises
+        is logged, and told as one."""
         try:
             file = work(self)
             for start in range(0, len(file), PIECE):
                 self._put(file[start : start + PIECE])
         except Gone:
             pass
-        except Exception as error:  # raised again by whoever waits
+        except MoceirError as error:  # raised again by whoever waits
             self._put(error)
-        self._put(None)
+        except BaseException as error:  # a panic of Rust is no Exception
+            _LOG.exception("work for an answer failed")
+            self._put(MoceirError(f"failed unexpectedly ({first_line(error)})"))
+        finally:
+            self._put(None)
 
     def _put(self, message: Any) -> None:
         self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
@@ -68,9 +76,9 @@ class Progress:
 async def answer_while_working(request: Request, work: Callable[[Progress], bytes]) -> Response:
     """Run work in a thread and send what it tells: lines of JSON, then the file that it returns.
 
-    An error before the first message is raised here. A later MoceirError, which has no status code
-    to be told by, becomes a line ``{"error": "..."}``. If the connection is lost, ``Progress``
-    raises Gone in the work.
+    An error before the first message is raised here. A later one, which has no status code to be
+    told by, becomes a line ``{"error": "..."}``. If the connection is lost, ``Progress`` raises
+    Gone in the work.
 
     Args:
         request: whose body has been read.
@@ -80,7 +88,7 @@ async def answer_while_working(request: Request, work: Callable[[Progress], byte
     job = asyncio.create_task(run_in_threadpool(progress.run, work))
     messages = progress.messages()
     first = await anext(messages, b"")
-    if isinstance(first, Exception):
+    if isinstance(first, MoceirError):
         watch.cancel()
         raise first
 
@@ -90,8 +98,6 @@ async def answer_while_working(request: Request, work: Callable[[Progress], byte
             async for message in messages:
                 if isinstance(message, MoceirError):
                     message = json.dumps({"error": str(message)}).encode() + b"\n"
-                elif isinstance(message, Exception):
-                    raise message
                 yield message
             await job
         finally:

@@ -125,6 +125,19 @@ def test_names_of_benchmarks(root: Path) -> None:
         benchmarks(["cbsd68"], root, sigmas=(0,))
 
 
+def test_no_pair_has_the_name_of_a_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The papers' rows would stand beside it."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("gopro", "clean"):
+        picture(Path(folder, "1.png"), 36, 40)
+    (found,) = benchmarks([], None, folders=[("gopro", "clean")])
+    assert (found.name, found.title, found.task) == ("./gopro", "gopro", "gopro")
+    (found,) = benchmarks([], None, folders=[(tmp_path / "gopro", "clean")])
+    assert found.name == str(tmp_path / "gopro")
+
+
 def test_bad_pairs_are_named(tmp_path: Path) -> None:
     bad, good = tmp_path / "bad", tmp_path / "good"
     picture(bad / "1.png", 40, 36)

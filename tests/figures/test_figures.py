@@ -119,7 +119,7 @@ def results(path: Path, **psnr: float) -> Path:
         "model": "mine",
         "parameters": 5_000_000,
         "network": SMALL.to_dict(),
-        "benchmarks": {name: {"psnr": value} for name, value in psnr.items()},
+        "benchmarks": {n: {"psnr": value, "incomplete": ""} for n, value in psnr.items()},
     }
     path.write_text(json.dumps(content))
     return path
@@ -144,6 +144,11 @@ def test_quality_against_cost(tmp_path: Path) -> None:
     (tmp_path / "part.json").write_text(json.dumps(content))
     part = read_result(tmp_path / "part.json")
     assert common_columns(SETTINGS["aio5"], [part]) == ["sots"]
+    for summary in content["benchmarks"].values():
+        del summary["incomplete"]  # as in files of older versions, which did not tell
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match='without "incomplete" is of an older version'):
+        common_columns(SETTINGS["aio5"], [read_result(tmp_path / "old.json")])
     with pytest.raises(ConfigError, match="share no benchmark of CDD11"):
         quality_figure([result], "cdd11")
     refused = run("figures", "quality", path, "-o", tmp_path / "b.svg", "--setting", "cdd11")
@@ -167,7 +172,7 @@ def test_classical_methods_are_lines(tmp_path: Path) -> None:
     """They have neither parameters nor layers, and the network beside them is drawn as ever."""
     peer = tmp_path / "bm3d/results.json"
     peer.parent.mkdir()
-    content = {"model": "peer:bm3d", "benchmarks": {"sots": {"psnr": 25.0}}}
+    content = {"model": "peer:bm3d", "benchmarks": {"sots": {"psnr": 25.0, "incomplete": ""}}}
     peer.write_text(json.dumps(content))
     mine = results(tmp_path / "mine/results.json", sots=30.0, gopro=28.0)
     figure = quality_figure([read_result(path) for path in (peer, mine)], "aio5")

@@ -29,7 +29,7 @@ from tests.browser import (
 from tests.web.served import encoded, restored, saved, url, weights
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Route
 
 pytest.importorskip("uvicorn", reason="needs pip install 'moceir[app]'")
 pytest.importorskip("starlette", reason="needs pip install 'moceir[app]'")
@@ -180,6 +180,68 @@ def test_errors_name_the_file_and_stand_beside_no_result(url: str, tmp_path: Pat
         page.get_by_role("button", name="Remove rainy-otters.png").click()
         page.get_by_role("button", name="Remove broken.png").click()
         assert not page.locator("#view").is_visible()
+
+
+def test_what_is_saved_is_what_was_there_when_the_button_was_pressed(
+    url: str, tmp_path: Path
+) -> None:
+    with browse(tmp_path / "profile") as (page, _):
+        page.goto(url)
+        small = encoded(Image.effect_noise((40, 30), 60))
+        drop(page, {"a:b.png": small, "A:B.png": small})
+        restore(page, "2 restored")
+        held: list[Route] = []
+        page.route("**/save?*", lambda route: held.append(route), times=1)
+        with page.expect_download() as waiting:
+            with page.expect_request("**/save?*"):
+                page.get_by_role("button", name="Save all as ZIP").click()
+            page.get_by_label("Format").select_option("JPEG")
+            page.get_by_label("Strength").fill("0")
+            # Which shows the buttons anew.
+            page.get_by_role("button", name="Remove A:B.png", exact=True).click()
+            for name in ("Save", "Save all as ZIP"):
+                assert page.get_by_role("button", name=name, exact=True).is_disabled()
+            (first,) = held
+            first.continue_()
+        with zipfile.ZipFile(waiting.value.path()) as archive:
+            assert archive.namelist() == ["a_b-restored.png", "A_B-restored-2.png"]
+            expected = restored(url, small).image
+            for name in archive.namelist():
+                found = Image.open(BytesIO(archive.read(name)))
+                assert found.format == "PNG" and found.tobytes() == expected.tobytes()
+        page.get_by_role("status").filter(has_text="2 images saved").wait_for()
+        assert page.get_by_role("button", name="Save", exact=True).is_enabled()
+        page.get_by_role("button", name="Remove a:b.png").click()
+        assert page.locator("#view img[src]").count() == 0
+
+
+def test_a_file_that_cannot_be_read_is_not_the_fault_of_the_server(
+    url: str, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.png"
+    gone.write_bytes(SAMPLE.read_bytes())
+    with browse(tmp_path / "profile", expected="ERR_FILE_NOT_FOUND") as (page, _):
+        page.goto(url)
+        page.locator("input[type=file]").set_input_files(gone)
+        page.locator("#view:not(.loading)").wait_for()
+        gone.unlink()
+        restore(page, "1 failed")
+        reason = "gone.png: cannot be read: it is a folder, or was changed or removed"
+        assert row(page, "gone.png").locator(".state").inner_text() == reason
+
+
+def test_why_a_restored_picture_cannot_be_shown(url: str, tmp_path: Path) -> None:
+    with browse(tmp_path / "profile") as (page, _):
+        page.goto(url)
+        tiff = encoded(Image.effect_noise((40, 30), 60), "TIFF")
+        reason = "a.tif: too little memory"
+        page.route("**/degrade?*", lambda route: route.fulfill(status=400, body=reason))
+        files = [OTTERS, {"name": "a.tif", "mimeType": "image/tiff", "buffer": tiff}]
+        page.locator("input[type=file]").set_input_files(files)
+        page.get_by_role("button", name="Restore", exact=True).click()
+        page.get_by_role("status").filter(has_text="2 restored").wait_for()
+        page.get_by_role("button", name="a.tif", exact=True).click()
+        page.get_by_role("alert").filter(has_text=reason).wait_for()
 
 
 def test_degraded_first(url: str, tmp_path: Path) -> None:

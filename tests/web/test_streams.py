@@ -120,6 +120,30 @@ def test_who_gives_up_while_waiting_never_reaches_the_network(
     assert len(calls) == 2
 
 
+def test_who_gives_up_while_waiting_holds_no_thread(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def work(progress: Callable[[int, int], None]) -> None:
+        running.set()
+        assert go.wait(PATIENCE)
+
+    with served(restorer, monkeypatch, work) as port:
+        first = request(port)
+        assert running.wait(PATIENCE)
+        waiting = [request(port) for _ in range(50)]  # more than there are threads
+        for connection in waiting:
+            cut(connection)
+        # Which needs a thread, but not the network.
+        probe = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        probe.request("POST", "/degrade", encoded(Image.new("RGB", (9, 9))))
+        assert probe.getresponse().status == 200
+        probe.close()
+        go.set()
+        assert first.getresponse().status == 200
+
+
 def test_an_error_after_the_first_tile_is_the_last_line(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +157,40 @@ def test_an_error_after_the_first_tile_is_the_last_line(
     assert answer.status == 200
     message = "a.png: too little memory for the second tile"
     assert lines == [{"done": 0, "tiles": 2}, {"error": message}]
+
+
+class Panic(BaseException):
+    """As those of Rust."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "a.png: too little memory"),
+        (RuntimeError("no kernel\nadvice"), "a.png: no kernel"),
+        (ZeroDivisionError("by zero"), "failed unexpectedly (by zero)"),
+        (Panic(), "failed unexpectedly (Panic)"),
+    ],
+)
+def test_whatever_is_raised_ends_the_answer_with_a_reason(
+    restorer: Restorer,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    message: str,
+) -> None:
+    tiles = [1]
+
+    def work(progress: Callable[[int, int], None]) -> None:
+        for tile in tiles:
+            progress(0, tile)
+        raise error
+
+    with served(restorer, monkeypatch, work) as port:
+        lines = [json.loads(line) for line in request(port).getresponse().read().splitlines()]
+        assert lines == [{"done": 0, "tiles": 1}, {"error": message}]
+        tiles.clear()
+        answer = request(port).getresponse()
+        assert (answer.status, answer.read()) == (400, message.encode())
 
 
 def test_an_error_before_the_first_tile_has_a_status_of_its_own(

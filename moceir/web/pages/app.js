@@ -20,6 +20,7 @@ const maxBytes = Number(document.body.dataset.maxBytes);
 const pictures = [];
 let selected = null;
 let running = false;
+let busySaving = false;
 
 function add(files) {
   for (const file of files) {
@@ -75,7 +76,8 @@ function change(picture, state, message) {
 function showButtons() {
   restore.disabled = !pictures.some(isPending);
   cancelAll.hidden = !running;
-  document.querySelector("#save-all").disabled = !pictures.some((picture) => picture.result);
+  document.querySelector("#save").disabled = busySaving;
+  document.querySelector("#save-all").disabled = busySaving || !pictures.some(({ result }) => result);
 }
 
 // Whether "Restore" would do something for a picture: it has no result with these settings.
@@ -89,6 +91,7 @@ function select(picture) {
   for (const other of pictures) other.row.name.setAttribute("aria-current", other === picture);
   show(picture, (of, error) => {
     if (of.state === "ready") change(of, "failed", error.message);
+    else if (of.state !== "failed") fail(error.message); // else its own message is shown
   });
 }
 
@@ -163,20 +166,25 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the download has begun by then
 }
 
-// The file of one result, under a name that is not yet among `taken`.
-async function fileOf(picture, taken) {
-  const { given, picture: result } = picture.result;
-  const { blob, notes } = await saved(given, result, picture.name, choice(picture));
-  const stem = `${picture.name.replace(/\.[^.]*$/, "")}-restored`;
-  const suffix = { PNG: "png", JPEG: "jpg", WEBP: "webp" }[saving.format.value];
+// What is saved of a picture, as it is now: all of it may change while the server works.
+function snapshot(picture) {
+  return { name: picture.name, result: picture.result, wanted: choice(picture) };
+}
+
+// The file of one snapshot, under a name that is not yet among `taken`, which are in lower case:
+// some file systems do not tell names apart by case.
+async function fileOf({ name: original, result, wanted }, taken) {
+  const { blob, notes } = await saved(result.given, result.picture, original, wanted);
+  const stem = `${original.replace(/\.[^.]*$/, "").replace(/[\\/:]/g, "_")}-restored`;
+  const suffix = { PNG: "png", JPEG: "jpg", WEBP: "webp" }[wanted.format];
   let name = `${stem}.${suffix}`;
-  for (let number = 2; taken.has(name); number++) name = `${stem}-${number}.${suffix}`;
-  taken.add(name);
+  for (let number = 2; taken.has(name.toLowerCase()); number++) name = `${stem}-${number}.${suffix}`;
+  taken.add(name.toLowerCase());
   return { name, blob, notes };
 }
 
 async function saveOne() {
-  const { name, blob, notes } = await fileOf(selected, new Set());
+  const { name, blob, notes } = await fileOf(snapshot(selected), new Set());
   save(name, blob);
   return [`${name} saved`, ...notes].join("; ");
 }
@@ -184,7 +192,7 @@ async function saveOne() {
 async function saveAll() {
   const files = [];
   const taken = new Set();
-  const all = pictures.filter((picture) => picture.result);
+  const all = pictures.filter((picture) => picture.result).map(snapshot);
   for (const picture of all) {
     status.textContent = `Preparing ${picture.name}, ${files.length + 1} of ${all.length}`;
     files.push(await fileOf(picture, taken));
@@ -207,15 +215,16 @@ cancelAll.addEventListener("click", () => {
 saving.addEventListener("submit", async (event) => {
   event.preventDefault();
   fail("");
-  const buttons = saving.querySelectorAll("button");
-  for (const button of buttons) button.disabled = true;
+  busySaving = true;
+  showButtons();
   try {
     status.textContent = await (event.submitter.id === "save-all" ? saveAll() : saveOne());
   } catch (error) {
     status.textContent = "";
     fail(`Nothing was saved. ${error.message}`);
   } finally {
-    for (const button of buttons) button.disabled = false;
+    busySaving = false;
+    showButtons();
   }
 });
 saving.strength.addEventListener("input", () => {

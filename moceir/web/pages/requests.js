@@ -3,8 +3,11 @@
 
 async function send(path, parameters, body, signal) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== ""));
-  const answer = await fetch(`${path}?${query}`, { method: "POST", body, signal }).catch((error) => {
+  const answer = await fetch(`${path}?${query}`, { method: "POST", body, signal }).catch(async (error) => {
     if (error.name === "AbortError") throw error;
+    await body.slice(0, 1).arrayBuffer().catch(() => {
+      throw new Error(`${parameters.name}: cannot be read: it is a folder, or was changed or removed`);
+    });
     throw new Error(`${parameters.name}: no answer: is moceir app still running?`);
   });
   if (!answer.ok) throw new Error(await answer.text());

@@ -22,7 +22,10 @@ startView(frame, panel.querySelector("#zoom"));
 export async function show(picture, failed) {
   shown = picture;
   panel.hidden = !picture;
-  if (!picture) return;
+  if (!picture) {
+    clear();
+    return;
+  }
   panel.querySelector("#shown").textContent = picture.name;
   fail(picture.state === "failed" ? picture.message : "");
   panel.classList.remove("unreadable");
@@ -71,6 +74,14 @@ async function load(picture, result) {
     return;
   }
   if (wanted === files) panel.classList.remove("loading");
+}
+
+// Forget the files that were shown, so that the browser can free them.
+function clear() {
+  wanted = {};
+  addresses.forEach(URL.revokeObjectURL);
+  addresses = [];
+  for (const image of [...originals, after]) image.removeAttribute("src");
 }
 
 async function put(before, result) {
