@@ -9,7 +9,7 @@ from pathlib import Path
 from moceir.config import MoCEIRConfig, preset
 from moceir.data.degradations import KINDS, parse
 from moceir.errors import ConfigError, short
-from moceir.training.loss import LEAST, LOSSES
+from moceir.training.loss import LOSSES, RELATIVE_FLOORS
 
 PRECISIONS = ("32-true", "bf16-mixed")
 SCHEDULES = ("cosine", "published")
@@ -287,7 +287,7 @@ class TrainingConfig:
             )
         if self.epochs is not None and (self.epochs < 1 or not self.data.mixture):
             raise ConfigError(f"epochs is {self.epochs}: give 1 or more, and a data.mixture")
-        if self.distill.teachers and self.optimizer.loss in LEAST:
+        if self.distill.teachers and self.optimizer.loss in RELATIVE_FLOORS:
             raise ConfigError(
                 f"optimizer.loss {self.optimizer.loss} and distill.teachers both weigh patches: "
                 "with teachers choose another loss"

@@ -7,9 +7,9 @@ from torch import Tensor, distributed
 from torch.nn.functional import smooth_l1_loss
 
 LOSSES = ("l1", "l2", "log_l1", "relative", "relative_l2")
-LEAST = {"relative": 0.01, "relative_l2": 0.002}
-"""Those whose images ``KindMeans`` weighs, and what it adds to the loss that is expected of one, so
-that patches with nothing to mend do not drown the rest."""
+RELATIVE_FLOORS = {"relative": 0.01, "relative_l2": 0.002}
+"""The losses whose images ``KindMeans`` weighs, each with what is added to the expected loss of an
+image, so that those with nothing to mend do not drown the rest."""
 
 
 def restoration_loss(
@@ -60,7 +60,7 @@ def image_losses(
     """
     difference = restored.float() - clean.float()
     spectrum = torch.view_as_real(torch.fft.rfft2(difference))
-    pixels = 5 * difference.square() if kind.endswith("l2") else difference.abs()
+    pixels = 5 * difference.square() if kind in ("l2", "relative_l2") else difference.abs()
     losses = pixels.flatten(1).mean(1) + spectrum_weight * spectrum.abs().flatten(1).mean(1)
     if kind == "log_l1":
         losses = 0.1 * (losses + 0.005).log()
@@ -80,14 +80,14 @@ class KindMeans:
     Args:
         count: of kinds.
         device: of the losses.
-        least: of ``LEAST``.
+        floor: of ``RELATIVE_FLOORS``.
     """
 
     RATE = 0.02
     """Share of the last batch in a mean."""
 
-    def __init__(self, count: int, device: torch.device, least: float = 0.01) -> None:
-        self.least = least
+    def __init__(self, count: int, device: torch.device, floor: float = 0.01) -> None:
+        self.floor = floor
         self.values = torch.zeros(2, count, device=device)
         """(2, count), of loss and damage; 0 for a kind that has not come yet."""
         self._kinds = torch.arange(count, device=device)
@@ -101,7 +101,7 @@ class KindMeans:
             labels: (B,) int64, the kinds.
 
         Returns:
-            (B,) ``0.1 l / (expected + least)``, where what is expected is the mean loss of its kind
+            (B,) ``0.1 l / (expected + floor)``, where what is expected is the mean loss of its kind
             times ``sqrt(damage / mean damage of its kind)``.
         """
         with torch.no_grad():
@@ -114,4 +114,4 @@ class KindMeans:
             self.values.copy_(torch.where(sums[2] > 0, moved, self.values))
             loss, usual = self.values[:, labels]
             expected = loss * (damage / usual.clamp_min(1e-6)).sqrt()
-        return 0.1 * losses / (expected + self.least)
+        return 0.1 * losses / (expected + self.floor)

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moceir.errors import CheckpointError, ConfigError
 from moceir.model.routing import supervised
-from moceir.training.loss import LEAST, KindMeans, image_losses
+from moceir.training.loss import RELATIVE_FLOORS, KindMeans, image_losses
 from moceir.training.module import RestorationModule, psnr
 from moceir.training.optimizer import is_matrix, learning_rate, make_optimizer
 from moceir.weights.names import current_names
@@ -111,8 +111,8 @@ class TrainingStep:
         shape = (len(module.labels), blocks, network_config.num_experts)
         self.counts = torch.zeros(shape, dtype=torch.int64, device=device)
         """(labels, D, n): patches that took each expert at each decoder block, since zeroed."""
-        least = LEAST.get(self.config.optimizer.loss, 0.0)
-        self.means = KindMeans(len(module.labels), device, least)
+        floor = RELATIVE_FLOORS.get(self.config.optimizer.loss, 0.0)
+        self.means = KindMeans(len(module.labels), device, floor)
         self._number = torch.zeros((), dtype=torch.float64, device=device)
         self._block = torch.arange(blocks, device=device)[:, None, None]
         self._expert_of = torch.tensor(module.expert_targets(), device=device)
@@ -185,7 +185,7 @@ class TrainingStep:
         losses = image_losses(
             restored, target, options.spectrum_weight, options.loss, inputs.taught
         )
-        if options.loss in LEAST:
+        if options.loss in RELATIVE_FLOORS:
             damage = (inputs.degraded - inputs.clean).abs().flatten(1).mean(1)
             losses = self.means.relative(losses, damage, inputs.labels)
         loss = losses.mean() + options.auxiliary_weight * routing.aux_loss

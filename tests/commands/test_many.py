@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +14,8 @@ from PIL import Image
 from moceir.commands import files
 from moceir.commands.main import main
 from moceir.inference import planning
-from moceir.inference.restorer import Restorer
 from moceir.pictures import codec
+from tests.commands.conftest import Interrupted
 from tests.small_network import Restore, noise, picture
 
 
@@ -63,25 +61,13 @@ def test_shards_together_restore_everything_once(tmp_path: Path, restore: Restor
 
 
 def test_a_run_is_resumed_from_its_manifest(
-    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, restore: Restore, interrupted_at: Interrupted
 ) -> None:
     for i in range(6):
         picture(tmp_path / "in" / f"{i}.png", 24 + i)
-    restore_batch, calls = Restorer.restore_batch, []
-
-    def interrupted(*args: Any, **settings: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return restore_batch(*args, **settings)
-
-    monkeypatch.setattr(Restorer, "restore_batch", interrupted)
     words = (tmp_path / "in", "-o", tmp_path / "out", "--manifest", tmp_path / "run.jsonl")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-    try:
+    with interrupted_at(3):
         result = restore(*words)
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert "stopped: 4 of 6 images left; to resume, repeat the command\n" in result.output
     result = restore(*words)

@@ -26,6 +26,7 @@ from moceir.inference.batch import restore_files
 from moceir.inference.planning import plan_files
 from moceir.inference.restorer import Restorer
 from moceir.pictures import codec
+from tests.commands.conftest import Interrupted
 from tests.pictures.test_codec import ICC, bomb, exif
 from tests.small_network import Restore, noise, picture
 
@@ -534,25 +535,13 @@ def test_a_full_disk_leaves_no_part_of_a_picture(tmp_path: Path, restore: Restor
 
 
 def test_ctrl_c_finishes_cleanly_and_says_how_to_go_on(
-    tmp_path: Path, restore: Restore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, restore: Restore, interrupted_at: Interrupted
 ) -> None:
     for width, name in enumerate("abcdefgh", 24):  # no two of a size, so that each goes alone
         picture(tmp_path / "in" / f"{name}.png", width)
-    restore_batch, calls = Restorer.restore_batch, []
-
-    def interrupted(*args: object, **settings: object) -> object:
-        calls.append(1)
-        if len(calls) == 4:
-            signal.raise_signal(signal.SIGINT)
-        return restore_batch(*args, **settings)
-
-    monkeypatch.setattr(Restorer, "restore_batch", interrupted)
     words = (tmp_path / "in", "-o", tmp_path / "out")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-    try:
+    with interrupted_at(4):
         result = restore(*words)
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert "stopped: 5 of 8 images left; to resume, repeat the command with --skip-existing" in (
         result.output
