@@ -40,6 +40,28 @@ if TYPE_CHECKING:
     help="Blend between the original (0) and the restored image (1, the default).",
 )
 @click.option(
+    "--light",
+    type=click.FloatRange(0, 1),
+    help="The same for light and colour alone: 0 holds the exposure. Default: --strength.",
+)
+@click.option(
+    "--detail",
+    type=click.FloatRange(0, 1),
+    help="The same for detail alone, such as noise, rain and blur. Default: --strength.",
+)
+@click.option(
+    "--only",
+    metavar="KIND,...",
+    help="Remove these and leave the rest; some of noise, rain, haze, motion_blur, defocus_blur, "
+    "low_light, snow, jpeg.",
+)
+@click.option(
+    "--auto",
+    is_flag=True,
+    help="Find out which of these an image has, say so, and remove them. An image without any is "
+    "copied as it is.",
+)
+@click.option(
     "--quality",
     type=click.IntRange(1, 100),
     default=None,
@@ -63,6 +85,10 @@ def restore(
     precision: str | None,
     threads: int | None,
     strength: float,
+    light: float | None,
+    detail: float | None,
+    only: str | None,
+    auto: bool,
     quality: int | None,
     jobs: int,
     **selection: Any,
@@ -72,10 +98,13 @@ def restore(
     INPUT is a file, a folder, a pattern in quotes such as 'in/*.jpg', or - for standard input.
     Inputs and output may also be URLs such as s3://bucket/folder.
     """
+    if only is not None and auto:
+        raise click.UsageError("--only and --auto both say what to remove: choose one", ctx)
     run = files.Run(ctx, "restored", **selection)
     if run.was_dry():
         return
     from moceir.inference.batch import restore_files
+    from moceir.inference.settings import FOUND
 
     def load() -> Restorer:
         from moceir.inference.restorer import Restorer
@@ -91,6 +120,9 @@ def restore(
             tile=tile,
             tile_overlap=tile_overlap,
             strength=strength,
+            light=light,
+            detail=detail,
+            only=FOUND if auto else only,
             quality=quality,
             jobs=jobs,
             report=run.add,

@@ -12,30 +12,32 @@ from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from moceir import machine
 from moceir.errors import ConfigError, PictureError
 from moceir.files import shown
-from moceir.inference import tiles
-from moceir.inference.canvas import check_strength
 from moceir.inference.jobs import Job, Outcome, Plan
 from moceir.inference.many import TOGETHER, alike, gain_together, stacked
 from moceir.inference.restorer import Restorer, Run
+from moceir.inference.settings import FOUND, Settings, check
 from moceir.pictures import codec
 from moceir.pictures.remote import Remote
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def restore_files(
     plan: Plan,
     restorer: Restorer | Callable[[], Restorer] | None = None,
     *,
-    tile: int | None = None,
-    tile_overlap: int = tiles.OVERLAP,
-    strength: float = 1.0,
     quality: int | None = None,
     jobs: int = 2,
     report: Callable[[Outcome], None] = lambda outcome: None,
+    **settings: Unpack[Settings],
 ) -> dict[str, int]:
     """Restore the images of a plan. An image that fails does not stop the rest, and memory does not
     grow with their number.
@@ -45,20 +47,21 @@ def restore_files(
     >>> restore_files(plan, report=outcomes.append)
     {'skipped': 2, 'restored': 40, 'failed': 1}
 
-    An output appears complete or not at all, with its source's metadata, date and permissions. On
-    an exception such as KeyboardInterrupt, no further image is started, those being written are
-    finished and reported, and the exception is raised again.
+    An output appears complete or not at all, with its source's metadata, date and permissions. If
+    ``only`` is ``found`` and nothing is found in an image, its output is a copy of the file, unless
+    another format is asked for. On an exception such as KeyboardInterrupt, no further image is
+    started, those being written are finished and reported, and the exception is raised again.
 
     Args:
         plan: from ``plan_files``. If it has a manifest, each image is noted there.
         restorer: one, or a function that makes one, which is called when the first image has been
             read; None: one with the bundled weights.
-        tile, tile_overlap, strength: as ``Restorer`` takes them.
         quality: 1 to 100, for JPEG, WebP, AVIF and the like; None: 95, but lossless images stay
             lossless.
         jobs: threads that read images, and threads that write them, while the network runs.
         report: called with the outcome of each image as soon as it is known, in this thread: in the
             order of the plan, except that one that cannot be read comes earlier.
+        settings: see ``Settings``.
 
     Returns:
         How many images had which outcome: ``restored``, ``skipped``, ``failed``.
@@ -68,9 +71,8 @@ def restore_files(
         WeightsError: the weights cannot be used.
         OSError: the manifest cannot be written.
     """
-    check_settings(tile, tile_overlap, strength, quality, jobs)
-    options = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
-    batch = _Batch(plan, restorer, options, quality, jobs)
+    check_settings(quality, jobs, **settings)
+    batch = _Batch(plan, restorer, settings, quality, jobs)
     with plan.noting(report) as note:
         try:
             for outcome in batch:
@@ -82,19 +84,12 @@ def restore_files(
     return note.counts
 
 
-def check_settings(
-    tile: int | None = None,
-    tile_overlap: int = tiles.OVERLAP,
-    strength: float = 1.0,
-    quality: int | None = None,
-    jobs: int = 2,
-) -> None:
+def check_settings(quality: int | None = None, jobs: int = 2, **settings: Unpack[Settings]) -> None:
     """
     Raises:
         ConfigError: ``restore_files`` would refuse one of its arguments.
     """
-    tiles.check(tile or 0, tile_overlap)
-    check_strength(strength)
+    check(settings)
     if quality is not None and not 1 <= quality <= 100:
         raise ConfigError(f"quality {quality}: give 1 to 100", "quality")
     if jobs < 1:
@@ -128,11 +123,11 @@ class _Batch:
         self,
         plan: Plan,
         restorer: Restorer | Callable[[], Restorer] | None,
-        options: dict[str, Any],
+        settings: Settings,
         quality: int | None,
         jobs: int,
     ) -> None:
-        self._plan, self._given, self._options = plan, restorer, options
+        self._plan, self._given, self._settings = plan, restorer, settings
         self._quality, self._waiting = quality, jobs
         self._items = iter(plan)
         self._readers = ThreadPoolExecutor(jobs, "read")
@@ -237,15 +232,16 @@ class _Batch:
     def _read(self, job: Job) -> codec.Picture:
         if job.target is not None:
             codec.writable(job.target.suffix)  # before any work
+        keep = self._settings.get("only") == FOUND  # the file may stay as it is
         if isinstance(job.source, Remote):
-            return codec.read(job.source)
+            return codec.read(job.source, keep=keep)
         if job.source is None:
             if sys.stdin is None:
                 raise PictureError("-: standard input is closed: pipe an image in")
-            return codec.decode(sys.stdin.buffer.read(), "-")
+            return codec.decode(sys.stdin.buffer.read(), "-", keep)
         if job.source.is_fifo():
             raise PictureError("not a file; pipe it into standard input and give - instead")
-        return codec.read(job.source, shown(job.source))
+        return codec.read(job.source, shown(job.source), keep)
 
     def _restored(self, group: list[_Reading]) -> Iterator[_Restored | Outcome]:
         """The pictures of a group together; if that fails each alone, so that one that cannot be
@@ -270,16 +266,23 @@ class _Batch:
         pixels = stacked([picture.pixels for picture in pictures])
         peak = machine.Peak(restorer.device)
         start = time.perf_counter()
-        results, runs = restorer.restore_batch(pixels, **self._options)
+        results, runs = restorer.restore_batch(pixels, **self._settings)
         seconds = (time.perf_counter() - start) / len(pictures)
         return [
             _Restored(
                 job,
                 self._fields(picture, run, seconds, peak.bytes()),
-                replace(picture, pixels=restored),
+                self._result(job, picture, restored, run),
             )
             for job, picture, restored, run in zip(jobs, pictures, results, runs, strict=True)
         ]
+
+    def _result(
+        self, job: Job, picture: codec.Picture, restored: np.ndarray, run: Run
+    ) -> codec.Picture:
+        """The restored picture; with the content of its file if that stays as it is."""
+        kept = run.found == () and codec.is_same(picture.format, self._format_of(job, picture))
+        return replace(picture, pixels=restored, content=picture.content if kept else None)
 
     def _fields(
         self, picture: codec.Picture, run: Run, seconds: float, peak: int | None
@@ -296,6 +299,7 @@ class _Batch:
             "tile": run.tile,
             "tile_overlap": run.tile_overlap,
             "experts": [list(experts) for experts in run.tile_experts],
+            "found": None if run.found is None else list(run.found),
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak,
             "notes": [*picture.notes, *run.notes],
@@ -306,15 +310,17 @@ class _Batch:
             if sys.stdout is None:
                 raise PictureError("-: standard output is closed: give a file to write to")
             buffer = BytesIO()
-            file_format = self._format_of_stdout(job, picture)
-            notes = codec.encode(picture, buffer, file_format, self._quality)
+            notes = codec.encode(picture, buffer, self._format_of(job, picture), self._quality)
             sys.stdout.buffer.write(buffer.getbuffer())
             sys.stdout.buffer.flush()
             return notes
         return codec.write(picture, job.target, self._quality, self._plan.overwrite)
 
-    def _format_of_stdout(self, job: Job, picture: codec.Picture) -> str:
-        """As the plan says, else as the input's name says, else as the input is."""
+    def _format_of(self, job: Job, picture: codec.Picture) -> str:
+        """Of a result: as its name says. On standard output: as the plan says, else as the input's
+        name says, else as the input is."""
+        if job.target is not None:
+            return codec.writable(job.target.suffix)
         if self._plan.ext:
             return codec.writable(f".{self._plan.ext.lstrip('.')}")
         if job.source is not None:

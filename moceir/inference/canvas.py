@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moceir.errors import ConfigError
 from moceir.pictures.pixels import LUMA, levels, without_hidden
 
 Progress = Callable[[int, int], None]
@@ -53,14 +52,12 @@ class PixelCanvas:
         progress: called before each tile with how many are done, and their number.
 
     Raises:
-        ConfigError: ``strength`` is out of range.
         ValueError: float32 values out of [0, 1], or another shape or dtype.
     """
 
     def __init__(
         self, pixels: np.ndarray, strength: float, progress: Progress | None = None
     ) -> None:
-        check_strength(strength)
         if pixels.dtype not in ("uint8", "uint16", "float32"):
             raise ValueError(f"array of dtype {pixels.dtype}: give uint8, uint16 or float32")
         if pixels.ndim != 4 or 0 in pixels.shape[1:] or pixels.shape[3] > 4:
@@ -71,7 +68,7 @@ class PixelCanvas:
         if pixels.dtype == "float32" and len(pixels):
             _check_range(float(pixels.min()), float(pixels.max()), ".clip(0, 1)")
         self.restored = pixels.copy()
-        """Likewise (B, H, W, C), of the same dtype."""
+        """Likewise (B, H, W, C), of the same dtype; as it was where nothing has been put."""
         self._pixels, self._strength = without_hidden(pixels), strength
         self._progress = progress
         self._colours = slice(0, 3 if pixels.shape[3] >= 3 else 1)
@@ -126,7 +123,6 @@ class TensorCanvas:
 
     Raises:
         ValueError: another shape or dtype; values outside [0, 1], on a GPU only from ``check``.
-        ConfigError: ``strength`` is out of range.
     """
 
     def __init__(self, images: Tensor, strength: float) -> None:
@@ -134,9 +130,8 @@ class TensorCanvas:
             raise ValueError(f"tensor of dtype {images.dtype}: give floating point in [0, 1]")
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise ValueError(f"tensor of shape {tuple(images.shape)}: give (B, 3, H, W), RGB")
-        check_strength(strength)
-        self.restored = torch.empty_like(images)
-        """Likewise (B, 3, H, W)."""
+        self.restored = images.detach().clone()
+        """Likewise (B, 3, H, W); as it was where nothing has been put."""
         self._images, self._strength = images, strength
         self._range = images.detach().aminmax() if len(images) else None
         if images.device.type == "cpu":
@@ -169,14 +164,6 @@ class TensorCanvas:
         part.copy_(result.clamp(0, 1))
         if self._strength != 1:
             part.copy_(self._images[..., rows, :].lerp(part, self._strength))
-
-
-def check_strength(strength: float) -> None:
-    """Raises ConfigError for a strength that is not in [0, 1]."""
-    if not 0 <= strength <= 1:
-        raise ConfigError(
-            f"strength {strength}: give 0 (as it was) to 1 (fully restored)", "strength"
-        )
 
 
 def _check_range(low: float, high: float, remedy: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from moceir import machine
-from moceir.errors import MoceirError
+from moceir.errors import ConfigError, MoceirError
 from moceir.inference import memory
 from moceir.pictures import codec
 
 if TYPE_CHECKING:
     from moceir.inference.restorer import Restorer
+    from moceir.inference.settings import Settings
 
 TOGETHER = 8
 """Small pictures that go through the network at once at most: more gains nothing."""
@@ -51,7 +54,7 @@ class _Decoded(NamedTuple):
 
 
 def restored(
-    restorer: Restorer, images: Iterable[Any], together: int, settings: dict[str, Any]
+    restorer: Restorer, images: Iterable[Any], together: int, settings: Settings
 ) -> Iterator[Any]:
     """The results of ``restorer(image, **settings)``, or the errors, in order; ``together``
     pictures go through the network at once at most, and so many are held."""
@@ -74,6 +77,69 @@ def restored(
             yield _attempt(restorer, decoded, **settings)
         del image, decoded  # a generator that waits would hold them
     yield from _results(restorer, group, settings)
+
+
+async def restored_async(
+    restorer: Restorer,
+    images: Iterable[Any] | AsyncIterable[Any],
+    together: int,
+    settings: Settings,
+) -> AsyncIterator[Any]:
+    """``restored`` in a thread, for an event loop."""
+    loop = asyncio.get_running_loop()
+    source = _Pulled(images, loop) if isinstance(images, AsyncIterable) else images
+    results = restored(restorer, source, together, settings)
+    thread = ThreadPoolExecutor(1, "restore")
+    try:
+        while True:
+            result = await loop.run_in_executor(thread, next, results, _END)
+            if result is _END:
+                return
+            yield result
+            del result
+    finally:
+        if isinstance(source, _Pulled):
+            source.stop()
+        thread.shutdown(wait=False, cancel_futures=True)
+
+
+_END = object()
+
+
+class _Pulled(Iterator[Any]):
+    """An asynchronous iterable, from another thread than that of its event loop."""
+
+    def __init__(self, images: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._images, self._loop = aiter(images), loop
+        self._next: Future[Any] | None = None
+        self._stopped = False
+
+    def __next__(self) -> Any:
+        self._next = asyncio.run_coroutine_threadsafe(self._pull(), self._loop)
+        if self._stopped:
+            self._next.cancel()
+        try:
+            image = self._next.result()
+        except CancelledError:
+            raise StopIteration from None
+        if image is _END:
+            raise StopIteration
+        return image
+
+    async def _pull(self) -> Any:
+        return await anext(self._images, _END)
+
+    def stop(self) -> None:
+        """Wait for no further image."""
+        self._stopped = True
+        if self._next is not None:
+            self._next.cancel()
+
+
+def check_batch(batch: int) -> None:
+    """Raises ConfigError for a number of images that is none."""
+    if batch < 1:
+        raise ConfigError(f"batch {batch}: give 1 or more images", "batch")
 
 
 def _attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -108,7 +174,7 @@ def _joins(decoded: Any, first: _Decoded) -> bool:
     return isinstance(decoded, _Decoded) and alike(decoded.pixels, first.pixels)
 
 
-def _results(restorer: Restorer, group: list[_Decoded], settings: dict[str, Any]) -> Iterator[Any]:
+def _results(restorer: Restorer, group: list[_Decoded], settings: Settings) -> Iterator[Any]:
     """Those of a group; if it fails, of each alone, so that one that cannot be restored does not
     take the others with it."""
     if not group:

@@ -33,3 +33,9 @@ def network_bytes(
         floats = max(floats, experts, (2.5 + 3 * config.ffn_expansion) * channels)
     padded = (height + -height % config.cell) * (width + -width % config.cell)
     return int(4 * floats * padded) * batch + 32 * 2**20
+
+
+def ran_out(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error is that memory has run out."""
+    said = "can't allocate memory" in str(error)  # by a CPU's operators
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -17,19 +17,18 @@ from moceir import machine
 from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError, TooLittleMemory, first_line
 from moceir.inference import many, memory, tiles
-from moceir.inference.canvas import (
-    Canvas,
-    PixelCanvas,
-    Progress,
-    TensorCanvas,
-    check_strength,
-)
+from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.graphs import Replayed
-from moceir.inference.results import Restored, Run
+from moceir.inference.results import Restored, Run, said
+from moceir.inference.selection import Held, select
+from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
 from moceir.pictures import codec
 from moceir.weights.bundled import BUNDLED
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
 """Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
@@ -64,12 +63,7 @@ class Restorer:
     In a process forked after a ``Restorer`` was created, PyTorch runs on one CPU thread. A spawned
     process has all threads.
 
-    Every call takes these settings:
-
-    - ``tile``: tile side in pixels, at least 128 more than the overlap. 0: the whole image or an
-      error. None: the whole image if memory allows, otherwise the largest tiles that fit.
-    - ``tile_overlap``: minimum number of pixels shared by neighbouring tiles.
-    - ``strength``: blend between the original (0) and the fully restored image (1).
+    Every call takes the keyword arguments of ``Settings``.
 
     Args:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
@@ -124,27 +118,18 @@ class Restorer:
     def __call__(
         self,
         image: Image.Image | str | Path,
-        *,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
+        **settings: Unpack[Settings],
     ) -> Image.Image: ...
     @overload
     def __call__(
         self,
         image: _Array,
-        *,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
+        **settings: Unpack[Settings],
     ) -> _Array: ...
     def __call__(
         self,
         image: Image.Image | np.ndarray | Tensor | str | Path,
-        *,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
+        **settings: Unpack[Settings],
     ) -> Image.Image | np.ndarray | Tensor:
         """Restore one image, or a batch of images as a tensor. The result is of the same type.
 
@@ -156,7 +141,7 @@ class Restorer:
                 following the EXIF orientation, and its ``info`` has profile, EXIF, XMP and
                 resolution as Pillow's ``save`` expects them: ``result.save(path, **result.info)``
                 writes them all.
-            tile, tile_overlap, strength: see the class.
+            settings: see ``Settings``.
 
         Raises:
             TypeError, ValueError: other input, such as values outside [0, 1].
@@ -165,21 +150,17 @@ class Restorer:
                 that is not finite.
         """
         if isinstance(image, (Image.Image, str, Path)):
-            return self.restore(
-                image, tile=tile, tile_overlap=tile_overlap, strength=strength
-            ).image
+            return self.restore(image, **settings).image
         if isinstance(image, np.ndarray):
             if not many.is_rgb(image):
                 raise ValueError(
                     f"array of shape {image.shape} and dtype {image.dtype}: give (H, W, 3) uint8"
                 )
-            restored, _ = self.restore_pixels(
-                image, tile=tile, tile_overlap=tile_overlap, strength=strength
-            )
-            return restored
+            return self.restore_pixels(image, **settings)[0]
         if isinstance(image, Tensor):
-            canvas = TensorCanvas(image, strength)
-            self._restore(canvas, tile, tile_overlap)
+            wanted = check(settings)
+            canvas = TensorCanvas(image, wanted.blend)
+            self._selected(canvas, wanted)
             return canvas.restored
         raise TypeError(
             f"{type(image).__name__}: give a PIL image, a uint8 array, a float tensor or a path"
@@ -190,9 +171,7 @@ class Restorer:
         images: Iterable[Image.Image | np.ndarray | Tensor | str | Path],
         *,
         batch: int = many.TOGETHER,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
+        **settings: Unpack[Settings],
     ) -> Iterator[Image.Image | np.ndarray | Tensor | Exception]:
         """Restore many images in order, each as ``__call__`` does.
 
@@ -205,7 +184,7 @@ class Restorer:
             images: anything that yields what ``__call__`` takes.
             batch: the most images that go through the network together; also how many are read
                 ahead. 1: each image on its own.
-            tile, tile_overlap, strength: see the class.
+            settings: see ``Settings``.
 
         Returns:
             An iterator over the results, in the order of the images. If an image cannot be
@@ -214,29 +193,45 @@ class Restorer:
         Raises:
             ConfigError: a setting out of range.
         """
-        tiles.check(tile or 0, tile_overlap)
-        check_strength(strength)
-        if batch < 1:
-            raise ConfigError(f"batch {batch}: give 1 or more images", "batch")
-        settings = {"tile": tile, "tile_overlap": tile_overlap, "strength": strength}
+        many.check_batch(batch)
+        check(settings)
         return many.restored(self, images, batch, settings)
+
+    def map_async(
+        self,
+        images: Iterable[Any] | AsyncIterable[Any],
+        *,
+        batch: int = many.TOGETHER,
+        **settings: Unpack[Settings],
+    ) -> AsyncIterator[Image.Image | np.ndarray | Tensor | Exception]:
+        """``map`` for asyncio: ``async for result in restorer.map_async(images)``.
+
+        Images are read and restored in a thread of their own, while the event loop goes on. If the
+        iteration is cancelled, the thread ends after the images it is working on.
+
+        Args:
+            images, batch, settings: as for ``map``; ``images`` may be an asynchronous iterable,
+                which is iterated over in the event loop. Results may wait for further small images:
+                with ``batch=1`` none does.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
+        many.check_batch(batch)
+        check(settings)
+        return many.restored_async(self, images, batch, settings)
 
     def restore(
         self,
         image: Image.Image | str | Path,
-        *,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
+        **settings: Unpack[Settings],
     ) -> Restored:
         """Restore a PIL image or a file and say how; see ``__call__``."""
         if isinstance(image, Image.Image):
             picture = codec.picture_of(image)
         else:
             picture = codec.read(Path(image))
-        picture.pixels, run = self.restore_pixels(
-            picture.pixels, tile=tile, tile_overlap=tile_overlap, strength=strength
-        )
+        picture.pixels, run = self.restore_pixels(picture.pixels, **settings)
         run = run._replace(notes=(*picture.notes, *run.notes))
         return Restored(codec.pillow_of(picture), run.experts, run)
 
@@ -244,17 +239,15 @@ class Restorer:
         self,
         pixels: np.ndarray,
         *,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
         progress: Progress | None = None,
+        **settings: Unpack[Settings],
     ) -> tuple[np.ndarray, Run]:
         """Restore an array of any depth.
 
         Args:
             pixels: (H, W, C) uint8, uint16, or float32 in [0, 1]; C is 1 (grey), 2 (grey and
                 alpha), 3 (RGB) or 4 (RGB and alpha). Alpha is copied.
-            tile, tile_overlap, strength: see the class.
+            settings: see ``Settings``.
             progress: called before each tile with how many are done, and their number; what it
                 raises ends the restoration and is passed on.
 
@@ -266,17 +259,15 @@ class Restorer:
             ConfigError: a setting out of range.
             PictureError: too little memory, or a result that is not finite.
         """
-        canvas = PixelCanvas(pixels[None], strength, progress)
-        (run,) = self._restore(canvas, tile, tile_overlap)
+        wanted = check(settings)
+        canvas = PixelCanvas(pixels[None], wanted.blend, progress)
+        (run,) = self._selected(canvas, wanted)
         return canvas.restored[0], run
 
     def restore_batch(
         self,
         pixels: np.ndarray,
-        *,
-        tile: int | None = None,
-        tile_overlap: int = tiles.OVERLAP,
-        strength: float = 1.0,
+        **settings: Unpack[Settings],
     ) -> tuple[np.ndarray, tuple[Run, ...]]:
         """Restore images of one shape together. Each is routed on its own, as by
         ``restore_pixels``; results are equal up to floating-point rounding.
@@ -287,13 +278,37 @@ class Restorer:
         Returns:
             A new array of the same shape and dtype, and how each image was restored.
         """
-        canvas = PixelCanvas(pixels, strength)
-        runs = self._restore(canvas, tile, tile_overlap)
+        wanted = check(settings)
+        canvas = PixelCanvas(pixels, wanted.blend)
+        runs = self._selected(canvas, wanted)
         return canvas.restored, runs
+
+    def _selected(self, canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:
+        """What is wanted of the restored images is put on the canvas."""
+        if not wanted.is_selective:
+            return self._restore(canvas, wanted.tile, wanted.tile_overlap)
+        held = Held(canvas)
+        runs = self._restore(held, wanted.tile, wanted.tile_overlap)
+        try:
+            with cpu_threads(self.threads):
+                found = select(held, wanted, self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            raise TooLittleMemory(
+                f"{self.device} ran out of memory while it told degradations apart",
+                "free some memory or choose another device",
+                "device",
+            ) from error
+        if found is None:
+            return runs
+        return tuple(
+            run._replace(found=kinds, notes=(*run.notes, said(kinds)))
+            for run, kinds in zip(runs, found, strict=True)
+        )
 
     def _restore(self, canvas: Canvas, tile: int | None, overlap: int) -> tuple[Run, ...]:
         """In the requested precision, otherwise in float32, each image independently."""
-        tiles.check(tile or 0, overlap)
         batch, height, width = canvas.size
         if batch == 0:
             return ()
@@ -365,10 +380,8 @@ class Restorer:
                 finished = stitching.add(on_host)
                 if finished is not None:
                     canvas.put(*finished)
-        except (torch.OutOfMemoryError, MemoryError):
-            return None
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):  # how a CPU's operators say it
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
                 raise
             return None
         return experts

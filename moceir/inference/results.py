@@ -21,6 +21,9 @@ class Run(NamedTuple):
     notes: tuple[str, ...]
     """What a user should know: that tiles were needed, or smaller ones than asked for, or another
     precision."""
+    found: tuple[str, ...] | None = None
+    """The kinds of degradation that were found in the image and removed, if ``only`` was ``found``;
+    without any the image stays as it was."""
 
     @property
     def experts(self) -> tuple[int, ...]:
@@ -37,3 +40,9 @@ class Restored(NamedTuple):
     """The expert, 1 the cheapest, that each decoder block took (the best, if several); with
     tiles, the one that most of them took."""
     run: Run
+
+
+def said(found: tuple[str, ...]) -> str:
+    """What was found in an image, for people."""
+    names = ", ".join(kind.replace("_", " ") for kind in found)
+    return f"found: {names}" if found else "found nothing to remove: left as it is"

@@ -13,13 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moceir.data.kinds import KINDS
 from moceir.inference import memory
 from moceir.inference.restorer import Restorer
+from moceir.inference.settings import FOUND
 from moceir.weights.bundled import BUNDLED
 from moceir.weights.files import SUFFIXES
 
 FOLDER = "moceir"
 """Of weights files, in ComfyUI's folder ``models``."""
+
+EVERYTHING = "everything"
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
 
@@ -42,10 +46,19 @@ class Restore:
                 "weights": ([*BUNDLED, *weights],),
                 "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05}),
                 "tile": ("INT", {"default": 0, "min": 0, "max": 16384, "step": 64}),
-            }
+            },
+            # Workflows of earlier versions do not have it.
+            "optional": {"remove": ([EVERYTHING, FOUND, *KINDS],)},
         }
 
-    def restore(self, image: Tensor, weights: str, strength: float, tile: int) -> tuple[Tensor]:
+    def restore(
+        self,
+        image: Tensor,
+        weights: str,
+        strength: float,
+        tile: int,
+        remove: str = EVERYTHING,
+    ) -> tuple[Tensor]:
         """Restore a batch, one image after the other.
 
         Args:
@@ -55,6 +68,7 @@ class Restore:
             strength: from 0, the image as it was, to 1, fully restored.
             tile: side of the tiles in pixels; 0: the whole image if it fits, else the largest that
                 do.
+            remove: everything, what is found in each image, or one kind of degradation.
 
         Returns:
             The restored images, float32 on the CPU.
@@ -75,7 +89,10 @@ class Restore:
         for i in range(number):
             comfy.model_management.throw_exception_if_processing_interrupted()
             restored[i], _ = restorer.restore_pixels(
-                pixels[i], tile=tile or None, strength=strength
+                pixels[i],
+                tile=tile or None,
+                strength=strength,
+                only=None if remove == EVERYTHING else remove,
             )
             progress.update(1)
         return (torch.from_numpy(restored),)

@@ -67,8 +67,8 @@ def restore_files(
             should last for minutes.
         report: called with the outcome of each image, in this process.
         network: arguments of ``Restorer``, such as ``{"model": "weights.safetensors"}``.
-        settings: ``tile``, ``tile_overlap``, ``strength``, ``quality`` and ``jobs``, as
-            ``moceir.restore_files`` takes them.
+        settings: ``quality``, ``jobs`` and those of ``Settings``, as ``moceir.restore_files`` takes
+            them.
 
     Returns:
         How many images had which outcome: ``restored``, ``skipped``, ``failed``.

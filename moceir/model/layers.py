@@ -9,6 +9,17 @@ from torch.nn import functional as F
 from moce_kernels import backends, pointwise_conv, projected_depthwise_conv
 
 
+def padded(image: Tensor, cell: int) -> Tensor:
+    """(B, C, H, W), reflected at the right and the bottom to multiples of ``cell``."""
+    for axis, size in ((3, image.shape[3]), (2, image.shape[2])):
+        missing = -size % cell
+        if missing:
+            pad = (0, missing, 0, 0) if axis == 3 else (0, 0, 0, missing)
+            # An image narrower than its padding has nothing more to reflect.
+            image = F.pad(image, pad, mode="reflect" if missing < size else "replicate")
+    return image
+
+
 def channels_last(x: Tensor) -> Tensor:
     """x, channels-last in memory."""
     return x.contiguous(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from moceir.model.layers import (
     DepthwiseConv,
     PointwiseConv,
     channels_last,
+    padded,
     pixel_shuffle,
     pixel_unshuffle,
     pooled,
@@ -176,8 +177,8 @@ class MoCEIR(
         if not image.is_floating_point():
             raise ValueError(f"image has dtype {image.dtype}: give floating point in [0, 1]")
 
-        padded = self.pad(image)
-        x = self.stem(channels_last(padded))
+        whole = self.pad(image)
+        x = self.stem(channels_last(whole))
         skips: list[Tensor] = []
         for level in self.encoder:
             x = level(x, skips)
@@ -189,7 +190,7 @@ class MoCEIR(
             routings += of_level
         for block in self.refinement:
             x = block(x)
-        x = self.output(x) + padded
+        x = self.output(x) + whole
         restored = x[..., : image.shape[2], : image.shape[3]]
         if not return_routing:
             return restored
@@ -201,13 +202,7 @@ class MoCEIR(
 
     def pad(self, image: Tensor) -> Tensor:
         """Reflect at the right and the bottom to whole cells of the coarsest level."""
-        for axis, size in ((3, image.shape[3]), (2, image.shape[2])):
-            missing = -size % self.config.cell
-            if missing:
-                pad = (0, missing, 0, 0) if axis == 3 else (0, 0, 0, missing)
-                # An image narrower than its padding has nothing more to reflect.
-                image = F.pad(image, pad, mode="reflect" if missing < size else "replicate")
-        return image
+        return padded(image, self.config.cell)
 
     @classmethod
     def with_weights(cls, config: MoCEIRConfig, state: Mapping[str, Tensor]) -> MoCEIR:

@@ -47,6 +47,10 @@ _NEVER_READ = ("EPS",)
 _VIDEOS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1")
 """How their files begin."""
 
+_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv")
+
+_NO_VIDEO = "a video: save its frames as images first, for example with ffmpeg"
+
 _PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 
 
@@ -70,6 +74,8 @@ class Picture:
     """How many the file has, of which this is the first."""
     source: os.stat_result | None = None
     """Of the file that it was read from."""
+    content: bytes | None = field(default=None, repr=False)
+    """Of that file, if it was to be kept. It is written instead of the pixels."""
 
 
 @functools.cache
@@ -97,6 +103,8 @@ def writable(suffix: str) -> str:
         plugin = _PLUGINS.get(suffix.lower())
         if plugin:
             raise PictureError(f"{suffix} files need a plug-in: pip install {plugin}")
+        if suffix.lower() in _VIDEO_SUFFIXES:
+            raise PictureError(_NO_VIDEO)
         raise PictureError(f"no image format is written as {suffix!r}: name the result .png", "ext")
     return name
 
@@ -122,12 +130,18 @@ def _named(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: cannot be read as an image ({reason})") from error
 
 
-def read(path: Path | Remote, name: str | None = None) -> Picture:
+def is_same(read: str, written: str) -> bool:
+    """Whether a file of the format that was read can stay as it is where ``written`` is wanted."""
+    return read == written or (read, written) == ("MPO", "JPEG")  # JPEGs, one after the other
+
+
+def read(path: Path | Remote, name: str | None = None, keep: bool = False) -> Picture:
     """Decode a picture file.
 
     Args:
         path: of a regular file, or a URL.
         name: what messages call it; None: its path.
+        keep: its content, in the picture.
 
     Raises:
         PictureError: as ``decode``, or the file itself cannot be read.
@@ -140,7 +154,7 @@ def read(path: Path | Remote, name: str | None = None) -> Picture:
             status = path.stat()
             _check_file(status)
             data = path.read_bytes()
-    return replace(decode(data, name), source=status)
+    return replace(decode(data, name, keep), source=status)
 
 
 def _check_file(status: os.stat_result) -> None:
@@ -183,12 +197,13 @@ def _size_of(file: BinaryIO) -> tuple[int, int]:
         return image.size
 
 
-def decode(data: bytes, name: str) -> Picture:
+def decode(data: bytes, name: str, keep: bool = False) -> Picture:
     """Decode a picture file; of several frames the first.
 
     Args:
         data: the whole file.
         name: what messages call it.
+        keep: the data, in the picture.
 
     Raises:
         PictureError: damaged, of an unknown kind, or too large for the memory there is.
@@ -196,7 +211,8 @@ def decode(data: bytes, name: str) -> Picture:
     with _named(name):
         if not data:
             raise PictureError("the file is empty")
-        return _decode(data)
+        picture = _decode(data)
+    return replace(picture, content=data) if keep else picture
 
 
 def picture_of(image: Image.Image) -> Picture:
@@ -248,7 +264,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # another format that begins so
     if _is_video(prefix):
-        raise PictureError("a video: save its frames as images first, for example with ffmpeg")
+        raise PictureError(_NO_VIDEO)
     raise UnidentifiedImageError
 
 
@@ -351,7 +367,8 @@ def encode(
     """Write a picture in a format of ``writable``.
 
     Args:
-        picture: its ``format`` is that of the file it came from.
+        picture: its ``format`` is that of the file it came from. If it has kept the ``content`` of
+            that, this is what is written.
         file: open for writing.
         quality: 1 to 100, of formats that lose something (JPEG, WebP, AVIF, HEIC, JPEG XL); at 100
             AVIF and JPEG XL lose nothing. None: 95, but without loss for a picture that came so,
@@ -364,6 +381,9 @@ def encode(
         PictureError: the format cannot hold such a picture.
         OSError: ``file`` cannot be written.
     """
+    if picture.content is not None:
+        file.write(picture.content)
+        return []
     pixels, metadata, notes = colour.described(picture.pixels, picture.metadata, file_format)
     pixels, bits, said = encoders.of_depth(pixels, picture.bits, file_format)
     notes += said

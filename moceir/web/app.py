@@ -38,7 +38,8 @@ from moceir.data.degradations import KINDS, degrade_picture, parse
 from moceir.errors import ConfigError, MoceirError, PictureError, first_line
 from moceir.inference.canvas import PixelCanvas
 from moceir.inference.restorer import Restorer
-from moceir.inference.results import Run
+from moceir.inference.results import Run, said
+from moceir.inference.settings import Settings, check
 from moceir.pictures.codec import Picture, decode, encode, size_in
 from moceir.pictures.pixels import levels
 from moceir.web import pages
@@ -156,7 +157,7 @@ class _Requests:
 
     async def restore(self, request: Request) -> Response:
         """The progress by tiles, which experts ran, then the restored picture as PNG."""
-        name, tile = _name(request), _number(request, "tile", int, None)
+        name, settings = _name(request), _settings(request)
         data = await _body(request, MAX_GIVEN)
 
         def work(progress: Progress) -> bytes:
@@ -171,13 +172,14 @@ class _Requests:
 
                 with _naming(name):
                     picture.pixels, run = self._restorer.restore_pixels(
-                        picture.pixels, tile=tile, progress=count
+                        picture.pixels, progress=count, **settings
                     )
                     file, _ = _encoded(picture, "PNG")
             progress.tell(
                 bytes=len(file),
                 rows=_rows(self._restorer.model.config, run),
                 notes=[*picture.notes, *run.notes],
+                found=[] if run.found is None else [said(run.found)],
                 as_shown=as_shown,
             )
             return file
@@ -278,6 +280,7 @@ def blended(original: np.ndarray, result: np.ndarray, strength: float) -> np.nda
         ConfigError: ``strength`` is out of range.
         PictureError: another shape.
     """
+    check({"strength": strength})
     if original.shape != result.shape:
         raise PictureError(
             f"the result has shape {result.shape} and its original {original.shape}: "
@@ -319,6 +322,15 @@ def _number(request: Request, name: str, kind: Callable[[str], N], default: D) -
         return kind(given) if given else default
     except ValueError:
         raise HTTPException(400, f"{name} is {given!r}: give a number") from None
+
+
+def _settings(request: Request) -> Settings:
+    settings = Settings(tile=_number(request, "tile", int, None))
+    for name in ("light", "detail"):
+        settings[name] = _number(request, name, float, None)  # type: ignore[literal-required]
+    settings["only"] = request.query_params.get("only") or None
+    check(settings)  # before the network is waited for
+    return settings
 
 
 def _name(request: Request) -> str:
@@ -375,6 +387,10 @@ def _page(restorer: Restorer) -> str:
         max_bytes=MAX_BYTES,
         limits=f"{MAX_BYTES / 1e6:g} MB and {MAX_PIXELS / 1e6:g} megapixels",
         kinds="\n".join(f'<option value="{k}">{_label(k)}</option>' for k in (*KINDS, *MIXTURES)),
+        chosen="\n".join(
+            f'<label><input type="checkbox" name="chosen" value="{k}"> {_label(k)}</label>'
+            for k in KINDS
+        ),
     )
 
 

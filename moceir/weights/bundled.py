@@ -13,3 +13,7 @@ def bundled_path(name: str) -> Path:
     if name not in BUNDLED:
         raise KeyError(name)
     return Path(__file__).with_name(f"{name}.safetensors")
+
+
+SELECTOR = Path(__file__).with_name("selector.safetensors")
+"""The weights of ``moceir.model.selector``'s network, which tells degradations apart."""

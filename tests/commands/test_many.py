@@ -116,8 +116,9 @@ def test_a_video_is_refused_before_the_network_is_loaded(
     (tmp_path / name).write_bytes(VIDEOS[name])
     (tmp_path / "text.png").write_text("text")
     monkeypatch.setattr("moceir.inference.restorer.load_model", pytest.fail)
-    words = (tmp_path / name, tmp_path / "text.png", "-o", tmp_path / "out", "--ext", "png")
-    for result in (restore(*words), degrade(*words)):
+    words = (tmp_path / name, tmp_path / "text.png", "-o", tmp_path / "out")
+    as_png = (*words, "--ext", "png")
+    for result in (restore(*words), restore(*as_png), degrade(*words), degrade(*as_png)):
         assert result.exit_code == 1
         assert f"{tmp_path}/{name}: a video: save its frames as images first" in result.output
         assert "device" not in result.output

@@ -120,10 +120,10 @@ def test_pictures_are_read_and_written_while_others_are_restored(
     decode, encode, restore_batch = codec.decode, codec.encode, Restorer.restore_batch
     count = []
 
-    def watched_decode(data: bytes, name: str) -> codec.Picture:
+    def watched_decode(data: bytes, name: str, keep: bool) -> codec.Picture:
         if name.endswith("2.png"):
             third_read.set()
-        return decode(data, name)
+        return decode(data, name, keep)
 
     def watched_encode(*args: object) -> list[str]:
         assert second_restored.wait(60)
@@ -150,10 +150,10 @@ def test_the_number_of_waiting_pictures_is_bounded(
     decoded, written, most = [], [], [0]
     decode, encode = codec.decode, codec.encode
 
-    def counted_decode(data: bytes, name: str) -> codec.Picture:
+    def counted_decode(data: bytes, name: str, keep: bool) -> codec.Picture:
         decoded.append(1)
         most[0] = max(most[0], len(decoded) - len(written))
-        return decode(data, name)
+        return decode(data, name, keep)
 
     def counted_encode(*args: object) -> list[str]:
         notes = encode(*args)  # type: ignore[arg-type]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,85 @@ def test_pictures_are_read_as_they_are_needed_and_let_go(restorer: Restorer, bat
         assert isinstance(next(results), np.ndarray)
     assert most == batch  # the last batch is let go before the next picture is read
     assert len(given) == -(-10 // batch) * batch
+
+
+async def _gathered(results: AsyncIterator[Any]) -> list[Any]:
+    return [result async for result in results]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_from_an_event_loop(restorer: Restorer, asynchronous: bool) -> None:
+    given = [array(16, 24, i) for i in range(5)] + ["missing.png", array(20, 24)]  # type: ignore[list-item]
+    ticks = []
+
+    async def source() -> AsyncIterator[Any]:
+        for image in given:
+            await asyncio.sleep(0.001)
+            yield image
+
+    async def tick() -> None:
+        while True:
+            ticks.append(1)
+            await asyncio.sleep(0.001)
+
+    async def main() -> list[Any]:
+        ticking = asyncio.create_task(tick())
+        images = source() if asynchronous else given
+        results = await _gathered(restorer.map_async(images, batch=2, strength=0.5))
+        ticking.cancel()
+        return results
+
+    results = asyncio.run(main())
+    expected = list(restorer.map(given, batch=2, strength=0.5))
+    assert len(ticks) > 5  # the loop went on
+    for result, other in zip(results, expected, strict=True):
+        if isinstance(other, Exception):
+            assert isinstance(result, PictureError) and str(result) == str(other)
+        else:
+            assert np.array_equal(result, other)
+
+
+def test_cancelled_while_it_waits_for_images(restorer: Restorer) -> None:
+    """Neither the event loop nor the thread hangs, nor is another image taken."""
+    taken = []
+
+    async def source() -> AsyncIterator[Any]:
+        for i in range(3):
+            taken.append(i)
+            yield array(16, 24, i)
+            await asyncio.sleep(3600 if i else 0)
+
+    async def main() -> int:
+        results = restorer.map_async(source(), batch=1)
+        first = await anext(results)
+        assert np.array_equal(first, restorer(array(16, 24, 0)))
+        await anext(results)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(results), 0.1)
+        return len(taken)
+
+    before = threading.active_count()
+    assert asyncio.run(main()) == 2
+    for thread in threading.enumerate():
+        if thread.name.startswith("restore"):
+            thread.join(10)
+    assert threading.active_count() <= before
+
+
+def test_settings_are_refused_before_the_first_image(restorer: Restorer) -> None:
+    with pytest.raises(ConfigError, match="strength 2"):
+        restorer.map_async([], strength=2)
+    with pytest.raises(ConfigError, match="batch 0"):
+        restorer.map_async([], batch=0)
+
+
+def test_an_error_of_the_source_is_passed_on(restorer: Restorer) -> None:
+    async def source() -> AsyncIterator[Any]:
+        yield array(16, 24)
+        raise OSError("the camera is gone")
+
+    async def main() -> None:
+        await _gathered(restorer.map_async(source(), batch=1))
+
+    with pytest.raises(OSError, match="the camera is gone"):
+        asyncio.run(main())

@@ -106,13 +106,16 @@ def images(number: int = 2, channels: int = 3) -> torch.Tensor:
 def run(node: Any, image: torch.Tensor, weights: str, **inputs: Any) -> torch.Tensor:
     """As ComfyUI runs a node: by the names it declares, with their defaults."""
     declared = node.INPUT_TYPES()["required"]
+    optional = {name: inputs.pop(name) for name in list(inputs) if name not in declared}
+    for name, value in optional.items():
+        assert value in node.INPUT_TYPES()["optional"][name][0]
     given = {"image": image, "weights": weights, **inputs}
     for name, (kind, *options) in declared.items():
         if kind in ("FLOAT", "INT"):
             given.setdefault(name, options[0]["default"])
     assert given.keys() == declared.keys() and weights in declared["weights"][0]
     with torch.inference_mode():
-        results = getattr(node(), node.FUNCTION)(**given)
+        results = getattr(node(), node.FUNCTION)(**given, **optional)
     assert node.RETURN_TYPES == ("IMAGE",) and len(results) == 1
     return results[0]
 
@@ -125,6 +128,15 @@ def test_a_batch_is_restored(node: Any, comfy: Comfy) -> None:
     for one, result in zip(image, restored, strict=True):
         assert np.array_equal(result.numpy(), expected.restore_pixels(one.numpy())[0])
     assert comfy.done == 2 and comfy.freed[0] > 32 * 2**20
+
+
+def test_what_is_removed(node: Any) -> None:
+    image = images(1)
+    expected = Restorer(device="cpu")
+    for remove, only in (("everything", None), ("found", "found"), ("noise", "noise")):
+        restored = run(node, image, "compact", remove=remove)
+        alone, _ = expected.restore_pixels(image[0].numpy(), only=only)
+        assert np.array_equal(restored[0].numpy(), alone)
 
 
 def test_weights_in_the_models_folder(

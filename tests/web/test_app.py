@@ -7,6 +7,7 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image, ImageCms
 from moceir import Restorer
 from moceir.commands.main import main
 from moceir.data.degradations import degrade, parse
+from moceir.inference.results import said
 from moceir.pictures.pixels import to_image, to_tensor
 from tests.browser import SCREENSHOTS
 from tests.web.served import ask, encoded, restored, saved, url, weights
@@ -42,6 +44,33 @@ def test_restores_as_the_restorer_does(url: str, weights: Path, image: Image.Ima
     difference = np.asarray(answer.image, np.int16) - np.asarray(expected.image, np.int16)
     assert np.abs(difference).max() <= 1  # the rounding of another number of threads
     assert np.abs(np.asarray(expected.image, np.int16) - np.asarray(image)).max() > 1
+
+
+@pytest.mark.skipif(bool(SCREENSHOTS), reason="the server has the bundled weights")
+@pytest.mark.parametrize(
+    ("query", "settings"),
+    [
+        ("only=noise,haze&light=", {"only": "noise,haze"}),
+        ("only=found", {"only": "found"}),
+        ("light=0&detail=0.5", {"light": 0.0, "detail": 0.5}),
+    ],
+)
+def test_removes_what_is_asked_for(
+    url: str, weights: Path, image: Image.Image, query: str, settings: dict[str, Any]
+) -> None:
+    expected = Restorer(weights, "cpu").restore(image, **settings)
+    answer = restored(url, encoded(image), f"?{query}")
+    difference = np.asarray(answer.image, np.int16) - np.asarray(expected.image, np.int16)
+    assert np.abs(difference).max() <= 1
+    found = expected.run.found
+    assert answer.report["found"] == ([] if found is None else [said(found)])
+
+
+def test_refuses_what_cannot_be_removed(url: str, image: Image.Image) -> None:
+    answer = ask(url, "/restore?only=dust", encoded(image))
+    assert answer.status == 400 and b"unknown degradation 'dust'" in answer.body
+    answer = ask(url, "/restore?light=2", encoded(image))
+    assert answer.status == 400 and b"light 2.0: give 0" in answer.body
 
 
 def test_tells_tile_by_tile_how_far_it_is_and_which_experts_ran(url: str) -> None:

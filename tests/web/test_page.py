@@ -100,6 +100,30 @@ def test_three_pictures_one_cancelled_two_results(url: str, tmp_path: Path) -> N
                 assert found.tobytes() == expected.tobytes()
 
 
+def test_what_is_removed_can_be_chosen(url: str, tmp_path: Path) -> None:
+    with browse(tmp_path / "profile") as (page, requested):
+        page.goto(url)
+        page.locator("input[type=file]").set_input_files(SAMPLE)
+        page.get_by_text("Options").click()
+        page.get_by_label("What to remove").select_option("chosen kinds")
+        page.get_by_role("button", name="Restore", exact=True).click()
+        assert not page.locator("form.panel").evaluate("e => e.checkValidity()")
+        page.get_by_label("motion blur").check()
+        page.get_by_label("noise", exact=True).check()
+        page.get_by_label("Light and colour").select_option("kept as they are")
+        screenshot(page, "app_options.png")
+        check_accessibility(page)
+        restore(page, "1 restored")
+        (address,) = [one for one in requested if "/restore" in one]
+        assert "only=noise%2Cmotion_blur" in address and "light=0" in address
+        # Other settings make another run possible, which says what it found.
+        assert page.get_by_role("button", name="Restore", exact=True).is_disabled()
+        page.get_by_label("What to remove").select_option("what is found")
+        assert not page.get_by_label("motion blur").is_visible()
+        restore(page, "1 restored")
+        assert "; found" in row(page, SAMPLE.name).locator(".state").inner_text()
+
+
 def test_the_input_is_there_before_the_result(url: str, tmp_path: Path) -> None:
     with browse(tmp_path / "profile") as (page, requested):
         page.goto(url)

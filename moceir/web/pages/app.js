@@ -11,6 +11,7 @@ const list = document.querySelector(".pictures");
 const restore = document.querySelector("#restore");
 const cancelAll = document.querySelector("#cancel");
 const status = document.querySelector("[role=status]");
+const chosen = document.querySelector("#chosen");
 const saving = document.querySelector("#saving");
 const maxBytes = Number(document.body.dataset.maxBytes);
 
@@ -83,7 +84,14 @@ function showButtons() {
 // Whether "Restore" would do something for a picture: it has no result with these settings.
 function isPending({ file, state, settings }) {
   if (file.size > maxBytes || state === "waiting" || state === "running") return false;
-  return state !== "restored" || settings.kind !== form.kind.value || settings.tile !== form.tile.value;
+  return state !== "restored" || JSON.stringify(settings) !== JSON.stringify(choices());
+}
+
+// What is asked for: {kind, tile, only, light}.
+function choices() {
+  const kinds = [...chosen.querySelectorAll(":checked")].map(({ value }) => value);
+  const only = form.wanted.value === "only" ? kinds.join() : form.wanted.value;
+  return { kind: form.kind.value, tile: form.tile.value, only, light: form.light.value };
 }
 
 function select(picture) {
@@ -114,7 +122,7 @@ function act(picture) {
 
 async function restoreAll() {
   for (const picture of pictures.filter(isPending)) {
-    picture.settings = { kind: form.kind.value, tile: form.tile.value };
+    picture.settings = choices();
     picture.result = null;
     change(picture, "waiting", "waiting");
   }
@@ -130,14 +138,14 @@ async function restoreAll() {
 
 async function run(picture) {
   const { file, name } = picture;
-  const { kind, tile } = picture.settings;
+  const { kind, ...settings } = picture.settings;
   picture.controller = new AbortController();
   const { signal } = picture.controller;
   const start = performance.now();
   change(picture, "running", "restoring");
   try {
     const given = kind ? await degraded(file, name, kind, signal) : file;
-    const { picture: result, report } = await restored(given, name, tile, signal, ({ done, tiles }) => {
+    const { picture: result, report } = await restored(given, name, settings, signal, ({ done, tiles }) => {
       if (tiles === 1) return;
       picture.row.bar.value = done / tiles;
       picture.row.state.textContent = `tile ${done + 1} of ${tiles}`;
@@ -146,7 +154,8 @@ async function run(picture) {
     if (!kind && !report.as_shown) picture.preview ??= await degraded(file, name, "", signal);
     picture.result = { before: kind ? given : null, given, picture: result, report };
     const seconds = (performance.now() - start) / 1000;
-    change(picture, "restored", `restored in ${seconds.toFixed(seconds < 10 ? 1 : 0)} s`);
+    const time = `restored in ${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+    change(picture, "restored", [time, ...report.found].join("; "));
   } catch (error) {
     if (error.name === "AbortError") change(picture, "cancelled", "cancelled");
     else change(picture, "failed", error.message);
@@ -206,7 +215,12 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   restoreAll();
 });
-form.addEventListener("change", showButtons);
+form.addEventListener("change", () => {
+  chosen.hidden = form.wanted.value !== "only";
+  const missing = !chosen.hidden && !chosen.querySelector(":checked");
+  form.wanted.setCustomValidity(missing ? "Choose at least one kind." : "");
+  showButtons();
+});
 cancelAll.addEventListener("click", () => {
   for (const picture of pictures) {
     if (picture.state === "waiting" || picture.state === "running") act(picture);

@@ -20,8 +20,9 @@ export async function degraded(file, name, kind, signal) {
 }
 
 // The restored picture, a PNG, and the report about it; progress({done, tiles}) before each tile.
-export async function restored(file, name, tile, signal, progress) {
-  const answer = await send("restore", { name, tile }, file, signal);
+// settings: {tile, only, light}, as moceir.inference.settings has them; "" is the default.
+export async function restored(file, name, settings, signal, progress) {
+  const answer = await send("restore", { name, ...settings }, file, signal);
   const reader = answer.body.getReader();
   const cut = new Error(`${name}: the answer was cut short: is moceir app still running?`);
   let text = new Uint8Array();

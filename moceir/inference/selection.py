@@ -1,0 +1,187 @@
+"""Putting together what is wanted of a restored image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from moceir.data.kinds import KINDS
+from moceir.inference import tiles
+from moceir.inference.canvas import Canvas
+from moceir.inference.settings import Wanted
+from moceir.model.layers import padded
+from moceir.model.selector import CELL, DETAIL, LIGHT, Selector
+from moceir.model.tone import Tone, fit_tone
+from moceir.weights.bundled import SELECTOR
+
+TILE = 512
+"""Side of the parts that a larger image is worked on in."""
+
+Found = tuple[str, ...]
+"""The kinds of degradation that an image is found to have."""
+
+
+class Held:
+    """A canvas that holds results back until all of an image is there."""
+
+    def __init__(self, canvas: Canvas) -> None:
+        self.canvas = canvas
+        batch, height, width = canvas.size
+        # Written to at once: memory that is only promised would count as free.
+        self.results = torch.from_numpy(np.full((batch, 3, height, width), 0, np.float32))
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self.canvas.size
+
+    def image(self, index: int) -> Held:
+        one = copy.copy(self)
+        one.canvas, one.results = self.canvas.image(index), self.results[index : index + 1]
+        return one
+
+    def check(self) -> None:
+        self.canvas.check()
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        return self.canvas.part(rows, columns)
+
+    def progress(self, done: int, tiles: int) -> None:
+        self.canvas.progress(done, tiles)
+
+    def put(self, rows: slice, result: Tensor) -> None:
+        self.results[..., rows, :] = result.clamp(0, 1)
+
+
+@cache
+def load_selector(device: torch.device) -> Selector:
+    """The bundled selector, in evaluation mode."""
+    selector = Selector()
+    selector.load_state_dict(load_file(SELECTOR))
+    return selector.eval().requires_grad_(False).to(device)
+
+
+class _Asked(NamedTuple):
+    """What is wanted of each of the images."""
+
+    kinds: list[Found]
+    """To be removed."""
+    light: list[float]
+    """How much of the change of light is due to them."""
+
+
+@torch.inference_mode()
+def select(held: Held, wanted: Wanted, device: torch.device) -> list[Found] | None:
+    """Hand on, to the canvas of ``held``, what is wanted of its results.
+
+    Returns:
+        What each of its images was found to have; None if it was not looked for.
+    """
+    if held.size[0] == 0:
+        return [] if wanted.found else None
+    height, width = held.size[1:]
+    plan = tiles.plan(height, width, TILE if max(height, width) > TILE else 0, tiles.OVERLAP)
+    if not wanted.found and wanted.only is None:
+        _put(held, plan, wanted, device)
+        return None
+    selector = load_selector(device)
+    asked = _asked(selector, held, plan, wanted, device)
+    if not wanted.found:
+        _put(held, plan, wanted, device, selector, asked)
+        return None
+    for i, kinds in enumerate(asked.kinds):
+        if kinds:  # else the canvas keeps what it was given
+            one = _Asked([kinds], asked.light[i : i + 1])
+            _put(held.image(i), plan, wanted, device, selector, one)
+    return asked.kinds
+
+
+def _put(
+    held: Held,
+    plan: tiles.TilePlan,
+    wanted: Wanted,
+    device: torch.device,
+    selector: Selector | None = None,
+    asked: _Asked | None = None,
+) -> None:
+    """Put on the canvas what is wanted of its images; without a selector, of every kind."""
+    stitching = tiles.Stitching(plan)
+    for part in _parts(held, plan, device):
+        change = part.detail - part.image
+        light = torch.full((held.size[0], 1, 1, 1), wanted.light, device=device)
+        if selector is not None and asked is not None:
+            change = _of_kinds(selector, part, change, asked.kinds)
+            light *= torch.tensor(asked.light, device=device)[:, None, None, None]
+        result = part.image + wanted.detail * change
+        result = result + light * (part.tone(result) - result)
+        finished = stitching.add(result[..., : part.height, : part.width].cpu())
+        if finished is not None:
+            held.canvas.put(*finished)
+
+
+class _Part(NamedTuple):
+    """Of the images, on the device, padded for the selector."""
+
+    image: Tensor
+    """(B, 3, h, w) float32."""
+    detail: Tensor
+    """Likewise: restored, in its original light."""
+    tone: Tone
+    height: int
+    width: int
+
+
+def _parts(held: Held, plan: tiles.TilePlan, device: torch.device) -> Iterator[_Part]:
+    for rows, columns in plan.tiles():
+        part, result = held.part(rows, columns), held.results[..., rows, columns]
+        image = padded(part.to(device, torch.float32), CELL)
+        restored = padded(result.to(device), CELL)
+        tone = fit_tone(image, restored)
+        yield _Part(image, tone.undone(restored), tone, *result.shape[2:])
+
+
+def _asked(
+    selector: Selector, held: Held, plan: tiles.TilePlan, wanted: Wanted, device: torch.device
+) -> _Asked:
+    number = held.size[0]
+    kinds = [wanted.only or ()] * number
+    light = [kind for kind in LIGHT if kind in kinds[0]]
+    if not wanted.found and len(light) != 1:
+        return _Asked(kinds, [float(bool(light))] * number)
+    logits = _names(selector, _parts(held, plan, device)).cpu()
+    if wanted.found:
+        kinds = [
+            tuple(kind for kind, logit in zip(KINDS, image, strict=True) if logit >= 0)
+            for image in logits.tolist()
+        ]
+        return _Asked(kinds, [float(any(kind in LIGHT for kind in found)) for found in kinds])
+    # The change is one, with two possible causes: that which is wanted has as much of it as it is
+    # the more probable one.
+    haze, dark = (logits[:, KINDS.index(kind)] for kind in LIGHT)
+    odds = haze - dark if light == ["haze"] else dark - haze
+    return _Asked(kinds, odds.sigmoid().tolist())
+
+
+def _names(selector: Selector, parts: Iterator[_Part]) -> Tensor:
+    """(B, 8) logits of KINDS, of whole images."""
+    evidence, pixels = torch.zeros(()), 0
+    for part in parts:
+        levels = selector.features(part.image, part.detail)
+        area = part.height * part.width
+        evidence = evidence + area * selector.evidence(levels, part.image, part.tone)
+        pixels += area
+    return selector.named(evidence / pixels)
+
+
+def _of_kinds(selector: Selector, part: _Part, change: Tensor, kinds: list[Found]) -> Tensor:
+    """What of a change of detail belongs to the kinds that are to be removed from each image."""
+    asked = torch.tensor([[float(kind in each) for kind in DETAIL] for each in kinds])
+    asked = asked.to(change.device)
+    of_kinds = selector(selector.features(part.image, part.detail), change, asked)
+    return of_kinds * asked.any(1)[:, None, None, None]

@@ -1,0 +1,102 @@
+"""What may be asked of a restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
+from moceir.errors import ConfigError, short
+from moceir.inference import tiles
+
+FOUND = "found"
+"""``only``: what is found in the image."""
+
+
+class Settings(TypedDict, total=False):
+    """How to restore an image: keyword arguments, all of them optional."""
+
+    tile: int | None
+    """Tile side in pixels, at least 128 more than the overlap. 0: the whole image or an error.
+    None: the whole image if memory allows, otherwise the largest tiles that fit."""
+    tile_overlap: int
+    """Minimum number of pixels shared by neighbouring tiles. Default: 64."""
+    strength: float
+    """Blend between the original (0) and the fully restored image (1, the default)."""
+    light: float | None
+    """The same for changes of light and colour alone, such as brightening and the removal of haze.
+    None: ``strength``."""
+    detail: float | None
+    """The same for changes of detail alone, such as the removal of noise, rain and blur. None:
+    ``strength``."""
+    only: str | Sequence[str] | None
+    """The degradations to remove, some of ``moceir.data.degradations.KINDS``, also as a string with
+    commas; others stay. ``found``: those that the image is found to have; one without any stays as
+    it is. None: whatever the network changes."""
+
+
+class Wanted(NamedTuple):
+    """Settings, checked and complete."""
+
+    tile: int | None
+    tile_overlap: int
+    light: float
+    detail: float
+    only: tuple[str, ...] | None
+    """None: everything."""
+    found: bool
+    """Whether what is to be removed is to be found first."""
+
+    @property
+    def blend(self) -> float:
+        """The strength at which a canvas blends by itself."""
+        return 1.0 if self.is_selective else self.light
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether more is asked for than to blend the original and the restored image."""
+        return self.found or self.only is not None or self.light != self.detail
+
+
+def check(settings: Settings) -> Wanted:
+    """
+    Raises:
+        ConfigError: a value out of range, or an unknown kind of degradation.
+        TypeError: an unknown setting.
+    """
+    unknown = set(settings) - set(Settings.__annotations__)
+    if unknown:
+        known = ", ".join(Settings.__annotations__)
+        raise TypeError(f"unknown setting {unknown.pop()!r}: there are {known}")
+    tile, overlap = settings.get("tile"), settings.get("tile_overlap", tiles.OVERLAP)
+    tiles.check(tile or 0, overlap)
+    strength = _strength("strength", settings.get("strength", 1.0))
+    light, detail = (
+        strength if (value := settings.get(name)) is None else _strength(name, value)
+        for name in ("light", "detail")
+    )
+    only, found = settings.get("only"), settings.get("only") == FOUND
+    kinds = None if only is None or found else _kinds(only)
+    return Wanted(tile, overlap, light, detail, kinds, found)
+
+
+def _strength(name: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigError(f"{name} {short(value)}: give 0 (as it was) to 1 (fully restored)", name)
+    return float(value)
+
+
+def _kinds(only: str | Sequence[str]) -> tuple[str, ...]:
+    from moceir.data.kinds import KINDS
+
+    names = only.split(",") if isinstance(only, str) else only
+    kinds = tuple(dict.fromkeys(str(name).strip() for name in names))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ConfigError(
+                f"only: unknown degradation {short(kind)}: give some of {', '.join(KINDS)}, or "
+                f"{FOUND}",
+                "only",
+            )
+    if not kinds:
+        raise ConfigError(f"only: no degradation is named: give some of {', '.join(KINDS)}", "only")
+    return kinds

@@ -1,0 +1,62 @@
+"""The change of light and colour in a restoration, apart from the change of detail.
+
+Where it is hazy or too dark, restoration multiplies and shifts the colours of whole regions. Noise,
+rain or blur it changes pixel by pixel around the same local mean. A linear map per region and
+channel, fitted to the local means (a guided filter at low resolution: He and Sun, "Fast Guided
+Filter", 2015), has the first and nothing of the second.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+CELL = 8
+"""Pixels, squared, that are averaged first: noise and streaks are gone in their means."""
+
+RADIUS = 4
+"""Of the windows of the fit, in cells."""
+
+_LEAST, _MOST = 0.25, 16.0
+_PRIOR = 1e-4  # variance of the means at which the fit is half ratio of means, half regression
+_BLACK = 0.01
+
+
+class Tone(NamedTuple):
+    """``gain * x + offset``, each (B, 3, H, W)."""
+
+    gain: Tensor
+    offset: Tensor
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The image in the light of the restored one."""
+        return self.gain * image + self.offset
+
+    def undone(self, restored: Tensor) -> Tensor:
+        """The restored image in its original light."""
+        return (restored - self.offset) / self.gain
+
+
+def fit_tone(image: Tensor, restored: Tensor) -> Tone:
+    """The map of light and colour from an image to the restored one.
+
+    Args:
+        image, restored: (B, 3, H, W) floating point in [0, 1].
+    """
+    height, width = image.shape[2:]
+    cells = (-(-height // CELL), -(-width // CELL))
+    x, y = F.adaptive_avg_pool2d(image, cells), F.adaptive_avg_pool2d(restored, cells)
+    mean_x, mean_y = _mean(x), _mean(y)
+    covariance, variance = _mean(x * y) - mean_x * mean_y, _mean(x * x) - mean_x**2
+    # Where nothing varies there is no slope to see: there it is the exposure that changed.
+    ratio = (mean_y + _BLACK) / (mean_x + _BLACK)
+    gain = ((covariance + _PRIOR * ratio) / (variance + _PRIOR)).clamp(_LEAST, _MOST)
+    fitted = (_mean(gain), _mean(mean_y - gain * mean_x))
+    return Tone(*(F.interpolate(part, (height, width), mode="bilinear") for part in fitted))
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Over the window around each cell, as far as it lies in the image."""
+    return F.avg_pool2d(x, 2 * RADIUS + 1, 1, RADIUS, count_include_pad=False)
