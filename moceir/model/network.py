@@ -122,8 +122,9 @@ CARD = """---
 
 # MoCE-IR
 
-All-in-one image restoration with complexity experts: one network for noise, rain, haze, blur, low light, snow and JPEG
-artefacts. It has {{ parameters }} parameters ({{ dim }} channels, {{ experts }} experts per decoder block).
+All-in-one image restoration with complexity experts: one network for noise, rain, haze, blur, low
+light, snow and JPEG artefacts. It has {{ parameters }} parameters ({{ dim }} channels,
+{{ experts }} experts per decoder block).
 
 With the package moceir installed:
 
@@ -133,8 +134,8 @@ from moceir import Restorer
 Restorer("{{ repository }}")("photo.jpg").save("restored.png")
 ```
 
-Method: [Complexity Experts are Task-Discriminative Learners for Any Image Restoration]({{ paper_url }}) (Zamfir et al.,
-CVPR 2025).
+Method: [Complexity Experts are Task-Discriminative Learners for Any Image
+Restoration]({{ paper_url }}) (Zamfir et al., CVPR 2025).
 """
 """Of a network on the Hugging Face Hub: a Jinja template."""
 
