@@ -24,7 +24,7 @@ OUTPUTS = {
     "degrade": "o.png o.webp",
     "compare": "o.html",
     "convert": "o.safetensors o.ckpt o.pth",
-    "export": "o.onnx o.pt2",
+    "export": "o.onnx",
     "errors": "o.png o.svg o.pdf",
     "quality": "o.png",
     "routes": "o.pdf",

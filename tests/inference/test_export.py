@@ -16,15 +16,13 @@ from moceir.inference.export import export_onnx, export_pt2
 from moceir.inference.info import machine_report
 from moceir.model import MoCEIR, save_weights
 from tests.published_weights import TINY
+from tests.small_network import SMALLEST
 
 SIZES = ((1, 64, 96), (3, 37, 45), (1, 1, 1), (3, 4, 130), (1, 200, 131))
 """Batch, height and width: whole cells, ragged, less than a cell, one and several windows."""
 
 
-@pytest.fixture
-def model(request: pytest.FixtureRequest) -> MoCEIR:
-    torch.manual_seed(0)
-    return MoCEIR(TINY.replace(expert_path=request.param)).eval()
+NETWORK = SMALLEST.replace(num_blocks=(1, 1, 1), num_dec_blocks=(1, 1), heads=(1, 1, 1))
 
 
 def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -38,15 +36,13 @@ def run_pt2(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     return torch.export.load(path).module()
 
 
-@pytest.mark.parametrize(
-    ("kind", "model"),
-    [("onnx", False), ("pt2", False), ("onnx", True)],
-    indirect=["model"],
-    ids=["onnx", "pt2", "onnx, expert path"],
-)
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_the_same_images_come_out_at_every_size(
-    tmp_path: Path, model: MoCEIR, kind: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    torch.manual_seed(0)
+    # The expert path has one operation more, which ONNX must have, too.
+    model = MoCEIR(NETWORK.replace(expert_path=kind == "onnx")).eval()
     path = tmp_path / "new" / f"network.{kind}"
     if kind == "onnx":
         pytest.importorskip("onnxscript", reason="pip install 'moceir[export]'")
