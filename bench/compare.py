@@ -98,7 +98,7 @@ def work(who: str, task: Task, published: Path | None, threads: int) -> None:
                 reply["seconds"] = time.perf_counter() - start
                 reply["memory"] = (peak.bytes() or 0) - before
                 if restored is not None and line.strip():
-                    np.save(line.strip(), restored.numpy())
+                    np.save(line.strip(), restored.clamp(0, 1).numpy())  # as exports do
             else:
                 start = time.perf_counter()
                 function(images)

@@ -161,14 +161,17 @@ def exported(who: str, task: Task) -> Callable[[Tensor], Tensor]:
     from moceir.inference.export import export_onnx
 
     threads = torch.get_num_threads()
+    sizes = {"batch": task.batch, "height": task.height, "width": task.width}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        export_onnx(network(task.preset).eval(), path, task.height, task.width)
+        export_onnx(network(task.preset).eval(), path)
         if who == "onnxruntime":
             import onnxruntime
 
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
+            for axis, size in sizes.items():
+                options.add_free_dimension_override_by_name(axis, size)
             session = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )
@@ -176,7 +179,10 @@ def exported(who: str, task: Task) -> Callable[[Tensor], Tensor]:
             return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
         import openvino
 
-        compiled = openvino.Core().compile_model(
-            path, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        core = openvino.Core()
+        model = core.read_model(path)
+        model.reshape([task.batch, 3, task.height, task.width])
+        compiled = core.compile_model(
+            model, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
         )
         return lambda images: torch.from_numpy(np.array(compiled(images.numpy())[0]))

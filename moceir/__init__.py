@@ -4,8 +4,8 @@
 >>> Restorer()("photo.jpg").save("restored.png")
 
 The commands of ``moceir`` are also functions here: ``restore_files``, ``degrade_files``,
-``evaluate``, ``routes``, ``measure_cost``, ``export_onnx``, ``convert_weights`` and
-``write_comparison``.
+``evaluate``, ``routes``, ``measure_cost``, ``export_onnx``, ``export_pt2``, ``convert_weights``
+and ``write_comparison``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moceir.evaluation.run import evaluate, write_results
     from moceir.inference.batch import restore_files
     from moceir.inference.degrading import degrade_files
-    from moceir.inference.export import convert_weights, export_onnx
+    from moceir.inference.export import convert_weights, export_onnx, export_pt2
     from moceir.inference.planning import plan_files
     from moceir.inference.restorer import Restorer
     from moceir.model import MoCEIR, load_model
@@ -39,6 +39,7 @@ _HOMES = {
     "degrade_files": "moceir.inference.degrading",
     "evaluate": "moceir.evaluation.run",
     "export_onnx": "moceir.inference.export",
+    "export_pt2": "moceir.inference.export",
     "load_model": "moceir.model",
     "measure_cost": "moceir.evaluation.cost",
     "plan_files": "moceir.inference.planning",
@@ -59,6 +60,7 @@ __all__ = [
     "degrade_files",
     "evaluate",
     "export_onnx",
+    "export_pt2",
     "load_model",
     "measure_cost",
     "plan_files",

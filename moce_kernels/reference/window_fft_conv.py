@@ -34,20 +34,25 @@ def window_fft_conv(q: Tensor, k: Tensor, window: int) -> Tensor:
 
 def window_product_conv(q: Tensor, k: Tensor, window: int) -> Tensor:
     """``window_fft_conv`` by products with the matrices of the Fourier transform, for whoever has
-    no operator for the transform itself; float32 in and out."""
+    no operator for the transform itself; float32 in and out. Nothing depends on what H and W are,
+    so that one recorded graph serves all sizes."""
     B, C, H, W = q.shape
     P = window
-    bottom, right = -H % P, -W % P
+    rows, columns = (H + P - 1) // P, (W + P - 1) // P
     angle = 2 * math.pi / P * torch.outer(torch.arange(P), torch.arange(P)).double()
     cos, sin = angle.cos().float(), angle.sin().float()
 
-    def spectrum(t: Tensor) -> tuple[Tensor, Tensor]:
-        t = F.pad(t, (0, right, 0, bottom))
-        t = t.reshape(B, C, (H + bottom) // P, P, (W + right) // P, P).transpose(3, 4)
-        return cos @ t @ cos - sin @ t @ sin, -(cos @ t @ sin + sin @ t @ cos)
+    def spectrum(t: Tensor) -> tuple[Tensor, Tensor]:  # (N, P, P) each
+        t = F.pad(t, (0, P - 1, 0, P - 1)).narrow(2, 0, rows * P).narrow(3, 0, columns * P)
+        t = t.reshape(B, C, rows, P, columns, P).transpose(3, 4)
+        t = t.reshape(B * C * rows * columns, P, P)
+        forward = torch.cat([cos, sin], 1)
+        t = (t @ forward).mT @ forward  # cos cos, cos sin; sin cos, sin sin
+        return t[:, :P, :P] - t[:, P:, P:], -(t[:, :P, P:] + t[:, P:, :P])
 
     (q_re, q_im), (k_re, k_im) = spectrum(q), spectrum(k)
-    re, im = q_re * k_re - q_im * k_im, q_re * k_im + q_im * k_re
-    out = (cos @ re - sin @ im) @ cos - (cos @ im + sin @ re) @ sin
-    out = (out / P**2).transpose(3, 4).reshape(B, C, H + bottom, W + right)
-    return out[:, :, :H, :W]
+    t = torch.cat([q_re * k_re - q_im * k_im, q_re * k_im + q_im * k_re], 2)
+    t = t @ torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)])
+    t = torch.cat(t.chunk(2, 2), 1).mT @ torch.cat([cos, -sin]) / P**2
+    t = t.reshape(B, C, rows, columns, P, P).transpose(3, 4)
+    return t.reshape(B, C, rows * P, columns * P).narrow(2, 0, H).narrow(3, 0, W)

@@ -13,18 +13,26 @@ from moceir.commands.common import MODEL, OVERWRITE, PATH
 @click.command()
 @click.argument("target", type=PATH)
 @MODEL
-@click.option("--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True)
-@click.option("--height", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--width", type=click.IntRange(1), default=256, show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["onnx", "pt2"]),
+    help="ONNX, or PyTorch's torch.export. Default: by TARGET's suffix.",
+)
 @OVERWRITE
-def export(
-    target: Path, model: str | None, kind: str, height: int, width: int, overwrite: bool
-) -> None:
-    """Export the network to an ONNX file for images of one size.
+def export(target: Path, model: str | None, kind: str | None, overwrite: bool) -> None:
+    """Export the network to a file that other programs run without this package.
 
-    Input "image" and output "restored" are (1, 3, height, width) float32, RGB, the input in [0, 1].
+    Input "image" and output "restored" are (batch, 3, height, width) float32, RGB in [0, 1], of any
+    size. The file is compared with the network on three sizes before it gets its name.
     """
-    from moceir.inference.export import export_onnx
+    kind = kind or target.suffix[1:].lower()
+    if kind not in ("onnx", "pt2"):
+        raise click.UsageError(f"{target}: name it .onnx or .pt2, or give --format")
+    from moceir.inference.export import export_onnx, export_pt2
 
-    export_onnx(model, target, height, width, overwrite=overwrite)
-    click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB, images of {width} x {height}")
+    exported = (export_onnx if kind == "onnx" else export_pt2)(model, target, overwrite=overwrite)
+    click.echo(
+        f"{target}: {target.stat().st_size / 1e6:.1f} MB, for images of any size in batches of any "
+        f"size; differs from the network by at most {exported.difference:.1g}"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,12 +117,39 @@ class DecoderLevel(nn.Module):
         return x, routings
 
 
+CARD = """---
+{{ card_data }}
+---
+
+# MoCE-IR
+
+All-in-one image restoration with complexity experts: one network for noise, rain, haze, blur, low
+light, snow and JPEG artefacts. It has {{ parameters }} parameters ({{ dim }} channels,
+{{ experts }} experts per decoder block).
+
+With the package moceir installed:
+
+```python
+from moceir import Restorer
+
+Restorer("{{ repository }}")("photo.jpg").save("restored.png")
+```
+
+Method: [Complexity Experts are Task-Discriminative Learners for Any Image
+Restoration]({{ paper_url }}) (Zamfir et al., CVPR 2025).
+"""
+"""Of a network on the Hugging Face Hub: a Jinja template."""
+
+
 class MoCEIR(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="moceir",
     tags=["image-restoration"],
     license="apache-2.0",
+    pipeline_tag="image-to-image",
+    paper_url="https://arxiv.org/abs/2411.18466",
+    model_card_template=CARD,
 ):
     """MoCE-IR (Zamfir et al., CVPR 2025).
 
@@ -224,7 +251,23 @@ class MoCEIR(
         model.load_state_dict(dict(state))
         return model.eval()
 
-    # The two hooks of PyTorchModelHubMixin.
+    # The hooks of PyTorchModelHubMixin.
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        filled_in = {
+            "parameters": f"{sum(p.numel() for p in self.parameters()):,}",
+            "dim": self.config.dim,
+            "experts": self.config.num_experts,
+            "repository": "folder",
+        }
+        return super().generate_model_card(*args, **{**filled_in, **kwargs})
+
+    def push_to_hub(
+        self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> str:
+        """Publish the network, with a card that names ``repo_id``; see PyTorchModelHubMixin."""
+        card = {"repository": repo_id, **(model_card_kwargs or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         place = save_directory / constants.SAFETENSORS_SINGLE_FILE

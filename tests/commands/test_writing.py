@@ -37,7 +37,7 @@ WORDS = {
     "degrade": "degrade a.png -o {} --kind noise --overwrite",
     "compare": "compare a.png b.png -o {} --overwrite",
     "convert": "convert w.safetensors {} --overwrite",
-    "export": "export {} -m w.safetensors --height 16 --width 16 --overwrite",
+    "export": "export {} -m w.safetensors --overwrite",
     "errors": "figures errors -m w.safetensors --pair a.png b.png --device cpu -o {} --overwrite",
     "quality": "figures quality results/results.json -o {} --overwrite",
     "routes": "routes a.png -m w.safetensors --kinds noise --device cpu -o {} --overwrite",

@@ -97,3 +97,20 @@ def test_a_folder_here_goes_first(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     MoCEIR(TINY).save_pretrained(cache.parent / NAME)
     monkeypatch.setattr(load, "hf_hub_download", lambda *args: pytest.fail("asked the Hub"))
     assert load_model(NAME).config == TINY
+
+
+def test_the_card_of_a_network_has_no_blanks(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saved(self: MoCEIR, repo_id: str, **settings: Any) -> str:
+        self.save_pretrained(cache.parent / "network", **settings)
+        return repo_id
+
+    monkeypatch.setattr(huggingface_hub.PyTorchModelHubMixin, "push_to_hub", saved)
+    model = MoCEIR(TINY)
+    model.push_to_hub(NAME)
+    card = huggingface_hub.ModelCard.load(cache.parent / "network/README.md")
+    assert f'Restorer("{NAME}")' in card.text
+    assert "More Information Needed" not in card.text and "{{" not in card.content
+    assert "arxiv.org/abs/2411.18466" in card.text
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters (16 channels" in card.text
+    assert (card.data.library_name, card.data.license) == ("moceir", "apache-2.0")
+    assert card.data.pipeline_tag == "image-to-image"
