@@ -48,9 +48,9 @@ def restore_files(
     {'skipped': 2, 'restored': 40, 'failed': 1}
 
     An output appears complete or not at all, with its source's metadata, date and permissions. If
-    ``only`` is ``found`` and nothing is found in an image, its output is a copy of the file, unless
-    another format is asked for. On an exception such as KeyboardInterrupt, no further image is
-    started, those being written are finished and reported, and the exception is raised again.
+    ``only="found"`` leaves an image as it is, the output is a copy of its file, unless another
+    format is asked for. On an exception such as KeyboardInterrupt, no further image is started,
+    those being written are finished and reported, and the exception is raised again.
 
     Args:
         plan: from ``plan_files``. If it has a manifest, each image is noted there.
@@ -281,7 +281,8 @@ class _Batch:
         self, job: Job, picture: codec.Picture, restored: np.ndarray, run: Run
     ) -> codec.Picture:
         """The restored picture; with the content of its file if that stays as it is."""
-        kept = run.found == () and codec.is_same(picture.format, self._format_of(job, picture))
+        kept = run.found is not None and np.array_equal(restored, picture.pixels)
+        kept &= codec.is_same(picture.format, self._format_of(job, picture))
         return replace(picture, pixels=restored, content=picture.content if kept else None)
 
     def _fields(

@@ -18,7 +18,7 @@ from moceir.inference.canvas import Canvas
 from moceir.inference.settings import Wanted
 from moceir.model.layers import padded
 from moceir.model.selector import CELL, DETAIL, LIGHT, Selector
-from moceir.model.tone import Tone, fit_tone
+from moceir.model.tone import Tone, fit_tone, local_mean
 from moceir.weights.bundled import SELECTOR
 
 TILE = 512
@@ -184,4 +184,7 @@ def _of_kinds(selector: Selector, part: _Part, change: Tensor, kinds: list[Found
     asked = torch.tensor([[float(kind in each) for kind in DETAIL] for each in kinds])
     asked = asked.to(change.device)
     of_kinds = selector(selector.features(part.image, part.detail), change, asked)
+    # Noise, blur and JPEG leave local means as they are, and so does their removal.
+    held = torch.tensor([not {"rain", "snow"} & set(each) for each in kinds], device=change.device)
+    of_kinds = of_kinds - local_mean(of_kinds) * held[:, None, None, None]
     return of_kinds * asked.any(1)[:, None, None, None]

@@ -39,22 +39,30 @@ class Tone(NamedTuple):
         return (restored - self.offset) / self.gain
 
 
+def local_mean(image: Tensor) -> Tensor:
+    """(B, C, H, W) of the same shape: means over the windows of the fit."""
+    means = _mean(F.adaptive_avg_pool2d(image, _cells(image)))
+    return F.interpolate(means, image.shape[2:], mode="bilinear")
+
+
 def fit_tone(image: Tensor, restored: Tensor) -> Tone:
     """The map of light and colour from an image to the restored one.
 
     Args:
         image, restored: (B, 3, H, W) floating point in [0, 1].
     """
-    height, width = image.shape[2:]
-    cells = (-(-height // CELL), -(-width // CELL))
-    x, y = F.adaptive_avg_pool2d(image, cells), F.adaptive_avg_pool2d(restored, cells)
+    x, y = (F.adaptive_avg_pool2d(part, _cells(image)) for part in (image, restored))
     mean_x, mean_y = _mean(x), _mean(y)
     covariance, variance = _mean(x * y) - mean_x * mean_y, _mean(x * x) - mean_x**2
     # Where nothing varies there is no slope to see: there it is the exposure that changed.
     ratio = (mean_y + _BLACK) / (mean_x + _BLACK)
     gain = ((covariance + _PRIOR * ratio) / (variance + _PRIOR)).clamp(_LEAST, _MOST)
     fitted = (_mean(gain), _mean(mean_y - gain * mean_x))
-    return Tone(*(F.interpolate(part, (height, width), mode="bilinear") for part in fitted))
+    return Tone(*(F.interpolate(part, image.shape[2:], mode="bilinear") for part in fitted))
+
+
+def _cells(image: Tensor) -> tuple[int, int]:
+    return -(-image.shape[2] // CELL), -(-image.shape[3] // CELL)
 
 
 def _mean(x: Tensor) -> Tensor:
