@@ -56,8 +56,8 @@ CUDA_SCALARS = {
 # Kernels (csrc/cpu/*_kernel.cpp) are compiled once for each instruction set; the best comes last.
 INSTRUCTION_SETS: dict[str, list[str]]
 if platform.machine().lower() in ("aarch64", "arm64"):
-    # Before it has allocated registers, GCC's scheduler loads more than they hold. Clang has no such
-    # option and is told not to mind.
+    # GCC's scheduler, before it has allocated registers, loads more than they hold. Clang has no
+    # such option and is told not to mind.
     without = ["-fno-schedule-insns", "-Wno-ignored-optimization-argument"]
     INSTRUCTION_SETS = {"neon": ["-DMOCE_LANES=4", *without]}
 else:
@@ -329,7 +329,10 @@ class BuildLibraries(build_ext):
         self.cuda: Cuda | None = None
         report: dict[str, str | list[str]] = {}
         if not sys.platform.startswith(("linux", "darwin")):
-            reason = f"the kernels are built on Linux and macOS only, this is {sys.platform}"
+            reason = (
+                f"the kernels are built on Linux and macOS only, this is {sys.platform}: operators "
+                "run in plain PyTorch"
+            )
         elif self.compiler_path is None:
             reason = "there was no C++ compiler (CXX, c++, g++ or clang++) at installation"
         else:

@@ -1,8 +1,8 @@
-"""The largest errors of the CPU operators against float64, operator by operator, as a table of Markdown:
+"""The largest errors of the CPU operators for 64-bit Arm against float64, as a table of Markdown:
 ``MOCE_TEST_PROGRAM=<program> python -m tests.aarch64.errors``.
 
-Of values and gradients over all samples of the table of tests, relative, in the L2 norm; beside them
-those of plain PyTorch on this machine in the same precision.
+Of values and gradients over all samples of the table of tests, relative, in the L2 norm; beside
+them those of plain PyTorch on this machine in the same precision.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ def largest(spec: OpSpec) -> list[tuple[float, float]]:
             sample = wide.rounded(dtype)
             exact = run(sample, "reference", torch.float64)
             by_kernel, by_torch = (run(sample, b, dtype) for b in ("cpu", "reference"))
-            ours = max(ours, *(error(by_kernel[name], x) for name, x in exact.items()))
-            plain = max(plain, *(error(by_torch[name], x) for name, x in exact.items()))
+            # The gradient through a norm over one channel is zero, but for float64's rounding.
+            smallest = 1e-9 * max(float(x.norm()) for x in exact.values())
+            for name, x in exact.items():
+                if x.norm() > smallest:
+                    ours = max(ours, error(by_kernel[name], x))
+                    plain = max(plain, error(by_torch[name], x))
         found.append((ours, plain))
     return found
 

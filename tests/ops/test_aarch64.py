@@ -1,5 +1,5 @@
-"""The NEON kernels without an Arm processor: the library's sources compiled for 64-bit Arm and run in
-an emulator (tests/aarch64), under the same table of tests as on this machine."""
+"""The NEON kernels without an Arm processor: the CPU library's sources compiled for 64-bit Arm and
+run in an emulator (tests/aarch64), under the same table of tests as on this machine."""
 
 from __future__ import annotations
 
