@@ -169,7 +169,9 @@ def cuda_to_build(wanted: str) -> Cuda:
     if wanted == "0":
         raise CannotBuildCudaError("MOCE_CUDA=0 at installation")
     if not sys.platform.startswith("linux"):
-        raise CannotBuildCudaError(f"they are built on Linux only, this is {sys.platform}")
+        raise CannotBuildCudaError(
+            f"the CUDA kernels are built on Linux only, this is {sys.platform}"
+        )
     cuda = find_cuda()
     if not (wanted or os.environ.get("MOCE_CUDA_ARCHS") or gpus()):
         raise CannotBuildCudaError(
