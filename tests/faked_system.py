@@ -1,4 +1,4 @@
-"""Runs ``moceir`` as if this were another system: ``python -m tests.faked_system win32 restore ...``.
+"""Runs ``moceir`` as if on another system: ``python -m tests.faked_system win32 restore ...``.
 
 ``sys.platform`` says ``win32`` or ``darwin``, and what Python has on Linux but not there is gone.
 Other packages are imported before, for they would look for what really is on that system. Every

@@ -52,7 +52,7 @@ def build(program: Path, compiler: tuple[str, ...] = GCC) -> None:
     kernel = ["-fno-math-errno", f"-DMOCE_ISA={isa}", *flags]
     # What surrounds the kernels is compiled quickly and not for speed.
     host = [
-        *("-O0", f"-DMOCE_HAS_{isa.upper()}"),
+        *("-O1", f"-DMOCE_HAS_{isa.upper()}"),
         *("-isystem", str(Path(torch.__file__).parent / "include")),
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +72,7 @@ def build(program: Path, compiler: tuple[str, ...] = GCC) -> None:
             return target
 
         sources = [*(ROOT / "csrc/cpu").glob("*.cpp"), *HERE.glob("*.cpp")]
+        sources = [s for s in sources if s.stem != "old_glibc"]  # for libraries
         with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             objects = list(pool.map(compile_source, sorted(sources)))
         # Static: the emulator then needs no folder of libraries.
