@@ -3,12 +3,14 @@
 ``_moce_cpu.so`` holds the C++ kernels for CPUs, ``_moce_cuda.so`` the CUDA C++ kernels. They depend
 neither on the Python nor on the torch version they are built with (torch >= 2.11 at run time), and
 the CUDA library is built with CPU-only torch just as well. Without a C++ compiler, or without nvcc,
-the package installs without them, and ``python -m moce_kernels.info`` says so.
+the package installs without them, and ``python -m moce_kernels.info`` says so. The CPU library is
+built on Linux and macOS, the CUDA library on Linux; Windows gets neither.
 
 Environment:
-    MOCE_CPU_ISA: instruction sets of the CPU library: "all", or some of baseline, avx2 and avx512;
-        by default the best one of this machine, which is quick to build but works only on machines
-        like it. Builds for other machines, such as wheels, need "all".
+    MOCE_CPU_ISA: instruction sets of the CPU library: "all", or some of baseline, avx2 and avx512
+        (on 64-bit Arm there is only neon); by default the best one of this machine, which is quick
+        to build but works only on machines like it. Builds for other machines, such as wheels, need
+        "all".
     MOCE_CUDA: 0 skips the CUDA library, 1 requires it; by default it is built where there are nvcc
         and an NVIDIA GPU, or where MOCE_CUDA_ARCHS is set.
     MOCE_CUDA_ARCHS: what it is compiled for, such as "8.0 9.0+PTX"; by default the compute
@@ -52,7 +54,14 @@ CUDA_SCALARS = {
 }
 
 # Kernels (csrc/cpu/*_kernel.cpp) are compiled once for each instruction set; the best comes last.
-INSTRUCTION_SETS: dict[str, list[str]] = {"baseline": ["-DMOCE_LANES=4"]}
+INSTRUCTION_SETS: dict[str, list[str]]
+if platform.machine().lower() in ("aarch64", "arm64"):
+    # GCC's scheduler, before it has allocated registers, loads more than they hold. Clang has no
+    # such option and is told not to mind.
+    without = ["-fno-schedule-insns", "-Wno-ignored-optimization-argument"]
+    INSTRUCTION_SETS = {"neon": ["-DMOCE_LANES=4", *without]}
+else:
+    INSTRUCTION_SETS = {"baseline": ["-DMOCE_LANES=4"]}
 if platform.machine().lower() in ("x86_64", "amd64"):
     avx2 = ["-mavx2", "-mfma", "-mf16c"]
     avx512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
@@ -64,7 +73,10 @@ SLOWEST = ("depthwise_conv_kernel", "fft_attention_kernel", "grouped_experts_ker
 
 
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """What to compile for: MOCE_CPU_ISA, or the best that this machine has."""
+    """What to compile for: MOCE_CPU_ISA, or the best that this machine has.
+
+    Without ``cpuinfo``, which only Linux has, that is taken to be the first one.
+    """
     asked = os.environ.get("MOCE_CPU_ISA", "").replace(",", " ").split()
     if asked == ["all"]:
         return list(INSTRUCTION_SETS)
@@ -75,7 +87,8 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
             )
     if asked:
         return [name for name in INSTRUCTION_SETS if name in asked]
-    here = {f"-m{word}" for word in cpuinfo.read_text().split()}
+    words = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    here = {f"-m{word}" for word in words}
     return [
         name
         for name, flags in INSTRUCTION_SETS.items()
@@ -85,14 +98,27 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 def find_compiler() -> str | None:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return next(filter(None, map(shutil.which, names)), None)
+    found = filter(None, map(shutil.which, names))
+    # Without its developer tools macOS has a c++ that only says so.
+    return next(filter(_runs, found), None)
+
+
+def _runs(compiler: str) -> bool:
+    done = subprocess.run([compiler, "--version"], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def jobs() -> int:
     if os.environ.get("MAX_JOBS"):
         return max(1, int(os.environ["MAX_JOBS"]))
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return max(1, min(len(os.sched_getaffinity(0)), int(pages / GIB_PER_JOB)))
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # not on Linux
+        cores = os.cpu_count() or 1
+    # macOS does not say how much of its memory is free.
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    memory = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return max(1, min(cores, int(memory / GIB_PER_JOB)))
 
 
 class Cuda(NamedTuple):
@@ -142,6 +168,10 @@ def cuda_to_build(wanted: str) -> Cuda:
     """
     if wanted == "0":
         raise CannotBuildCudaError("MOCE_CUDA=0 at installation")
+    if not sys.platform.startswith("linux"):
+        raise CannotBuildCudaError(
+            f"the CUDA kernels are built on Linux only, this is {sys.platform}"
+        )
     cuda = find_cuda()
     if not (wanted or os.environ.get("MOCE_CUDA_ARCHS") or gpus()):
         raise CannotBuildCudaError(
@@ -300,8 +330,11 @@ class BuildLibraries(build_ext):
         self.compiler_path = find_compiler()
         self.cuda: Cuda | None = None
         report: dict[str, str | list[str]] = {}
-        if not sys.platform.startswith("linux"):
-            reason = f"the kernels are built on Linux only, this is {sys.platform}"
+        if not sys.platform.startswith(("linux", "darwin")):
+            reason = (
+                f"the kernels are built on Linux and macOS only, this is {sys.platform}: operators "
+                "run in plain PyTorch"
+            )
         elif self.compiler_path is None:
             reason = "there was no C++ compiler (CXX, c++, g++ or clang++) at installation"
         else:

@@ -89,7 +89,7 @@ def why_not_on_gpu(index: int | None) -> str | None:
 
 
 def cpu_instruction_sets() -> list[str]:
-    """The instruction sets in the CPU library: some of baseline, avx2 and avx512."""
+    """The instruction sets in the CPU library: some of baseline, avx2 and avx512, or neon."""
     return _report()["cpu_isa"]
 
 

@@ -282,7 +282,7 @@ assert [str(w.message) for w in caught] == [
 """
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have the baseline alone")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have one alone")
 @pytest.mark.parametrize(
     ("sets", "limit", "result"),
     [

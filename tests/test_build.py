@@ -23,15 +23,19 @@ ROOT = Path(__file__).parents[1]
 KNOWN = ["75", "80", "86", "89", "90", "100"]
 
 
-@pytest.fixture
-def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    for name in ("MOCE_CPU_ISA", "MOCE_CUDA", "MOCE_CUDA_ARCHS", "CUDA_HOME"):
-        monkeypatch.delenv(name, raising=False)
+def load_setup() -> ModuleType:
     spec = importlib.util.spec_from_file_location("moce_setup", ROOT / "setup.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    for name in ("MOCE_CPU_ISA", "MOCE_CUDA", "MOCE_CUDA_ARCHS", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return load_setup()
 
 
 @pytest.mark.skipif(
@@ -46,7 +50,7 @@ AVX2 = "fma avx f16c avx2"
 AVX512 = f"{AVX2} avx512f avx512dq avx512bw avx512vl"
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have the baseline alone")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have one alone")
 @pytest.mark.parametrize(
     ("flags", "asked", "sets"),
     [
@@ -80,8 +84,70 @@ def test_unknown_instruction_sets(
 ) -> None:
     monkeypatch.setenv("MOCE_CPU_ISA", wrong)
     name = wrong.split()[0]
-    with pytest.raises(SystemExit, match=f"MOCE_CPU_ISA: '{name}' is none of baseline.* 'all' alo"):
+    with pytest.raises(SystemExit, match=f"MOCE_CPU_ISA: '{name}' is none of .*, nor 'all' alo"):
         build.instruction_sets()
+
+
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """setup.py on a Mac of today, which has no /proc and does not say how much memory is free."""
+    for name in ("MOCE_CPU_ISA", "MOCE_CUDA", "MAX_JOBS", "LDFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    names = {name: i for name, i in os.sysconf_names.items() if name != "SC_AVPHYS_PAGES"}
+    monkeypatch.setattr(os, "sysconf_names", names)
+    return load_setup()
+
+
+def test_on_macos(mac: ModuleType, tmp_path: Path) -> None:
+    sets = mac.instruction_sets(tmp_path / "no cpuinfo")
+    assert sets == ["neon"]
+    assert mac.jobs() >= 1
+    mac.write_cpu_ninja(tmp_path, "/usr/bin/c++", sets, tmp_path / "_moce_cpu.so")
+    lines = (tmp_path / "build.ninja").read_text()
+    kernels = len(list((ROOT / "csrc/cpu").glob("*_kernel.cpp")))
+    assert lines.count("-DMOCE_ISA=neon -DMOCE_LANES=4") == kernels
+    assert "-DMOCE_HAS_NEON" in lines and "-m" not in lines.split()
+    for wanted in ("", "1"):
+        with pytest.raises(mac.CannotBuildCudaError, match="built on Linux only, this is darwin"):
+            mac.cuda_to_build(wanted)
+
+
+# Runs setup.py as it decides on Windows.
+ON_WINDOWS = """
+import runpy, sys, sysconfig
+import setuptools.command.build_ext
+sysconfig.get_config_vars()
+sys.argv, sys.platform = ["setup.py", *sys.argv[1:]], "win32"
+runpy.run_path("setup.py", run_name="__main__")
+"""
+
+
+def test_on_windows(tmp_path: Path) -> None:
+    """No kernels, and whoever asks is told."""
+    arguments = ["build_ext", "--build-lib", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", ON_WINDOWS, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    reason = "the kernels are built on Linux and macOS only, this is win32: operators run in plain"
+    assert f"installed without its CPU kernels: {reason} PyTorch" in done.stderr
+    assert [file.name for file in (tmp_path / "moce_kernels").iterdir()] == ["_build.json"]
+    assert reason in (tmp_path / "moce_kernels/_build.json").read_text()
+
+
+def test_a_compiler_that_does_not_run(build: ModuleType, only: Path) -> None:
+    """What macOS has in the place of one before its developer tools are installed."""
+    script(only / "c++", "echo 'xcode-select: no developer tools were found' >&2; exit 1")
+    assert build.find_compiler() is None
+    script(only / "clang++", "exit 0")
+    assert build.find_compiler() == str(only / "clang++")
 
 
 def script(path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ static Capability detect() {
   MOCE_IF_AVX2(
       if (!no_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
           __builtin_cpu_supports("f16c")) return Capability::kAvx2;)
+  MOCE_IF_NEON(return Capability::kNeon;)  // every AArch64 processor has it
   MOCE_IF_BASELINE(return Capability::kBaseline;)
   return Capability::kNone;
 }
@@ -39,6 +40,7 @@ static std::string cpu_capability_name() {
   switch (cpu_capability()) {
     case Capability::kAvx512: return "avx512";
     case Capability::kAvx2: return "avx2";
+    case Capability::kNeon: return "neon";
     case Capability::kBaseline: return "baseline";
     default: return "";
   }

@@ -3,7 +3,7 @@
 
 namespace moce {
 
-enum class Capability { kNone, kBaseline, kAvx2, kAvx512 };
+enum class Capability { kNone, kBaseline, kNeon, kAvx2, kAvx512 };
 
 // The best that this library holds and this machine has; kNone if there is no such set. The
 // environment's ATEN_CPU_CAPABILITY ("default", "avx2", "avx512"), which governs PyTorch's own
@@ -20,6 +20,11 @@ Capability cpu_capability();
 #else
 #define MOCE_IF_BASELINE(...)
 #endif
+#if defined(MOCE_HAS_NEON)
+#define MOCE_IF_NEON(...) __VA_ARGS__
+#else
+#define MOCE_IF_NEON(...)
+#endif
 #if defined(MOCE_HAS_AVX2)
 #define MOCE_IF_AVX2(...) __VA_ARGS__
 #else
@@ -35,12 +40,14 @@ Capability cpu_capability();
 #define MOCE_DECLARE_KERNEL(Table, name)                                              \
   namespace moce {                                                                    \
   MOCE_IF_BASELINE(namespace baseline { extern const Table name##_kernel; })          \
+  MOCE_IF_NEON(namespace neon { extern const Table name##_kernel; })                  \
   MOCE_IF_AVX2(namespace avx2 { extern const Table name##_kernel; })                  \
   MOCE_IF_AVX512(namespace avx512 { extern const Table name##_kernel; })              \
   inline const Table& name##_for_this_cpu() {                                         \
     switch (cpu_capability()) {                                                       \
       MOCE_IF_AVX512(case Capability::kAvx512: return avx512::name##_kernel;)         \
       MOCE_IF_AVX2(case Capability::kAvx2: return avx2::name##_kernel;)               \
+      MOCE_IF_NEON(case Capability::kNeon: return neon::name##_kernel;)               \
       MOCE_IF_BASELINE(case Capability::kBaseline: return baseline::name##_kernel;)   \
       default: no_instruction_set();                                                  \
     }                                                                                 \

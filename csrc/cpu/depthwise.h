@@ -161,7 +161,7 @@ struct Depthwise {
   static void add_weight_gradient(const float* const (&rows)[K], int first, int last,
                                   const float* grad, int64_t columns, float* dweight) {
     // Rows at a time: enough sums to hide the latency of an addition, few enough for registers.
-    constexpr int R = K == 3 ? 3 : MOCE_LANES >= 16 ? 2 : 1;
+    constexpr int R = K == 3 ? 3 : kRegisters >= 32 ? 2 : 1;
     constexpr int N = R == 1 ? 8 : 4;
     int ky = first;
     for (; ky + R <= last; ky += R)

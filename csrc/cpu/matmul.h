@@ -10,11 +10,7 @@
 namespace moce {
 inline namespace MOCE_ISA {
 
-#if MOCE_LANES >= 16
-constexpr int kTilePixels = 6, kTileVectors = 4;  // 32 registers
-#else
-constexpr int kTilePixels = 6, kTileVectors = 2;  // 16 registers
-#endif
+constexpr int kTilePixels = 6, kTileVectors = kRegisters >= 32 ? 4 : 2;
 
 // f(i, Int<n>) for i < count in steps of kTilePixels, or of twice as many next to a single Vector:
 // fewer sums would not hide the latency of an addition. The last steps may be smaller.

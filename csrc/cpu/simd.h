@@ -13,6 +13,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #define MOCE_NOINLINE __attribute__((noinline))
@@ -23,6 +25,13 @@
 
 namespace moce {
 inline namespace MOCE_ISA {
+
+// Registers for vectors: what the blocks of sums that kernels keep are sized for.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 
 template <int W>
 struct VecTypes;
@@ -121,6 +130,9 @@ MOCE_INLINE Vec<W> widen(VecU16<W> half, Half) {
 #if defined(__F16C__)
   if constexpr (W == 8) return (Vec<W>)_mm256_cvtph_ps((__m128i)half);
 #endif
+#if defined(__ARM_NEON)
+  if constexpr (W == 4) return (Vec<W>)vcvt_f32_f16((float16x4_t)half);
+#endif
   // Shift exponent and mantissa into place and let a multiplication fix the exponent's bias;
   // subnormal halves come out of a subtraction instead.
   const VecU32<W> w = __builtin_convertvector(half, VecU32<W>) << 16;
@@ -142,6 +154,9 @@ MOCE_INLINE VecU16<W> narrow(Vec<W> x, Half) {
   if constexpr (W == 8)
     return (VecU16<W>)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #endif
+#if defined(__ARM_NEON)
+  if constexpr (W == 4) return (VecU16<W>)vcvt_f16_f32((float32x4_t)x);
+#endif
   // Adding a power of two chosen by the exponent makes float arithmetic itself round to 11 bits.
   const VecU32<W> bits = bit_cast<VecU32<W>>(x);
   const VecU32<W> sign = bits & 0x80000000u;
@@ -158,8 +173,15 @@ MOCE_INLINE VecU16<W> narrow(Vec<W> x, Half) {
                                  VecU16<W>);
 }
 
+// On NEON loads and stores are intrinsics: GCC copies 16 bytes as an integer, for which it takes
+// vectors apart and keeps them in memory.
 template <int W, class T>
 MOCE_INLINE Vec<W> load(const T* p) {
+#if defined(__ARM_NEON)
+  if constexpr (W == 4 && sizeof(T) == 4) return (Vec<W>)vld1q_f32(p);
+  if constexpr (W == 4 && sizeof(T) == 2)
+    return widen<W>((VecU16<W>)vld1_u16(reinterpret_cast<const uint16_t*>(p)), T{});
+#endif
   if constexpr (sizeof(T) == 4) {
     Vec<W> x;
     __builtin_memcpy(&x, p, sizeof x);
@@ -173,6 +195,11 @@ MOCE_INLINE Vec<W> load(const T* p) {
 
 template <int W, class T>
 MOCE_INLINE void store(T* p, Vec<W> x) {
+#if defined(__ARM_NEON)
+  if constexpr (W == 4 && sizeof(T) == 4) return vst1q_f32(p, (float32x4_t)x);
+  if constexpr (W == 4 && sizeof(T) == 2)
+    return vst1_u16(reinterpret_cast<uint16_t*>(p), (uint16x4_t)narrow<W>(x, T{}));
+#endif
   if constexpr (sizeof(T) == 4) {
     __builtin_memcpy(p, &x, sizeof x);
   } else {
@@ -181,7 +208,7 @@ MOCE_INLINE void store(T* p, Vec<W> x) {
   }
 }
 
-// The first n < W elements alone: nothing beyond them is read or written; absent lanes load as 0.
+// The first n <= W elements alone: nothing beyond them is read or written; absent lanes load as 0.
 template <int W, class T>
 MOCE_INLINE Vec<W> load_first(const T* p, int n) {
 #if defined(__AVX512VL__) && defined(__AVX512BW__)
@@ -190,6 +217,17 @@ MOCE_INLINE Vec<W> load_first(const T* p, int n) {
     if constexpr (W == 16) return (Vec<W>)_mm512_maskz_loadu_ps((__mmask16)mask, p);
     if constexpr (W == 8) return (Vec<W>)_mm256_maskz_loadu_ps((__mmask8)mask, p);
     if constexpr (W == 4) return (Vec<W>)_mm_maskz_loadu_ps((__mmask8)mask, p);
+  }
+#elif defined(__ARM_NEON)
+  // Lane by lane: a loop over memory becomes a call of memcpy.
+  if constexpr (sizeof(T) == 4) {
+    Vec<W> x{};
+    unroll<W>([&](auto i) MOCE_INLINE_LAMBDA { if (i.value < n) x[i.value] = p[i.value]; });
+    return x;
+  } else {
+    VecU16<W> x{};
+    unroll<W>([&](auto i) MOCE_INLINE_LAMBDA { if (i.value < n) x[i.value] = p[i.value].bits; });
+    return widen<W>(x, T{});
   }
 #endif
   T few[W] = {};
@@ -205,6 +243,14 @@ MOCE_INLINE void store_first(T* p, Vec<W> x, int n) {
     if constexpr (W == 8) return _mm256_mask_storeu_ps(p, (__mmask8)mask, (__m256)x);
     if constexpr (W == 4) return _mm_mask_storeu_ps(p, (__mmask8)mask, (__m128)x);
   }
+#elif defined(__ARM_NEON)
+  if constexpr (sizeof(T) == 4) {
+    unroll<W>([&](auto i) MOCE_INLINE_LAMBDA { if (i.value < n) p[i.value] = x[i.value]; });
+  } else {
+    const VecU16<W> bits = narrow<W>(x, T{});
+    unroll<W>([&](auto i) MOCE_INLINE_LAMBDA { if (i.value < n) p[i.value].bits = bits[i.value]; });
+  }
+  return;
 #endif
   T few[W];
   store<W>(few, x);

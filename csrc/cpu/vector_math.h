@@ -15,6 +15,9 @@ MOCE_INLINE Vec<W> sqrt(Vec<W> x) {
   if constexpr (W == 8) return (Vec<W>)_mm256_sqrt_ps((__m256)x);
   if constexpr (W == 4) return (Vec<W>)_mm_sqrt_ps((__m128)x);
 #endif
+#if defined(__ARM_NEON)
+  if constexpr (W == 4) return (Vec<W>)vsqrtq_f32((float32x4_t)x);
+#endif
   for (int i = 0; i < W; i++) x[i] = __builtin_sqrtf(x[i]);
   return x;
 }

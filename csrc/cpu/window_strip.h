@@ -169,7 +169,7 @@ struct WindowStrip : Strip<W> {
 
 // f(Kernel<window, W>()) with the widest vectors whose lanes the channels fill well.
 template <template <int, int> class Kernel, int P, class F>
-auto with_width(const WindowFftConv& a, F&& f) {
+auto with_width([[maybe_unused]] const WindowFftConv& a, F&& f) {
 #if MOCE_LANES >= 16
   if (a.C > 8) return f(Kernel<P, 16>{});
 #endif
