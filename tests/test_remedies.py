@@ -175,7 +175,7 @@ def test_what_is_to_be_installed_exists() -> None:
 
 
 def test_commands_and_modules_exist() -> None:
-    for name, message in found(r"(?<![\w/])moceir (?!\{)([a-z]+)(?= |`|$|,|\))"):
+    for name, message in found(r"(?<![\w/])(?<!from )moceir (?!\{)([a-z]+)(?= |`|$|,|\))"):
         assert name in main.commands, message
     for name, message in found(r"python -m ([\w.]+)"):
         assert importlib.util.find_spec(name) is not None, message
