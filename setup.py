@@ -104,7 +104,10 @@ def find_compiler() -> str | None:
 
 
 def _runs(compiler: str) -> bool:
-    done = subprocess.run([compiler, "--version"], capture_output=True, check=False)
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, check=False)
+    except OSError:  # a file that is no program
+        return False
     return done.returncode == 0
 
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--auto",
     is_flag=True,
-    help="Find out which of these an image has, say so, and remove them. An image without any is "
+    help="Detect which of these an image has, report them and remove them. An image without any is "
     "copied as it is.",
 )
 @click.option(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -269,21 +270,31 @@ class _Batch:
         results, runs = restorer.restore_batch(pixels, **self._settings)
         seconds = (time.perf_counter() - start) / len(pictures)
         return [
-            _Restored(
-                job,
-                self._fields(picture, run, seconds, peak.bytes()),
-                self._result(job, picture, restored, run),
-            )
+            self._result(job, picture, restored, run, seconds, peak.bytes())
             for job, picture, restored, run in zip(jobs, pictures, results, runs, strict=True)
         ]
 
     def _result(
-        self, job: Job, picture: codec.Picture, restored: np.ndarray, run: Run
-    ) -> codec.Picture:
-        """The restored picture; with the content of its file if that stays as it is."""
-        kept = run.found is not None and np.array_equal(restored, picture.pixels)
-        kept &= codec.is_same(picture.format, self._format_of(job, picture))
-        return replace(picture, pixels=restored, content=picture.content if kept else None)
+        self,
+        job: Job,
+        picture: codec.Picture,
+        restored: np.ndarray,
+        run: Run,
+        seconds: float,
+        peak: int | None,
+    ) -> _Restored:
+        fields = self._fields(picture, run, seconds, peak)
+        stays = (
+            run.found is not None
+            and self._quality is None
+            and np.array_equal(restored, picture.pixels)
+            and codec.is_same(picture.format, self._format_of(job, picture))
+            and (job.source is None or job.target is None or _same_suffix(job.source, job.target))
+        )
+        if stays:  # what was noted when it was read is true of its pixels, and not of the file
+            fields["notes"] = list(run.notes)
+        content = picture.content if stays else None
+        return _Restored(job, fields, replace(picture, pixels=restored, content=content))
 
     def _fields(
         self, picture: codec.Picture, run: Run, seconds: float, peak: int | None
@@ -327,3 +338,13 @@ class _Batch:
         if job.source is not None:
             return codec.writable(job.source.suffix)
         return picture.format if picture.format in codec.KEPT_BY_PIPES else "PNG"
+
+
+def _same_suffix(source: Path | Remote, target: Path | Remote) -> bool:
+    """Whether a file may have the other's name: formats of several kinds tell them by it."""
+    return _short_suffix(source.suffix) == _short_suffix(target.suffix)
+
+
+def _short_suffix(suffix: str) -> str:
+    suffix = suffix.lower()
+    return {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)

@@ -132,7 +132,7 @@ class TensorCanvas:
             raise ValueError(f"tensor of shape {tuple(images.shape)}: give (B, 3, H, W), RGB")
         self.restored = images.detach().clone()
         """Likewise (B, 3, H, W); as it was where nothing has been put."""
-        self._images, self._strength = images, strength
+        self._images, self._strength = images.detach(), strength
         self._range = images.detach().aminmax() if len(images) else None
         if images.device.type == "cpu":
             self.check()

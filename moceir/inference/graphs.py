@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -43,16 +44,21 @@ class Replayed:
 
     For the first input of a given shape, strides and dtype, the function runs normally, which loads
     and compiles what it needs; the second is captured, and all later ones are replayed. The graphs
-    of the last ``LIMIT`` shapes are kept, in shared memory, because only one runs at a time.
-    What the function reads besides its input must not move.
+    of the last ``LIMIT`` shapes are kept, in shared memory, because only one runs at a time:
+    threads wait for one another. What the function reads besides its input must not move.
     """
 
     def __init__(self, function: Function) -> None:
         self.function = function
         self._graphs: OrderedDict[Any, Function | None] = OrderedDict()
         self._pool: Any = None
+        self._lock = threading.Lock()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        with self._lock:
+            return self._run(images)
+
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         key = images.shape, images.stride(), images.dtype
         if key not in self._graphs:
             self._graphs[key] = None
@@ -68,7 +74,8 @@ class Replayed:
 
     def release(self) -> bool:
         """Release the graphs' memory; returns whether there was any."""
-        held = any(self._graphs.values())
-        self._graphs.clear()
-        self._pool = None
-        return held
+        with self._lock:
+            held = any(self._graphs.values())
+            self._graphs.clear()
+            self._pool = None
+            return held

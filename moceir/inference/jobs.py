@@ -73,7 +73,7 @@ class Outcome:
     experts: list[list[int]] | None = None
     """for each tile (one if whole), the expert of each decoder block"""
     found: list[str] | None = None
-    """with ``only`` ``found``: the kinds of degradation that were found and removed"""
+    """with ``only="found"``: the kinds of degradation that were found"""
     seconds: float | None = None
     """in the network; images that went through it together share the time equally"""
     peak_memory_bytes: int | None = None

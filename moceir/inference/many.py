@@ -115,13 +115,17 @@ class _Pulled(Iterator[Any]):
         self._stopped = False
 
     def __next__(self) -> Any:
+        if self._stopped:  # the event loop may be closed
+            raise StopIteration
         self._next = asyncio.run_coroutine_threadsafe(self._pull(), self._loop)
         if self._stopped:
             self._next.cancel()
         try:
             image = self._next.result()
         except CancelledError:
-            raise StopIteration from None
+            if self._stopped:
+                raise StopIteration from None
+            raise  # the images' own
         if image is _END:
             raise StopIteration
         return image

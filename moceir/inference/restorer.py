@@ -20,7 +20,7 @@ from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.graphs import Replayed
 from moceir.inference.results import Restored, Run, said
-from moceir.inference.selection import Held, select
+from moceir.inference.selection import Found, Held, select
 from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
@@ -52,6 +52,10 @@ def _device(name: str | torch.device | None) -> torch.device:
 
 class _NotFinite(Exception):
     """The network's output contains NaN or infinite values."""
+
+
+class _RanOut(Exception):
+    """Of memory, raised when what was held is gone."""
 
 
 class Restorer:
@@ -206,7 +210,8 @@ class Restorer:
     ) -> AsyncIterator[Image.Image | np.ndarray | Tensor | Exception]:
         """``map`` for asyncio: ``async for result in restorer.map_async(images)``.
 
-        Images are read and restored in a thread of their own, while the event loop goes on. If the
+        Images are read and restored in a thread of their own, while the event loop goes on. Those
+        of one ``Restorer`` are best restored by one iteration: several do not go faster. If the
         iteration is cancelled, the thread ends after the images it is working on.
 
         Args:
@@ -249,7 +254,8 @@ class Restorer:
                 alpha), 3 (RGB) or 4 (RGB and alpha). Alpha is copied.
             settings: see ``Settings``.
             progress: called before each tile with how many are done, and their number; what it
-                raises ends the restoration and is passed on.
+                raises ends the restoration and is passed on. Where only some of the restoration is
+                wanted, the image is gone through again, and counting starts again.
 
         Returns:
             A new array of the same shape and dtype, and how it was restored.
@@ -284,28 +290,43 @@ class Restorer:
         return canvas.restored, runs
 
     def _selected(self, canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:
-        """What is wanted of the restored images is put on the canvas."""
+        """Restore, then put only what is wanted on the canvas."""
         if not wanted.is_selective:
             return self._restore(canvas, wanted.tile, wanted.tile_overlap)
         held = Held(canvas)
         runs = self._restore(held, wanted.tile, wanted.tile_overlap)
-        try:
-            with cpu_threads(self.threads):
-                found = select(held, wanted, self.device)
-        except (RuntimeError, MemoryError) as error:
-            if not memory.ran_out(error):
-                raise
-            raise TooLittleMemory(
-                f"{self.device} ran out of memory while it told degradations apart",
-                "free some memory or choose another device",
-                "device",
-            ) from error
+        while True:
+            with contextlib.suppress(_RanOut), cpu_threads(self.threads):
+                found = self._select(held, wanted)
+                break
+            # Here what the attempt held is gone.
+            if not self._release_memory():
+                raise TooLittleMemory(
+                    f"{self.device} ran out of memory while separating light and detail",
+                    "free some memory or choose another device",
+                    "device",
+                )
         if found is None:
             return runs
         return tuple(
             run._replace(found=kinds, notes=(*run.notes, said(kinds)))
             for run, kinds in zip(runs, found, strict=True)
         )
+
+    def _select(self, held: Held, wanted: Wanted) -> list[Found] | None:
+        try:
+            return select(held, wanted, self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+        raise _RanOut
+
+    def _release_memory(self) -> bool:
+        """Whether there was any, of graphs, which nothing else can use."""
+        held = self._graphs.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return held
 
     def _restore(self, canvas: Canvas, tile: int | None, overlap: int) -> tuple[Run, ...]:
         """In the requested precision, otherwise in float32, each image independently."""
@@ -344,10 +365,7 @@ class Restorer:
                     Run(0 if whole else size, 0 if whole else overlap, of_image, tuple(notes))
                     for of_image in zip(*experts, strict=True)
                 )
-            held = self._graphs.release()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if held:  # by graphs, which nothing else can use
+            if self._release_memory():
                 continue
             smaller = _half(min(size or max(height, width), max(height, width)), overlap)
             if tile == 0 or smaller is None:

@@ -22,8 +22,8 @@ class Run(NamedTuple):
     """What a user should know: that tiles were needed, or smaller ones than asked for, or another
     precision."""
     found: tuple[str, ...] | None = None
-    """The kinds of degradation that were found in the image and removed, if ``only`` was ``found``;
-    without any the image stays as it was."""
+    """The kinds of degradation that were found in the image, if ``only`` was ``found``; without any
+    the image stays as it was."""
 
     @property
     def experts(self) -> tuple[int, ...]:

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moceir.data.kinds import KINDS
+from moceir.errors import TooLittleMemory
 from moceir.inference import tiles
 from moceir.inference.canvas import Canvas
 from moceir.inference.settings import Wanted
 from moceir.model.layers import padded
-from moceir.model.selector import CELL, DETAIL, LIGHT, Selector
+from moceir.model.selector import BRIGHTENING, CELL, DETAIL, LIGHT, Selector
 from moceir.model.tone import Tone, fit_tone, local_mean
 from moceir.weights.bundled import SELECTOR
 
@@ -34,8 +35,16 @@ class Held:
     def __init__(self, canvas: Canvas) -> None:
         self.canvas = canvas
         batch, height, width = canvas.size
-        # Written to at once: memory that is only promised would count as free.
-        self.results = torch.from_numpy(np.full((batch, 3, height, width), 0, np.float32))
+        try:
+            # Written to at once: memory that is only promised would count as free.
+            results = np.full((batch, 3, height, width), 0, np.float32)
+        except MemoryError:
+            raise TooLittleMemory(
+                f"too little memory for the result of this {width} x {height} image",
+                "free some memory",
+                "device",
+            ) from None
+        self.results = torch.from_numpy(results)
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -62,7 +71,8 @@ class Held:
 @cache
 def load_selector(device: torch.device) -> Selector:
     """The bundled selector, in evaluation mode."""
-    selector = Selector()
+    with torch.random.fork_rng(devices=[]):  # what is drawn is replaced at once
+        selector = Selector()
     selector.load_state_dict(load_file(SELECTOR))
     return selector.eval().requires_grad_(False).to(device)
 
@@ -85,20 +95,24 @@ def select(held: Held, wanted: Wanted, device: torch.device) -> list[Found] | No
     """
     if held.size[0] == 0:
         return [] if wanted.found else None
+    with torch.autocast(device.type, enabled=False):
+        return _select(held, wanted, device)
+
+
+def _select(held: Held, wanted: Wanted, device: torch.device) -> list[Found] | None:
     height, width = held.size[1:]
     plan = tiles.plan(height, width, TILE if max(height, width) > TILE else 0, tiles.OVERLAP)
     if not wanted.found and wanted.only is None:
         _put(held, plan, wanted, device)
         return None
-    selector = load_selector(device)
-    asked = _asked(selector, held, plan, wanted, device)
+    asked = _asked(held, plan, wanted, device)
     if not wanted.found:
-        _put(held, plan, wanted, device, selector, asked)
+        _put(held, plan, wanted, device, asked)
         return None
     for i, kinds in enumerate(asked.kinds):
         if kinds:  # else the canvas keeps what it was given
             one = _Asked([kinds], asked.light[i : i + 1])
-            _put(held.image(i), plan, wanted, device, selector, one)
+            _put(held.image(i), plan, wanted, device, one)
     return asked.kinds
 
 
@@ -107,16 +121,15 @@ def _put(
     plan: tiles.TilePlan,
     wanted: Wanted,
     device: torch.device,
-    selector: Selector | None = None,
     asked: _Asked | None = None,
 ) -> None:
-    """Put on the canvas what is wanted of its images; without a selector, of every kind."""
+    """Put on the canvas what is wanted of its images; None: of every kind."""
     stitching = tiles.Stitching(plan)
     for part in _parts(held, plan, device):
         change = part.detail - part.image
         light = torch.full((held.size[0], 1, 1, 1), wanted.light, device=device)
-        if selector is not None and asked is not None:
-            change = _of_kinds(selector, part, change, asked.kinds)
+        if asked is not None:
+            change = _of_kinds(load_selector(device), part, change, asked.kinds)
             light *= torch.tensor(asked.light, device=device)[:, None, None, None]
         result = part.image + wanted.detail * change
         result = result + light * (part.tone(result) - result)
@@ -138,7 +151,8 @@ class _Part(NamedTuple):
 
 
 def _parts(held: Held, plan: tiles.TilePlan, device: torch.device) -> Iterator[_Part]:
-    for rows, columns in plan.tiles():
+    for done, (rows, columns) in enumerate(plan.tiles()):
+        held.progress(done, plan.number)
         part, result = held.part(rows, columns), held.results[..., rows, columns]
         image = padded(part.to(device, torch.float32), CELL)
         restored = padded(result.to(device), CELL)
@@ -146,15 +160,13 @@ def _parts(held: Held, plan: tiles.TilePlan, device: torch.device) -> Iterator[_
         yield _Part(image, tone.undone(restored), tone, *result.shape[2:])
 
 
-def _asked(
-    selector: Selector, held: Held, plan: tiles.TilePlan, wanted: Wanted, device: torch.device
-) -> _Asked:
+def _asked(held: Held, plan: tiles.TilePlan, wanted: Wanted, device: torch.device) -> _Asked:
     number = held.size[0]
     kinds = [wanted.only or ()] * number
     light = [kind for kind in LIGHT if kind in kinds[0]]
     if not wanted.found and len(light) != 1:
         return _Asked(kinds, [float(bool(light))] * number)
-    logits = _names(selector, _parts(held, plan, device)).cpu()
+    logits = _names(load_selector(device), _parts(held, plan, device)).cpu()
     if wanted.found:
         kinds = [
             tuple(kind for kind, logit in zip(KINDS, image, strict=True) if logit >= 0)
@@ -183,8 +195,10 @@ def _of_kinds(selector: Selector, part: _Part, change: Tensor, kinds: list[Found
     """What of a change of detail belongs to the kinds that are to be removed from each image."""
     asked = torch.tensor([[float(kind in each) for kind in DETAIL] for each in kinds])
     asked = asked.to(change.device)
+    if not asked.any():
+        return torch.zeros_like(change)
     of_kinds = selector(selector.features(part.image, part.detail), change, asked)
-    # Noise, blur and JPEG leave local means as they are, and so does their removal.
-    held = torch.tensor([not {"rain", "snow"} & set(each) for each in kinds], device=change.device)
-    of_kinds = of_kinds - local_mean(of_kinds) * held[:, None, None, None]
+    keeps_means = [not set(each) & set(BRIGHTENING) for each in kinds]
+    keeps = torch.tensor(keeps_means, device=change.device)
+    of_kinds = of_kinds - local_mean(of_kinds) * keeps[:, None, None, None]
     return of_kinds * asked.any(1)[:, None, None, None]

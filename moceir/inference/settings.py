@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypedDict
 
 from moceir.errors import ConfigError, short
 from moceir.inference import tiles
@@ -29,7 +30,7 @@ class Settings(TypedDict, total=False):
     """The same for changes of detail alone, such as the removal of noise, rain and blur. None:
     ``strength``."""
     only: str | Sequence[str] | None
-    """The degradations to remove, some of ``moceir.data.degradations.KINDS``, also as a string with
+    """The degradations to remove, some of ``moceir.data.kinds.KINDS``, also as a string with
     commas; others stay. ``found``: those that the image is found to have; one without any stays as
     it is. None: whatever the network changes."""
 
@@ -66,7 +67,7 @@ def check(settings: Settings) -> Wanted:
     unknown = set(settings) - set(Settings.__annotations__)
     if unknown:
         known = ", ".join(Settings.__annotations__)
-        raise TypeError(f"unknown setting {unknown.pop()!r}: there are {known}")
+        raise TypeError(f"unknown setting {min(unknown)!r}: there are {known}")
     tile, overlap = settings.get("tile"), settings.get("tile_overlap", tiles.OVERLAP)
     tiles.check(tile or 0, overlap)
     strength = _strength("strength", settings.get("strength", 1.0))
@@ -74,29 +75,40 @@ def check(settings: Settings) -> Wanted:
         strength if (value := settings.get(name)) is None else _strength(name, value)
         for name in ("light", "detail")
     )
-    only, found = settings.get("only"), settings.get("only") == FOUND
+    only = settings.get("only")
+    found = isinstance(only, str) and only.strip() == FOUND
     kinds = None if only is None or found else _kinds(only)
     return Wanted(tile, overlap, light, detail, kinds, found)
 
 
-def _strength(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+def _strength(name: str, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
         raise ConfigError(f"{name} {short(value)}: give 0 (as it was) to 1 (fully restored)", name)
-    return float(value)
+    return number
 
 
-def _kinds(only: str | Sequence[str]) -> tuple[str, ...]:
-    from moceir.data.kinds import KINDS
+def _kinds(only: Any) -> tuple[str, ...]:
+    from moceir.data.kinds import KINDS  # with torch, which commands load when they need it
 
-    names = only.split(",") if isinstance(only, str) else only
-    kinds = tuple(dict.fromkeys(str(name).strip() for name in names))
+    some = f"give some of {', '.join(KINDS)}"
+    if isinstance(only, str):
+        only = only.split(",")
+    elif not isinstance(only, Iterable):
+        raise ConfigError(f"only: {short(only)}: {some}, or {FOUND}", "only")
+    kinds = tuple(dict.fromkeys(name for each in only if (name := str(each).strip())))
+    if not kinds:
+        raise ConfigError(f"only: no degradation is named: {some}, or {FOUND}", "only")
+    if FOUND in kinds:
+        raise ConfigError(
+            f"only: {FOUND} stands alone, as a string: give that, or {some[5:]}", "only"
+        )
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(
-                f"only: unknown degradation {short(kind)}: give some of {', '.join(KINDS)}, or "
-                f"{FOUND}",
-                "only",
+                f"only: unknown degradation {short(kind)}: {some}, or {FOUND}", "only"
             )
-    if not kinds:
-        raise ConfigError(f"only: no degradation is named: give some of {', '.join(KINDS)}", "only")
     return kinds

@@ -16,6 +16,10 @@ LIGHT = ("haze", "low_light")
 DETAIL = tuple(kind for kind in KINDS if kind not in LIGHT)
 """The other kinds, which the selector tells apart pixel by pixel."""
 
+BRIGHTENING = ("rain", "snow")
+"""Those of ``DETAIL`` that add light. The others leave local means as they are, and so does their
+removal."""
+
 CELL = 16
 """Sides of images are multiples of it."""
 

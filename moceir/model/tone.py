@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CELL = 8
-"""Pixels, squared, that are averaged first: noise and streaks are gone in their means."""
+"""Pixels, squared, that are averaged first: in their means noise and thin streaks mostly vanish."""
 
 RADIUS = 4
 """Of the windows of the fit, in cells."""

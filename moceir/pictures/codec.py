@@ -141,7 +141,7 @@ def read(path: Path | Remote, name: str | None = None, keep: bool = False) -> Pi
     Args:
         path: of a regular file, or a URL.
         name: what messages call it; None: its path.
-        keep: its content, in the picture.
+        keep: also store the file's bytes in ``Picture.content``.
 
     Raises:
         PictureError: as ``decode``, or the file itself cannot be read.
@@ -203,7 +203,7 @@ def decode(data: bytes, name: str, keep: bool = False) -> Picture:
     Args:
         data: the whole file.
         name: what messages call it.
-        keep: the data, in the picture.
+        keep: also store them in ``Picture.content``.
 
     Raises:
         PictureError: damaged, of an unknown kind, or too large for the memory there is.
@@ -368,7 +368,7 @@ def encode(
 
     Args:
         picture: its ``format`` is that of the file it came from. If it has kept the ``content`` of
-            that, this is what is written.
+            that, this is what is written, and ``file_format`` has to be the same (``is_same``).
         file: open for writing.
         quality: 1 to 100, of formats that lose something (JPEG, WebP, AVIF, HEIC, JPEG XL); at 100
             AVIF and JPEG XL lose nothing. None: 95, but without loss for a picture that came so,

@@ -1,6 +1,6 @@
 """Training of the selector (``moceir.model.selector``) on the results of a restoration network.
 
-    python -m moceir.training.selector PICTURES -o selector.safetensors --steps 4000
+    python -m moceir.training.selector PICTURES -o selector.safetensors --steps 4500
 
 Clean patches are degraded in one to three ways at once, some of which are to be removed: the target
 is the same patch, degraded by the others alone with the same random numbers. The network itself is
@@ -223,13 +223,13 @@ def write(selector: Selector, path: Path) -> None:
 @click.command(cls=cli.Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-m", "--model", help="The network whose results are learned from.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--steps", default=4500, show_default=True)
-@click.option("--names", default=1500, show_default=True, help="Steps of the classifier alone.")
-@click.option("--batch", default=16, show_default=True)
-@click.option("--crop", default=128, show_default=True)
-@click.option("--lr", default=1e-3, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The weights.")
+@click.option("--steps", default=4500, show_default=True, help="Steps of all of it.")
+@click.option("--names", default=1000, show_default=True, help="Steps of the classifier alone.")
+@click.option("--batch", default=16, show_default=True, help="Patches in a step.")
+@click.option("--crop", default=128, show_default=True, help="Side of a patch, pixels.")
+@click.option("--lr", default=1e-3, show_default=True, help="The largest learning rate.")
+@click.option("--seed", default=0, show_default=True, help="Of patches and first weights.")
 def main(
     folder: Path,
     model: str | None,

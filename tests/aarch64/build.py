@@ -28,7 +28,7 @@ def missing(compiler: tuple[str, ...] = GCC) -> str | None:
     """Why programs for 64-bit Arm cannot be built and run here, or None."""
     for tool in (*GCC, compiler[0], EMULATOR):  # Clang takes GCC's libraries
         if shutil.which(tool) is None:
-            return f"there is no {tool}: apt-get install g++-aarch64-linux-gnu qemu-user"
+            return f"there is no {tool}: apt-get install g++-aarch64-linux-gnu qemu-user clang"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -101,5 +102,28 @@ def test_a_file_of_several_frames_stays_whole(tmp_path: Path) -> None:
     buffer = BytesIO()
     frame.save(buffer, "TIFF", save_all=True, append_images=[frame])
     (tmp_path / "a.tiff").write_bytes(buffer.getvalue())
-    assert restored(tmp_path / "a.tiff", "-o", tmp_path / "b.tiff", "--auto").exit_code == 0
+    result = restored(tmp_path / "a.tiff", "-o", tmp_path / "b.tiff", "--auto", "--json")
     assert (tmp_path / "b.tiff").read_bytes() == buffer.getvalue()
+    assert json.loads(result.stdout)["notes"] == ["found nothing to remove: left as it is"]
+
+
+def test_bytes_are_copied_only_where_they_are_what_the_name_says(tmp_path: Path) -> None:
+    source = photograph(tmp_path / "a.j2k")
+    assert restored(source, "-o", tmp_path / "b.jp2", "--auto").exit_code == 0
+    assert (tmp_path / "b.jp2").read_bytes()[4:8] == b"jP  "
+    source = photograph(tmp_path / "a.jpeg", quality=97)
+    assert restored(source, "-o", tmp_path / "b.jpg", "--auto").exit_code == 0
+    assert (tmp_path / "b.jpg").read_bytes() == source.read_bytes()
+    assert restored(source, "-o", tmp_path / "c.jpg", "--auto", "--quality", 30).exit_code == 0
+    assert len((tmp_path / "c.jpg").read_bytes()) < len(source.read_bytes()) / 2
+
+
+def test_a_copy_has_the_date_and_the_permissions_of_its_source(tmp_path: Path) -> None:
+    source = photograph(tmp_path / "a.png")
+    source.chmod(0o600)
+    os.utime(source, (1e9, 1e9))
+    words = (source, "-o", tmp_path / "b.png", "--auto", "--manifest", tmp_path / "m.jsonl")
+    assert restored(*words).exit_code == 0
+    status = (tmp_path / "b.png").stat()
+    assert status.st_mtime == 1e9 and status.st_mode & 0o777 == 0o600
+    assert "found nothing to remove" in (tmp_path / "m.jsonl").read_text()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from moceir.data import degradations
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, TooLittleMemory
 from moceir.inference.restorer import Restorer
 from moceir.pictures.pixels import LUMA, to_image, to_tensor
 from tests.browser import SAMPLE
@@ -157,12 +157,51 @@ def test_parts_of_a_large_picture_join_without_seams(
     assert difference.mean() < 0.3 and difference.max() <= 12
 
 
+def test_progress_is_told_of_both_passes_and_can_end_them(restorer: Restorer) -> None:
+    pixels = (np.random.default_rng(0).random((600, 40, 3)) * 255).astype(np.uint8)
+    told: list[tuple[int, int]] = []
+
+    def count(done: int, of: int) -> None:
+        told.append((done, of))
+        if len(told) == 3:
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        restorer.restore_pixels(pixels, tile=0, only="noise", progress=count)
+    assert told == [(0, 1), (0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError()])
+def test_out_of_memory_is_told(
+    restorer: Restorer, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object) -> None:
+        raise error
+
+    released = iter([True, False])
+    monkeypatch.setattr("moceir.inference.restorer.select", fails)
+    monkeypatch.setattr(restorer._graphs, "release", lambda: next(released))
+    with pytest.raises(TooLittleMemory, match="ran out of memory while separating light"):
+        restorer.restore_pixels(np.zeros((8, 8, 3), np.uint8), light=0.5)
+    assert next(released, None) is None  # it was tried again with the memory of graphs
+
+
+def test_the_callers_autocast_changes_nothing(restorer: Restorer) -> None:
+    pixels = (np.random.default_rng(0).random((40, 56, 3)) * 255).astype(np.uint8)
+    expected, _ = restorer.restore_pixels(pixels, only="noise")
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = restorer.restore_pixels(pixels, only="noise")
+    assert np.array_equal(found, expected)
+
+
 def test_strengths(restorer: Restorer) -> None:
     pixels = (np.random.default_rng(0).random((40, 56, 3)) * 255).astype(np.uint8)
     same, _ = restorer.restore_pixels(pixels, light=0.0, detail=0.0)
     assert np.array_equal(same, pixels)
     same, _ = restorer.restore_pixels(pixels, strength=0.0, only="noise,haze")
     assert np.array_equal(same, pixels)
+    scalar, _ = restorer.restore_pixels(pixels, light=np.float32(0.0), detail=torch.tensor(0))
+    assert np.array_equal(scalar, pixels)
     both, _ = restorer.restore_pixels(pixels, light=0.4, detail=0.4)
     blended, _ = restorer.restore_pixels(pixels, strength=0.4)
     assert np.array_equal(both, blended)
@@ -182,9 +221,12 @@ def test_exposure_is_held(bundled: Restorer) -> None:
     ("settings", "message"),
     [
         ({"only": "dust"}, "only: unknown degradation 'dust': give some of noise, rain, haze"),
-        ({"only": "noise,found"}, "only: unknown degradation 'found'"),
-        ({"only": ""}, "only: unknown degradation ''"),
+        ({"only": "noise,found"}, "only: found stands alone, as a string: give that, or some of"),
+        ({"only": ["found"]}, "only: found stands alone, as a string"),
+        ({"only": ""}, "only: no degradation is named: give some of noise, rain"),
         ({"only": ()}, "only: no degradation is named"),
+        ({"only": 5}, "only: 5: give some of noise, rain"),
+        ({"strength": "1"}, "strength '1': give 0"),
         ({"light": 1.5}, "light 1.5: give 0 (as it was) to 1 (fully restored)"),
         ({"detail": -1}, "detail -1: give 0"),
         ({"strength": float("nan")}, "strength nan: give 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -107,6 +108,9 @@ def run(node: Any, image: torch.Tensor, weights: str, **inputs: Any) -> torch.Te
     """As ComfyUI runs a node: by the names it declares, with their defaults."""
     declared = node.INPUT_TYPES()["required"]
     optional = {name: inputs.pop(name) for name in list(inputs) if name not in declared}
+    parameters = inspect.signature(node.restore).parameters
+    for name in node.INPUT_TYPES()["optional"]:  # which ComfyUI may leave out
+        assert parameters[name].default is not parameters[name].empty
     for name, value in optional.items():
         assert value in node.INPUT_TYPES()["optional"][name][0]
     given = {"image": image, "weights": weights, **inputs}

@@ -108,6 +108,9 @@ def test_what_is_removed_can_be_chosen(url: str, tmp_path: Path) -> None:
         page.get_by_label("What to remove").select_option("chosen kinds")
         page.get_by_role("button", name="Restore", exact=True).click()
         assert not page.locator("form.panel").evaluate("e => e.checkValidity()")
+        page.get_by_text("Options").click()  # closed, it could not show what is missing
+        page.get_by_role("button", name="Restore", exact=True).click()
+        assert page.get_by_label("motion blur").is_visible()
         page.get_by_label("motion blur").check()
         page.get_by_label("noise", exact=True).check()
         page.get_by_label("Light and colour").select_option("kept as they are")

@@ -221,6 +221,8 @@ form.addEventListener("change", () => {
   form.wanted.setCustomValidity(missing ? "Choose at least one kind." : "");
   showButtons();
 });
+// In a closed <details>, what is wrong could not be shown.
+form.addEventListener("invalid", () => (form.querySelector("details").open = true), true);
 cancelAll.addEventListener("click", () => {
   for (const picture of pictures) {
     if (picture.state === "waiting" || picture.state === "running") act(picture);
