@@ -1,15 +1,30 @@
-"""How much memory a network needs for an image."""
+"""Devices, and how much memory a network needs on them for an image."""
 
 from __future__ import annotations
 
 import torch
 
 from moceir.config import MoCEIRConfig
+from moceir.errors import ConfigError, first_line
 
 SHARE = 0.75
 """Share of the available memory that one picture may use; the rest is for everything else."""
 
 _CPU = torch.device("cpu")
+
+
+def find_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name, after checking that it works; None: a CUDA GPU if there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # What torch raises for a name it does not know and for devices it was built without.
+        reason = first_line(error)
+        raise ConfigError(f"device {str(name)!r} cannot be used: {reason}", "device") from None
+    return device
 
 
 def network_bytes(

@@ -15,7 +15,7 @@ from torch import Tensor
 from moce_kernels.backends import BackendUnavailableError, choose
 from moceir import machine
 from moceir.config import PRECISIONS
-from moceir.errors import ConfigError, PictureError, TooLittleMemory, first_line
+from moceir.errors import ConfigError, PictureError, TooLittleMemory
 from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.graphs import Replayed
@@ -34,20 +34,6 @@ AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
 """Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
 
 _Array = TypeVar("_Array", np.ndarray, Tensor)
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    """The device of that name, after checking that it works; None: a CUDA GPU if there is one."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # What torch raises for a name it does not know and for devices it was built without.
-        reason = first_line(error)
-        raise ConfigError(f"device {str(name)!r} cannot be used: {reason}", "device") from None
-    return device
 
 
 class _NotFinite(Exception):
@@ -101,7 +87,7 @@ class Restorer:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads {threads}: give at least 1", "threads")
         self._threads = threads
-        self.device = _device(device)
+        self.device = memory.find_device(device)
         self.precision = precision
         one_thread_after_fork()
         try:
@@ -120,20 +106,12 @@ class Restorer:
 
     @overload
     def __call__(
-        self,
-        image: Image.Image | str | Path,
-        **settings: Unpack[Settings],
+        self, image: Image.Image | str | Path, **settings: Unpack[Settings]
     ) -> Image.Image: ...
     @overload
+    def __call__(self, image: _Array, **settings: Unpack[Settings]) -> _Array: ...
     def __call__(
-        self,
-        image: _Array,
-        **settings: Unpack[Settings],
-    ) -> _Array: ...
-    def __call__(
-        self,
-        image: Image.Image | np.ndarray | Tensor | str | Path,
-        **settings: Unpack[Settings],
+        self, image: Image.Image | np.ndarray | Tensor | str | Path, **settings: Unpack[Settings]
     ) -> Image.Image | np.ndarray | Tensor:
         """Restore one image, or a batch of images as a tensor. The result is of the same type.
 
@@ -226,11 +204,7 @@ class Restorer:
         check(settings)
         return many.restored_async(self, images, batch, settings)
 
-    def restore(
-        self,
-        image: Image.Image | str | Path,
-        **settings: Unpack[Settings],
-    ) -> Restored:
+    def restore(self, image: Image.Image | str | Path, **settings: Unpack[Settings]) -> Restored:
         """Restore a PIL image or a file and say how; see ``__call__``."""
         if isinstance(image, Image.Image):
             picture = codec.picture_of(image)
@@ -271,9 +245,7 @@ class Restorer:
         return canvas.restored[0], run
 
     def restore_batch(
-        self,
-        pixels: np.ndarray,
-        **settings: Unpack[Settings],
+        self, pixels: np.ndarray, **settings: Unpack[Settings]
     ) -> tuple[np.ndarray, tuple[Run, ...]]:
         """Restore images of one shape together. Each is routed on its own, as by
         ``restore_pixels``; results are equal up to floating-point rounding.

@@ -16,6 +16,8 @@ from moceir.evaluation.selective import main, measure, tables
 from moceir.inference.restorer import Restorer
 from tests.browser import SAMPLE
 
+ROOT = Path(__file__).parents[2]
+
 PICTURES = [SAMPLE.parent / "clean" / f"{name}.png" for name in ("casa-mila", "tea-gardens")]
 
 
@@ -53,3 +55,21 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = json.loads(output.read_text())["rows"]
     assert len(rows) == 4 + 2 * 3 * len(KINDS) + 3
     assert result.stdout.count("\n| `") == len(rows)
+
+
+def test_the_documentation_has_the_measured_numbers() -> None:
+    rows = json.loads((ROOT / "bench/results/selective_val.json").read_text())["rows"]
+    text = (ROOT / "docs/selective.md").read_text()
+    for row in rows:
+        if row["strength"] in ("", "medium") and row["only"] != "found":
+            ends = f"| `{row['only']}` | "
+            numbers = f"{row['psnr_everything']:.1f} | {row['psnr']:.1f} |"
+            before = "equal" if row["degradation"] == "none" else f"{row['psnr_input']:.1f}"
+            assert f"{ends}{before} | {numbers}" in text, row
+    for kind in KINDS:
+        for strength in ("slight", "medium", "strong"):
+            (row,) = (r for r in rows if (r["degradation"], r["strength"]) == (kind, strength)
+                      and r["only"] == "found")  # fmt: skip
+            column = KINDS.index(kind) + 1
+            (line,) = (one for one in text.splitlines() if one.startswith(f"| {strength}: found"))
+            assert int(line.split("|")[column + 1]) == row["found"][kind]
