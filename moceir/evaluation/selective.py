@@ -2,9 +2,9 @@
 
     python -m moceir.evaluation.selective FOLDER -o selective.json
 
-Every image in the folder is degraded in one or two ways and rounded to 8 bits. Either one of them
-is removed, and the result compared with the same image that has only the other; or what is found is
-removed, and the result compared with the clean image.
+The centre of every image in the folder is degraded in one or two ways and rounded to 8 bits. Either
+one of them is removed, and the result compared with the same image that has only the other; or what
+is found is removed, and the result compared with the clean image. Clean images are taken whole.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class _Measured(NamedTuple):
 
 
 def measure(
-    restorer: Restorer, pictures: Sequence[Path], kinds: str, strength: str, side: int
+    restorer: Restorer, pictures: Sequence[Path], kinds: str, strength: str, side: int | None
 ) -> list[dict[str, Any]]:
     """The rows of one way to degrade: ``found``, and ``only`` for each of its kinds.
 
     Args:
         kinds: some of KINDS with commas between them; none: clean images.
         strength: one of STRENGTHS.
-        side: of the images' middle, pixels.
+        side: of the images' middle, pixels; None: whole.
     """
     names = tuple(kinds.split(",")) if kinds else ()
     wanted = names or NOT_THERE
@@ -187,7 +187,7 @@ def main(folder: Path, model: str | None, side: int, output: Path) -> None:
     ways += [(pair, "medium") for pair in PAIRS]
     rows: list[dict[str, Any]] = []
     for kinds, strength in ways:
-        rows += measure(restorer, pictures, kinds, strength, side)
+        rows += measure(restorer, pictures, kinds, strength, side if kinds else None)
         click.echo(f"{kinds or 'clean'} {strength}", err=True)
     content = {
         "pictures": len(pictures),

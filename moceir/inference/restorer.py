@@ -20,7 +20,7 @@ from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.graphs import Replayed
 from moceir.inference.results import Restored, Run, said
-from moceir.inference.selection import Found, Held, select
+from moceir.inference.selection import BufferedCanvas, Found, select
 from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
@@ -265,11 +265,11 @@ class Restorer:
         """Restore, then put only what is wanted on the canvas."""
         if not wanted.is_selective:
             return self._restore(canvas, wanted.tile, wanted.tile_overlap)
-        held = Held(canvas)
-        runs = self._restore(held, wanted.tile, wanted.tile_overlap)
+        buffered = BufferedCanvas(canvas)
+        runs = self._restore(buffered, wanted.tile, wanted.tile_overlap)
         while True:
             with contextlib.suppress(_RanOut), cpu_threads(self.threads):
-                found = self._select(held, wanted)
+                found = self._select(buffered, wanted)
                 break
             # Here what the attempt held is gone.
             if not self._release_memory():
@@ -285,9 +285,9 @@ class Restorer:
             for run, kinds in zip(runs, found, strict=True)
         )
 
-    def _select(self, held: Held, wanted: Wanted) -> list[Found] | None:
+    def _select(self, buffered: BufferedCanvas, wanted: Wanted) -> list[Found] | None:
         try:
-            return select(held, wanted, self.device)
+            return select(buffered, wanted, self.device)
         except (RuntimeError, MemoryError) as error:
             if not memory.ran_out(error):
                 raise

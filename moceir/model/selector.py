@@ -69,10 +69,10 @@ class Selector(nn.Module):
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
         self.channels = sum(dims)
-        evidence = 4 * 3 + 2 * self.channels
-        self.names = nn.Sequential(
-            nn.LayerNorm(evidence),
-            nn.Linear(evidence, 64),
+        statistics = 4 * 3 + 2 * self.channels
+        self.classifier = nn.Sequential(
+            nn.LayerNorm(statistics),
+            nn.Linear(statistics, 64),
             nn.GELU(),
             nn.Linear(64, len(KINDS)),
         )
@@ -94,17 +94,17 @@ class Selector(nn.Module):
             levels.append(x)
         return levels
 
-    def evidence(self, levels: list[Tensor], image: Tensor, tone: Tone) -> Tensor:
-        """(B, E), from which ``named`` judges: means over the image's pixels, so that those of a
+    def statistics(self, levels: list[Tensor], image: Tensor, tone: Tone) -> Tensor:
+        """(B, E), from which ``classify`` judges: means over the image's pixels, so that those of a
         large image are the means of its parts'."""
         light = (tone.gain.log(), tone.offset, image, image**2)
         means = [x.mean((2, 3)) for x in (*light, *levels)]
         return torch.cat([*means, *((x**2).mean((2, 3)) for x in levels)], dim=1)
 
-    def named(self, evidence: Tensor) -> Tensor:
+    def classify(self, statistics: Tensor) -> Tensor:
         """(B, 8) logits of the presence of each of ``KINDS``."""
-        means, squared = evidence[:, : -self.channels], evidence[:, -self.channels :]
-        return self.names(torch.cat((means, squared.add(1e-6).sqrt()), dim=1))
+        means, squared = statistics[:, : -self.channels], statistics[:, -self.channels :]
+        return self.classifier(torch.cat((means, squared.add(1e-6).sqrt()), dim=1))
 
     def forward(self, levels: list[Tensor], change: Tensor, wanted: Tensor) -> Tensor:
         """What of a change of detail belongs to the wanted kinds.

@@ -45,8 +45,8 @@ VISIBLE = 1.0 / 255
 _INVISIBLE = 0.4 / 255
 
 
-class Lesson(NamedTuple):
-    """A batch of b patches to learn from."""
+class Batch(NamedTuple):
+    """b patches to train on."""
 
     degraded: Tensor
     """(b, 3, crop, crop) in [0, 1]."""
@@ -65,7 +65,7 @@ def recipe_of(seed: int, numbers: list[int]) -> Recipe:
     return synthesis.draw(seed, numbers, max_mixture=3, mixed=0.6, clean=0.12)[0]
 
 
-def lesson(clean: Tensor, seed: int, numbers: list[int]) -> Lesson:
+def make_batch(clean: Tensor, seed: int, numbers: list[int]) -> Batch:
     """Degrade clean patches, (b, 3, crop, crop) uint8, of these numbers."""
     recipe = recipe_of(seed, numbers)
     u = torch.from_numpy(uniforms(states(seed, np.asarray(numbers), _WANTED), 0, len(KINDS)))
@@ -74,7 +74,7 @@ def lesson(clean: Tensor, seed: int, numbers: list[int]) -> Lesson:
     light = torch.tensor([kind not in DETAIL for kind in KINDS])
     both = [kinds & ~light for kinds in (removed, removed ^ has)]
     effect = _effects(clean, recipe)
-    return Lesson(
+    return Batch(
         synthesis.degrade(clean, recipe),
         [synthesis.degrade(clean, _without(recipe, kinds)) for kinds in both],
         [kinds[:, ~light].float() for kinds in both],
@@ -104,7 +104,7 @@ def _effects(clean: Tensor, recipe: Recipe) -> Tensor:
     return effects
 
 
-class Seen(NamedTuple):
+class Inputs(NamedTuple):
     """What the selector sees of a batch."""
 
     degraded: Tensor
@@ -114,14 +114,14 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def seen(network: MoCEIR, degraded: Tensor) -> Seen:
+def inputs_of(network: MoCEIR, degraded: Tensor) -> Inputs:
     restored = network(degraded).clamp(0, 1)
     tone = fit_tone(degraded, restored)
-    return Seen(degraded, tone, tone.undone(restored))
+    return Inputs(degraded, tone, tone.undone(restored))
 
 
-def losses(selector: Selector, given: Lesson, shown: Seen) -> tuple[Tensor, Tensor]:
-    """Of the patches, and of the names of their degradations."""
+def losses(selector: Selector, given: Batch, shown: Inputs) -> tuple[Tensor, Tensor]:
+    """Of the patches, and of the classifier."""
     change = shown.detail - shown.degraded
     levels = selector.features(shown.degraded, shown.detail)
     # Dark patches count as they will look when they are bright. Slight damage counts, too.
@@ -131,16 +131,18 @@ def losses(selector: Selector, given: Lesson, shown: Seen) -> tuple[Tensor, Tens
     for target, wanted in zip(given.targets, given.wanted, strict=True):
         result = shown.degraded + selector(levels, change, wanted)
         of_patches = of_patches + ((result - target).abs() * weight).mean() / len(given.wanted)
-    return of_patches, loss_of_names(selector, levels, given, shown)
+    return of_patches, classifier_loss(selector, levels, given, shown)
 
 
-def loss_of_names(selector: Selector, levels: list[Tensor], given: Lesson, shown: Seen) -> Tensor:
-    logits = selector.named(selector.evidence(levels, shown.degraded, shown.tone))
+def classifier_loss(
+    selector: Selector, levels: list[Tensor], given: Batch, shown: Inputs
+) -> Tensor:
+    logits = selector.classify(selector.statistics(levels, shown.degraded, shown.tone))
     return F.binary_cross_entropy_with_logits(logits, given.present, given.certain)
 
 
-class Lessons:
-    """Lessons by number, of the clean pictures in a folder."""
+class Batches:
+    """Batches by number, of the clean pictures in a folder."""
 
     def __init__(self, folder: Path, crop: int, batch: int, seed: int) -> None:
         paths = tuple(find_pictures(folder))
@@ -148,11 +150,11 @@ class Lessons:
         pictures = CleanPictures(paths, KINDS, clean=1.0, night=NIGHT)
         self._source, self._batch = ResidentPatches(pictures, crop, seed), batch
 
-    def __getitem__(self, step: int) -> Lesson:
+    def __getitem__(self, step: int) -> Batch:
         numbers = list(range(step * self._batch, (step + 1) * self._batch))
         patches = self._source.batch(self._source.read(numbers), torch.device("cpu"))
         clean = patches.clean.mul(255).round_().byte()
-        return lesson(clean, self._source.seed + 1, numbers)
+        return make_batch(clean, self._source.seed + 1, numbers)
 
 
 class Log:
@@ -176,29 +178,29 @@ class Log:
 
 
 def train(
-    selector: Selector, network: MoCEIR, lessons: Lessons, steps: int, lr: float, log: Log
+    selector: Selector, network: MoCEIR, batches: Batches, steps: int, lr: float, log: Log
 ) -> None:
     """Train all of it, with Muon and a learning rate that falls to 0 along a cosine."""
     optimizer = MuonAdamW(selector.parameters(), lr=lr)
     for step in range(steps):
-        given = lessons[step]
-        of_patches, of_names = losses(selector, given, seen(network, given.degraded))
-        _step(optimizer, of_patches + of_names, lr * lr_factor(step, 100, steps))
-        log.add(of_patches, of_names)
+        given = batches[step]
+        of_patches, of_classifier = losses(selector, given, inputs_of(network, given.degraded))
+        _step(optimizer, of_patches + of_classifier, lr * lr_factor(step, 100, steps))
+        log.add(of_patches, of_classifier)
 
 
-def train_names(
-    selector: Selector, network: MoCEIR, lessons: Lessons, steps: int, lr: float, log: Log
+def train_classifier(
+    selector: Selector, network: MoCEIR, batches: Batches, steps: int, lr: float, log: Log
 ) -> None:
     """Train the classifier alone: on larger patches, of which it sees more than it will of the
     smallest images that people restore."""
-    optimizer = torch.optim.AdamW(selector.names.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(selector.classifier.parameters(), lr=lr)
     for step in range(steps):
-        given = lessons[step]
-        shown = seen(network, given.degraded)
+        given = batches[step]
+        shown = inputs_of(network, given.degraded)
         with torch.no_grad():
             levels = selector.features(shown.degraded, shown.detail)
-        loss = loss_of_names(selector, levels, given, shown)
+        loss = classifier_loss(selector, levels, given, shown)
         _step(optimizer, loss, lr * lr_factor(step, 100, steps))
         log.add(loss)
 
@@ -225,7 +227,9 @@ def write(selector: Selector, path: Path) -> None:
 @click.option("-m", "--model", help="The network whose results are learned from.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The weights.")
 @click.option("--steps", default=4500, show_default=True, help="Steps of all of it.")
-@click.option("--names", default=1000, show_default=True, help="Steps of the classifier alone.")
+@click.option(
+    "--classifier-steps", default=1000, show_default=True, help="Steps of the classifier alone."
+)
 @click.option("--batch", default=16, show_default=True, help="Patches in a step.")
 @click.option("--crop", default=128, show_default=True, help="Side of a patch, pixels.")
 @click.option("--lr", default=1e-3, show_default=True, help="The largest learning rate.")
@@ -235,7 +239,7 @@ def main(
     model: str | None,
     output: Path,
     steps: int,
-    names: int,
+    classifier_steps: int,
     batch: int,
     crop: int,
     lr: float,
@@ -245,11 +249,11 @@ def main(
     torch.manual_seed(seed)
     network = load_model(model or BUNDLED[0]).requires_grad_(False)
     selector, log = Selector(), output.with_suffix(".jsonl")
-    lessons = Lessons(folder, crop, batch, seed)
-    train(selector, network, lessons, steps, lr, Log(log, "all"))
+    batches = Batches(folder, crop, batch, seed)
+    train(selector, network, batches, steps, lr, Log(log, "all"))
     write(selector, output)
-    larger = Lessons(folder, 2 * crop, max(1, batch // 2), seed + 1)
-    train_names(selector, network, larger, names, lr, Log(log, "names"))
+    larger = Batches(folder, 2 * crop, max(1, batch // 2), seed + 1)
+    train_classifier(selector, network, larger, classifier_steps, lr, Log(log, "classifier"))
     write(selector, output)
 
 

@@ -39,7 +39,7 @@ def test_a_row_for_each_question(bundled: Restorer) -> None:
 
 
 def test_clean_pictures(bundled: Restorer) -> None:
-    found, *others = measure(bundled, PICTURES, "", "medium", 128)
+    found, *others = measure(bundled, PICTURES, "", "medium", None)
     assert found["untouched"] == 2 and not any(found["found"].values())
     assert found["psnr"] == 100 and {row["only"] for row in others} == set(selective.NOT_THERE)
 

@@ -34,16 +34,16 @@ def test_shapes(selector: Selector, sides: tuple[int, int]) -> None:
     assert [x.shape[2:] for x in levels] == [(sides[0] // n, sides[1] // n) for n in (2, 4, 8, 16)]
     change = selector(levels, restored - image, torch.eye(len(DETAIL))[:2])
     assert change.shape == image.shape
-    assert selector.named(selector.evidence(levels, image, tone)).shape == (2, len(KINDS))
+    assert selector.classify(selector.statistics(levels, image, tone)).shape == (2, len(KINDS))
 
 
-def test_evidence_of_a_whole_is_the_mean_of_its_parts(selector: Selector) -> None:
+def test_statistics_of_a_whole_is_the_mean_of_its_parts(selector: Selector) -> None:
     """On equal parts, so that borders are the same."""
     image, restored, tone = pair((32, 48))
-    one = selector.evidence(selector.features(image, restored), image, tone)
+    one = selector.statistics(selector.features(image, restored), image, tone)
     doubled = [torch.cat((x, x.flip(0))) for x in (image, restored)]
     levels = selector.features(*doubled)
-    both = selector.evidence(levels, doubled[0], Tone(*(torch.cat((x, x.flip(0))) for x in tone)))
+    both = selector.statistics(levels, doubled[0], Tone(*(torch.cat((x, x.flip(0))) for x in tone)))
     assert torch.allclose(both[:2] + both[2:], one + one.flip(0), atol=1e-4)
 
 

@@ -16,7 +16,7 @@ from moceir.data.kinds import KINDS
 from moceir.data.light import of_bytes
 from moceir.model import MoCEIR
 from moceir.model.selector import DETAIL, LIGHT, Selector
-from moceir.training.selector import lesson, losses, main, recipe_of, seen
+from moceir.training.selector import inputs_of, losses, main, make_batch, recipe_of
 from tests.small_network import SMALLEST
 
 
@@ -30,7 +30,7 @@ def clean() -> torch.Tensor:
 
 def test_targets_are_without_what_is_to_be_removed(clean: torch.Tensor) -> None:
     numbers = list(range(len(clean)))
-    given = lesson(clean, 0, numbers)
+    given = make_batch(clean, 0, numbers)
     untouched = of_bytes(clean)
     has = torch.from_numpy(recipe_of(0, numbers).strength > 0)
     light = has[:, [KINDS.index(kind) for kind in LIGHT]].any(1)
@@ -50,8 +50,8 @@ def test_targets_are_without_what_is_to_be_removed(clean: torch.Tensor) -> None:
 
 
 def test_a_patch_depends_on_its_number_alone(clean: torch.Tensor) -> None:
-    whole = lesson(clean[:6], 3, list(range(6)))
-    part = lesson(clean[4:6], 3, [4, 5])
+    whole = make_batch(clean[:6], 3, list(range(6)))
+    part = make_batch(clean[4:6], 3, [4, 5])
     for of_whole, of_part in zip(whole, part, strict=True):
         many = of_whole if isinstance(of_whole, list) else [of_whole]
         few = of_part if isinstance(of_part, list) else [of_part]
@@ -65,9 +65,9 @@ def test_losses_reach_every_parameter(clean: torch.Tensor) -> None:
     for parameter in selector.output.parameters():  # which begins at 0
         torch.nn.init.normal_(parameter, std=0.1)
     network = MoCEIR(SMALLEST).eval().requires_grad_(False)
-    given = lesson(clean[:8], 0, list(range(8)))
-    of_patches, of_names = losses(selector, given, seen(network, given.degraded))
-    (of_patches + of_names).backward()
+    given = make_batch(clean[:8], 0, list(range(8)))
+    of_patches, of_classifier = losses(selector, given, inputs_of(network, given.degraded))
+    (of_patches + of_classifier).backward()
     for name, parameter in selector.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
@@ -85,7 +85,7 @@ def test_training_from_the_command_line(tmp_path: Path) -> None:
         output,
         "--steps",
         50,
-        "--names",
+        "--classifier-steps",
         50,
         "--batch",
         2,
@@ -97,5 +97,5 @@ def test_training_from_the_command_line(tmp_path: Path) -> None:
     tensors = load_file(output)
     Selector().load_state_dict(tensors)
     log = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
-    assert [(line["phase"], line["step"]) for line in log] == [("all", 50), ("names", 50)]
+    assert [(line["phase"], line["step"]) for line in log] == [("all", 50), ("classifier", 50)]
     assert all(0 < value < 2 for line in log for value in line["losses"])
