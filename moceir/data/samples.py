@@ -16,7 +16,7 @@ from moceir.data.crops import at_least, places
 from moceir.data.datasets import Pair, check_sizes
 from moceir.data.degradations import Degradation, degrade
 from moceir.data.light import of_bytes
-from moceir.data.scenes import night
+from moceir.data.scenes import faded, night
 from moceir.data.synthesis import SEVERAL
 from moceir.errors import PictureError
 
@@ -89,7 +89,7 @@ class CleanPictures:
     Args:
         paths: at least one.
         kinds, max_mixture, mixed, clean: as for ``synthesis.draw``.
-        night: share of the patches that become night scenes first, see ``scenes.night``.
+        night, faded: shares of the patches that become such scenes first, see ``scenes``.
     """
 
     paths: tuple[Path, ...]
@@ -98,6 +98,7 @@ class CleanPictures:
     mixed: float = 0.0
     clean: float = 0.0
     night: float = 0.0
+    faded: float = 0.0
 
     @property
     def labels(self) -> list[str]:
@@ -134,6 +135,7 @@ class CleanPictures:
         )
         labels = self.labels
         clean = night(clean, seed, numbers, self.night)
+        clean = faded(clean, seed, numbers, self.faded)
         return Patches(
             of_bytes(clean),
             synthesis.degrade(clean, recipe),

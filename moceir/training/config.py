@@ -88,6 +88,8 @@ class DataConfig:
         clean: share of the patches that are left undegraded.
         night: share of the patches whose clean images are made night scenes, so that the network
             learns which dark images to leave dark; degradations follow.
+        faded: likewise, share whose blacks are lifted as in a faded print, so that the network
+            learns which pale images to leave pale.
         crop: side of a training patch, pixels.
         batch_size: patches of one step, over all processes and passes.
         validation_pictures: how many validation images to use, each with every kind.
@@ -107,6 +109,7 @@ class DataConfig:
     mixed: float = 0.5
     clean: float = 0.06
     night: float = 0.0
+    faded: float = 0.0
     crop: int = 128
     batch_size: int = 8
     validation_pictures: int = 4
@@ -116,10 +119,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         _at_least(
             "data", self, crop=8, batch_size=1, max_mixture=1, mixed=0, clean=0,
-            night=0, validation_pictures=1, cache_mb=0, workers=0,
+            night=0, faded=0, validation_pictures=1, cache_mb=0, workers=0,
         )  # fmt: skip
         _at_most("data", self, crop=4096, batch_size=100_000, max_mixture=len(KINDS), workers=1024)
-        for name in ("mixed", "clean", "night"):
+        for name in ("mixed", "clean", "night", "faded"):
             share = getattr(self, name)
             if share > 1:
                 raise ConfigError(f"data.{name} is {share}: give a share from 0 to 1")

@@ -82,7 +82,9 @@ class CentreCrops(Dataset[Tensor]):
 def clean_pictures(data: DataConfig, paths: Sequence[Path]) -> CleanPictures:
     """The pictures of ``data.train``, with the degradations that the run is to draw."""
     kinds = tuple(data.kinds)
-    return CleanPictures(tuple(paths), kinds, data.max_mixture, data.mixed, data.clean, data.night)
+    return CleanPictures(
+        tuple(paths), kinds, data.max_mixture, data.mixed, data.clean, data.night, data.faded
+    )
 
 
 def sources_of(data: DataConfig) -> list[Source]:

@@ -125,6 +125,26 @@ def test_night_scenes_are_dark_keep_their_lamps_and_are_to_stay_so() -> None:
     assert torch.equal(alone.clean[0], whole.clean[5])
 
 
+def test_faded_scenes_have_no_black_keep_their_contrast_and_are_to_stay_so() -> None:
+    samples = clean_pictures("noise", clean=1.0, faded=0.4)
+    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(64, 3, 16, 16)
+    taken = np.zeros(64, dtype=np.int64)
+    whole = samples.degrade(ramp, None, range(64), taken, 7)
+    assert torch.equal(whole.clean, whole.degraded)
+    curves = whole.clean[:, 0].flatten(1)
+    pale = curves[:, 0] > 0
+    assert 0.2 < pale.float().mean() < 0.6
+    assert torch.equal(curves[~pale], (ramp[~pale, 0] / 255).flatten(1))
+    black = curves[pale, 0]
+    assert (black > 0.02).all() and (black < 0.31).all() and (curves[:, 255] == 1).all()
+    assert (curves.diff(dim=1) >= 0).all()
+    # Light tones keep more of their contrast than under haze of the same black.
+    lights = (curves[pale, 250] - curves[pale, 180]) / (70 / 255)
+    assert (lights > 1 - black).all()
+    alone = samples.degrade(ramp[5:6], None, [5], taken[:1], 7)
+    assert torch.equal(alone.clean[0], whole.clean[5])
+
+
 def test_kinds_are_taken_in_turn() -> None:
     """Every round of as many patches as there are kinds has each once, in an order of its own."""
     samples = clean_pictures("noise", "haze", "jpeg", "jpeg")
