@@ -1,13 +1,17 @@
 """This project compared with the published code, ONNX Runtime and OpenVINO, in one run.
 
-    python bench/compare.py --published ../MoCE-IR --output bench/results/compare
+    python -m bench.compare --published ../MoCE-IR --output bench/results/compare
 
 Every contender has the same random weights and runs in a process of its own. For each task the
 processes of all contenders live at once and take turns, one call each round, so that they see the
 same machine; reported are medians. Memory is the growth of a process's resident memory during its
-first call of the task's size (inputs and weights excluded). Outputs are compared with those of this
-project's reference backend. Writes OUTPUT.json, OUTPUT.md and, where matplotlib is installed,
-OUTPUT.png.
+first call of the task's size (inputs and weights excluded). Writes OUTPUT.json, OUTPUT.md and,
+where matplotlib is installed, OUTPUT.png.
+
+Contenders are in float32 unless they are named bf16: these run under ``torch.autocast``, as
+``Restorer(precision="bfloat16")`` and ``moceir train`` run a network. Outputs are compared with
+those of this project's reference backend in float32, also those in bf16. What they then differ by
+is mostly bf16's rounding: plain PyTorch in bf16 shows how much of it is to be expected.
 
 The published code is imported from the folder that --published names and is not part of this
 project. It needs einops; where fvcore, which it imports and does not use here, is missing, a stub
@@ -18,11 +22,9 @@ the routes that we take. A contender that cannot run a task is listed with the r
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,38 +41,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.contenders import NAMES, Task, contender
+from bench.environment import described, environment
+from moce_kernels import native
 from moceir import machine
 from moceir.files import whole_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench.contenders import NAMES, Task, contender
+from moceir.machine import kept_memory
 
 EAGER = ("ours", "published")
+OWN = ("ours", "ours_bf16", "reference", "reference_bf16")
 TASKS = {
     "inference_224": Task("moce_ir_s", 1, 224, 224),
     "inference_512": Task(
-        "moce_ir_s", 1, 512, 512, contenders=("ours", "reference", "published"), rounds=5
+        "moce_ir_s", 1, 512, 512, contenders=(*OWN, "published", "published_bf16"), rounds=5
     ),
+    "compact_512": Task("compact", 1, 512, 512, contenders=OWN, rounds=5),
     "full_224": Task("moce_ir", 1, 224, 224, contenders=EAGER),
     "batch_8": Task("moce_ir_s", 8, 128, 128, contenders=EAGER),
     "train_4": Task(
-        "moce_ir_s", 4, 128, 128, train=True, contenders=("ours", "reference", "published")
+        "moce_ir_s",
+        4,
+        128,
+        128,
+        "gradients",
+        contenders=("ours", "ours_bf16", "reference", "published", "published_bf16"),
     ),
-    "train_8": Task("moce_ir_s", 8, 128, 128, train=True, contenders=EAGER, rounds=3),
-    "train_32": Task("moce_ir_s", 32, 128, 128, train=True, contenders=("ours",), rounds=2),
+    "train_8": Task("moce_ir_s", 8, 128, 128, "gradients", contenders=EAGER, rounds=3),
+    "train_32": Task("moce_ir_s", 32, 128, 128, "gradients", contenders=("ours",), rounds=2),
+    # The published code has no network with the experts' own path, as this one has.
     "compact_step": Task(
-        "compact", 16, 64, 64, train=True, whole_step=True, contenders=("ours", "reference")
+        "compact", 16, 64, 64, "step", contenders=("ours", "ours_bf16", "reference")
     ),
-    "compact_train": Task(
-        "compact", 8, 64, 64, train=True, contenders=("ours", "reference", "published")
-    ),
+    "compact_train": Task("compact", 8, 64, 64, "gradients", contenders=("ours", "reference")),
     "size_128": Task("moce_ir_s", 1, 128, 128, contenders=("ours",)),
     "size_256": Task("moce_ir_s", 1, 256, 256, contenders=("ours",)),
     "size_720p": Task("moce_ir_s", 1, 720, 1280, contenders=("ours",), rounds=3),
     "size_1080p": Task("moce_ir_s", 1, 1080, 1920, contenders=("ours",), rounds=2),
     "size_4k": Task("moce_ir_s", 1, 2160, 3840, contenders=("ours",), rounds=1),
 }
+NOTES = """\
+- "Forward, loss, backward" has no clipping, optimiser or averaging. A "step of moceir train" has
+  all of them, with Muon. Neither includes degrading the patches.
+- bf16 is `torch.autocast` with float32 weights; everything else is float32.
+- "Difference" is the largest from the output of the reference backend in float32, relative to that
+  output's maximum. In rows of bf16 it is mostly bf16's rounding: compare it with that of plain
+  PyTorch in bf16 (the reference backend or the published code).
+"""
+
+
+def chosen(keys: list[str], quick: bool) -> dict[str, Task]:
+    """Those of the keys, small ones if ``quick``."""
+    small = {"batch": 2, "height": 64, "width": 64} if quick else {}
+    return {key: replace(TASKS[key], **small) for key in keys}
 
 
 def resident() -> int:
@@ -91,7 +114,7 @@ def work(who: str, task: Task, published: Path | None, threads: int) -> None:
                 function = contender(who, task, published)
                 if not who.endswith("compiled") and who not in ("onnxruntime", "openvino"):
                     # What any first call allocates for itself is not the picture's.
-                    function(images[:, :, :64, :64])
+                    function(images[:1, :, :64, :64])
                 before, peak = resident(), machine.Peak(torch.device("cpu"))
                 start = time.perf_counter()
                 restored = function(images)
@@ -116,18 +139,19 @@ class Worker:
     """A contender's process."""
 
     def __init__(self, who: str, key: str, arguments: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, "--worker", who, "--tasks", key]
+        command = [sys.executable, "-m", "bench.compare", "--worker", who, "--tasks", key]
         command += ["--threads", str(arguments.threads)]
+        command += ["--quick"] if arguments.quick else []
         if arguments.published:
             command += ["--published", str(arguments.published)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
-        environment.pop("MOCE_KERNELS_BACKEND", None)
-        if who == "reference":
-            environment["MOCE_KERNELS_BACKEND"] = "reference"
+        variables = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
+        variables.pop("MOCE_KERNELS_BACKEND", None)
+        if who.startswith("reference"):
+            variables["MOCE_KERNELS_BACKEND"] = "reference"
         log = None if arguments.verbose else subprocess.DEVNULL
         self.process = subprocess.Popen(
             command,
-            env=environment,
+            env=variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -149,9 +173,8 @@ class Worker:
         self.process.wait()
 
 
-def run(key: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def run(key: str, task: Task, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One task: a row for each contender."""
-    task = TASKS[key]
     taking_part = [who for who in task.contenders if who in arguments.contenders]
     rows: dict[str, dict[str, Any]] = {}
     workers = {who: Worker(who, key, arguments) for who in taking_part}
@@ -183,12 +206,12 @@ def run(key: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def exponent(results: dict[str, list[dict[str, Any]]]) -> float | None:
+def exponent(tasks: dict[str, Task], results: dict[str, list[dict[str, Any]]]) -> float | None:
     """Of the cost of our inference as a power of the number of pixels, fitted."""
     points = []
     for key, rows in results.items():
-        task = TASKS[key]
-        if task.train or task.preset != "moce_ir_s" or task.batch != 1:
+        task = tasks[key]
+        if task.kind != "inference" or task.preset != "moce_ir_s" or task.batch != 1:
             continue
         for row in rows:
             if row["contender"] == "ours" and "median" in row:
@@ -199,44 +222,45 @@ def exponent(results: dict[str, list[dict[str, Any]]]) -> float | None:
     return float(np.polyfit(pixels, seconds, 1)[0])
 
 
-def markdown(report: dict[str, Any]) -> str:
+def table(tasks: dict[str, Task], results: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
-        f"{report['processor']}, {report['threads']} threads, torch {report['torch']}, float32; "
-        f"commit {report['commit']}, {report['date']}. "
-        f"Load average at the start {report['load']:.1f}.",
-        "",
         "| task | contender | median s | ratio to ours | peak MB | ratio to ours | difference |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for key, rows in report["results"].items():
+    for key, rows in results.items():
         ours = next((r for r in rows if r["contender"] == "ours" and "median" in r), None)
         for row in rows:
             name = NAMES[row["contender"]]
             if "median" not in row:
                 reason = row.get("error", "not run").replace("|", "/")
-                lines.append(f"| {TASKS[key].name} | {name} | {reason} | | | | |")
+                lines.append(f"| {tasks[key].name} | {name} | {reason} | | | | |")
                 continue
             times = f"{row['median'] / ours['median']:.2f}" if ours else ""
             more = f"{row['memory'] / max(1, ours['memory']):.2f}" if ours else ""
             difference = f"{row['difference']:.1e}" if "difference" in row else ""
             lines.append(
-                f"| {TASKS[key].name} | {name} | {row['median']:.3f} | {times} | "
+                f"| {tasks[key].name} | {name} | {row['median']:.3f} | {times} | "
                 f"{row['memory'] / 1e6:.0f} | {more} | {difference} |"
             )
-    if report["exponent"] is not None:
-        lines += ["", f"Cost of our inference: pixels to the power of {report['exponent']:.3f}."]
     return "\n".join(lines) + "\n"
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
+def markdown(tasks: dict[str, Task], report: dict[str, Any]) -> str:
+    text = f"{described(report)}\n\n{table(tasks, report['results'])}\n{NOTES}"
+    if report["exponent"] is not None:
+        text += f"\nCost of our inference: pixels to the power of {report['exponent']:.3f}.\n"
+    return text
+
+
+def plot(tasks: dict[str, Task], results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     bars = [
-        (f"{TASKS[key].name}\n{NAMES[row['contender']]}", row["median"])
-        for key, rows in report["results"].items()
+        (f"{tasks[key].name}\n{NAMES[row['contender']]}", row["median"])
+        for key, rows in results.items()
         if len(rows) > 1
         for row in rows
         if "median" in row
@@ -252,20 +276,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=150)
 
 
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    here = Path(__file__).parent
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--published", type=Path, help="a clone of the published code")
@@ -274,35 +284,37 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="small images, to see that all runs")
     parser.add_argument("--verbose", action="store_true", help="show what the processes print")
     parser.add_argument("--worker", choices=NAMES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    tasks = chosen(arguments.tasks, arguments.quick)
     if arguments.worker:
-        work(arguments.worker, TASKS[arguments.tasks[0]], arguments.published, arguments.threads)
+        (task,) = tasks.values()
+        with kept_memory() if task.kind == "step" else nullcontext():  # as moceir train has it
+            work(arguments.worker, task, arguments.published, arguments.threads)
         return
+    problem = native.load("cpu")
+    if problem:  # this project would run on its reference backend
+        raise SystemExit(f"there are no CPU kernels to compare: {problem}")
     report: dict[str, Any] = {
-        "processor": processor(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "load": os.getloadavg()[0],
-        "tasks": {key: asdict(TASKS[key]) for key in arguments.tasks},
+        **environment(arguments.threads),
+        "tasks": {key: asdict(task) for key, task in tasks.items()},
         "results": {},
     }
-    for key in arguments.tasks:
-        report["results"][key] = run(key, arguments)
-        report["exponent"] = exponent(report["results"])
-        print(markdown({**report, "results": {key: report["results"][key]}, "exponent": None}))
+    for key, task in tasks.items():
+        report["results"][key] = run(key, task, arguments)
+        report["exponent"] = exponent(tasks, report["results"])
+        print(table(tasks, {key: report["results"][key]}), flush=True)
         if arguments.output:  # after every task: a long run that is stopped keeps what it has
             for suffix, text in (
                 (".json", json.dumps(report, indent=1) + "\n"),
-                (".md", markdown(report)),
+                (".md", markdown(tasks, report)),
             ):
                 with whole_file(arguments.output.with_suffix(suffix)) as temporary:
                     temporary.write_text(text)
     if arguments.output and importlib.util.find_spec("matplotlib"):
-        plot(report, arguments.output.with_suffix(".png"))
+        plot(tasks, report["results"], arguments.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

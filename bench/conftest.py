@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.compare import commit
+from bench.environment import environment, processor
 from bench.microbenchmark import synchronize
 
 
@@ -81,10 +81,10 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         rounds = 1 if quick else 10
         matrix[name] = 2 * side**3 / seconds(lambda a=a: a @ a, device, rounds)
     machine_info.pop("node", None)  # the machine's name is nobody's business
+    found = environment(threads)
     machine_info["moce"] = {
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {threads} threads",
-        "torch": torch.__version__,
-        "commit": commit(),
+        **found,
+        "device": torch.cuda.get_device_name() if on_gpu else processor(found),
         "copy_bytes_per_second": copy,
         "matrix_flops_per_second": matrix,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import sys
 import tempfile
 import types
@@ -25,35 +26,47 @@ from moceir.training.step import Inputs, TrainingStep
 
 NAMES = {
     "ours": "this project",
+    "ours_bf16": "this project, bf16",
     "reference": "this project, reference backend",
+    "reference_bf16": "this project, reference backend, bf16",
     "published": "published code, eager",
+    "published_bf16": "published code, eager, bf16",
     "published_compiled": "published code, torch.compile",
     "onnxruntime": "ONNX Runtime, our export",
     "openvino": "OpenVINO, our export",
+}
+BF16 = "_bf16"
+"""The end of a contender's name that runs under ``torch.autocast``; the others run in float32."""
+
+KINDS = {
+    "inference": "inference",
+    "gradients": "forward, loss, backward",
+    "step": "step of moceir train",
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement; ``train`` is forward, loss and backward of a batch, ``whole_step`` a step of
-    ``moceir train`` with clipping, Muon and averaging."""
+    """One measurement, on ``batch`` random images.
+
+    ``kind`` is ``inference``; ``gradients``, which is forward, loss and backward; or ``step``, all
+    that ``moceir train`` does with a batch: these, clipping, Muon, and averaging the weights.
+    """
 
     preset: str
     batch: int
     height: int
     width: int
-    train: bool = False
-    whole_step: bool = False
+    kind: str = "inference"
     # Contenders that are worth their time and memory on it.
-    contenders: tuple[str, ...] = tuple(NAMES)
+    contenders: tuple[str, ...] = tuple(who for who in NAMES if not who.endswith(BF16))
     # Calls of each contender, at most.
     rounds: int = 100
 
     @property
     def name(self) -> str:
-        what = "training step" if self.train else "inference"
-        what = "whole training step" if self.whole_step else what
-        return f"{self.preset} {what} {self.batch} x {self.width} x {self.height}"
+        size = f"{self.batch} x {self.width} x {self.height}"
+        return f"{self.preset}, {KINDS[self.kind]}, {size}"
 
 
 def network(name: str) -> MoCEIR:
@@ -104,55 +117,59 @@ def published_network(folder: Path, name: str) -> torch.nn.Module:
 
 
 def contender(who: str, task: Task, published: Path | None) -> Callable[[Tensor], Tensor | None]:
-    """A function of the images: the restored ones, or None for a training step."""
+    """A function of the images: the restored ones, or None in training."""
     if who in ("onnxruntime", "openvino"):
         return exported(who, task)
-    if task.whole_step:
-        return whole_step(task)
-    if who.startswith("published"):
+    bf16 = who.endswith(BF16)
+    if task.kind == "step":
+        return training_step(task, bf16)
+    theirs = who.startswith("published")
+    if theirs:
         if published is None:
             raise FileNotFoundError("--published was not given")
         model = published_network(published, task.preset)
     else:
         model = network(task.preset)
-    model.train(task.train)
-    if not task.train:
+    model.train(task.kind == "gradients")
+    if task.kind == "inference":
         for module in model.modules():
-            if who.startswith("published") and hasattr(module, "noise_std"):
+            if theirs and hasattr(module, "noise_std"):
                 module.noise_std = 0.0
     call: Callable[..., Any] = torch.compile(model) if who.endswith("compiled") else model
+    autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=bf16)
 
     def infer(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return call(images)
+        with torch.inference_mode(), autocast():
+            return call(images).float()
 
-    def step(images: Tensor) -> None:
+    def gradients(images: Tensor) -> None:
         model.zero_grad(set_to_none=True)
-        if who.startswith("published"):
-            restored, auxiliary = call(images), model.total_loss
-        else:
-            restored, routing = call(images, return_routing=True)
-            auxiliary = routing.aux_loss
+        with autocast():
+            if theirs:
+                restored, auxiliary = call(images), model.total_loss
+            else:
+                restored, routing = call(images, return_routing=True)
+                auxiliary = routing.aux_loss
         restoration_loss(restored, images.flip(-1), auxiliary).backward()
 
-    return step if task.train else infer
+    return infer if task.kind == "inference" else gradients
 
 
-def whole_step(task: Task) -> Callable[[Tensor], None]:
+def training_step(task: Task, bf16: bool) -> Callable[[Tensor], None]:
+    """Steps of a run from random weights. Degrading the patches is no part of them."""
     config = TrainingConfig(
         preset=task.preset,
-        precision="32-true",
+        precision="bf16-mixed" if bf16 else "32-true",
         data=DataConfig(batch_size=task.batch),
         optimizer=OptimizerConfig(muon=True),
     )
     torch.manual_seed(0)
     step = TrainingStep(RestorationModule(config).train())
-    done = 0
+    numbers = itertools.count()
 
     def call(images: Tensor) -> None:
-        nonlocal done
-        step(done, [Inputs(images, images.flip(-1), torch.zeros(len(images), dtype=torch.int64))])
-        done += 1
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        step(next(numbers), [Inputs(images, images.flip(-1), labels)])
 
     return call
 

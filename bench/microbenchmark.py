@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -52,6 +52,25 @@ def cost_of(operator: str, sample: Sample, tensors: dict[str, Tensor]) -> Cost:
     return registry.OPERATORS[operator].cost(*sample.raw(**tensors))
 
 
+def directed(
+    function: Callable[..., Tensor], direction: str, tensors: dict[str, Tensor]
+) -> Callable[[], None]:
+    """``function(**tensors)``, or it and all gradients, as a function of nothing."""
+    if direction == "forward":
+
+        def once() -> None:
+            with torch.no_grad():
+                function(**tensors)
+    else:
+        leaves = [t.requires_grad_() for t in tensors.values()]
+        grad = torch.randn_like(function(**tensors))
+
+        def once() -> None:
+            torch.autograd.grad(function(**tensors), leaves, grad)
+
+    return once
+
+
 def measure(
     benchmark: Any,
     operator: str,
@@ -75,17 +94,7 @@ def measure(
     # On a GPU several calls are made for each look at the clock, which waits for the last.
     calls = 1 if device.type == "cpu" or quick else 20
 
-    if direction == "forward":
-
-        def once() -> None:
-            with torch.no_grad():
-                function(**tensors)
-    else:
-        leaves = [t.requires_grad_() for t in tensors.values()]
-        grad = torch.randn_like(function(**tensors))
-
-        def once() -> None:
-            torch.autograd.grad(function(**tensors), leaves, grad)
+    once = directed(function, direction, tensors)
 
     def run() -> None:
         for _ in range(calls):

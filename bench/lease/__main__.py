@@ -280,7 +280,7 @@ def run_step(name: str, *arguments: str, dry: bool) -> None:
 
 def here() -> str:
     """The commit of this tree, if it can be known."""
-    from bench.compare import commit
+    from bench.environment import commit
 
     return commit() if shutil.which("git") and (ROOT / ".git").exists() else "unknown"
 
