@@ -7,10 +7,10 @@ the package installs without them, and ``python -m moce_kernels.info`` says so. 
 built on Linux and macOS, the CUDA library on Linux; Windows gets neither.
 
 Environment:
-    MOCE_CPU_ISA: instruction sets of the CPU library: "all", or some of baseline, avx2 and avx512
-        (on 64-bit Arm there is only neon); by default the best one of this machine, which is quick
-        to build but works only on machines like it. Builds for other machines, such as wheels, need
-        "all".
+    MOCE_CPU_ISA: instruction sets of the CPU library: "all", or some of baseline, avx2, avx512 and
+        avx512_bf16 (on 64-bit Arm there is only neon); by default the best one of this machine,
+        which is quick to build but works only on machines like it. Builds for other machines, such
+        as wheels, need "all".
     MOCE_CUDA: 0 skips the CUDA library, 1 requires it; by default it is built where there are nvcc
         and an NVIDIA GPU, or where MOCE_CUDA_ARCHS is set.
     MOCE_CUDA_ARCHS: what it is compiled for, such as "8.0 9.0+PTX"; by default the compute
@@ -67,6 +67,9 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     avx512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
     INSTRUCTION_SETS["avx2"] = ["-DMOCE_LANES=8", *avx2]
     INSTRUCTION_SETS["avx512"] = ["-DMOCE_LANES=16", *avx2, *avx512]
+    # AMX is compiled in, and used where the processor has it beside these.
+    avx512_bf16 = [*INSTRUCTION_SETS["avx512"], "-mavx512bf16"]
+    INSTRUCTION_SETS["avx512_bf16"] = [*avx512_bf16, "-mamx-tile", "-mamx-bf16"]
 
 # The kernels that take longest to compile: those begin first, so that nothing waits for them.
 SLOWEST = ("depthwise_conv_kernel", "fft_attention_kernel", "grouped_experts_kernel")
@@ -88,7 +91,9 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     if asked:
         return [name for name in INSTRUCTION_SETS if name in asked]
     words = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    here = {f"-m{word}" for word in words}
+    # Compilers and Linux spell this one differently.
+    here = {f"-m{word}".replace("avx512_bf16", "avx512bf16") for word in words}
+    here |= {"-mamx-tile", "-mamx-bf16"}
     return [
         name
         for name, flags in INSTRUCTION_SETS.items()

@@ -43,8 +43,11 @@ def _library(name: str) -> str:
     if error:
         was_built = native.library(name).exists()
         return f"{native.built(name)}; not loaded: {error}" if was_built else error
-    runs = f", runs with {native.cpu_capability()}" if name == "cpu" else ""
-    return f"{native.built(name)}; loaded{runs}"
+    loaded = f"{native.built(name)}; loaded"
+    if name != "cpu":
+        return loaded
+    gains = "time and memory" if native.cpu_multiplies(torch.bfloat16) else "memory alone"
+    return f"{loaded}, runs with {native.cpu_capability()}, bfloat16 saves {gains}"
 
 
 if __name__ == "__main__":

@@ -89,17 +89,27 @@ def why_not_on_gpu(index: int | None) -> str | None:
 
 
 def cpu_instruction_sets() -> list[str]:
-    """The instruction sets in the CPU library: some of baseline, avx2 and avx512, or neon."""
+    """Those in the CPU library: some of baseline, avx2, avx512 and avx512_bf16, or neon."""
     return _report()["cpu_isa"]
 
 
 def cpu_capability() -> str:
     """The instruction set that the CPU kernels use: the best one that this processor supports.
 
-    The environment's ATEN_CPU_CAPABILITY (``default``, ``avx2``), which governs PyTorch's own
-    kernels too, lowers it. Empty if none is left. The CPU library must be loaded.
+    ``avx512_bf16`` multiplies bfloat16 in hardware, ``avx512_bf16 and amx`` by tiles. The
+    environment's ATEN_CPU_CAPABILITY (``default``, ``avx2``, ``avx512``), which governs PyTorch's
+    own kernels too, lowers it. Empty if none is left. The CPU library must be loaded.
     """
     return torch.ops.moce_kernels.cpu_capability()
 
 
 torch.library.define("moce_kernels::cpu_capability", "() -> str")
+
+
+@functools.cache
+def cpu_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this processor has instructions that multiply matrices of a 16-bit ``dtype``, which
+    make it faster than float32; False if the CPU library cannot be loaded."""
+    if dtype is not torch.bfloat16 or load("cpu"):
+        return False
+    return cpu_capability().startswith("avx512_bf16")

@@ -58,7 +58,8 @@ AVX512 = f"{AVX2} avx512f avx512dq avx512bw avx512vl"
         (AVX2, None, ["avx2"]),
         (f"{AVX2} avx512f", None, ["avx2"]),  # of AVX-512, not all that the kernels use
         ("sse2 avx", None, ["baseline"]),
-        ("sse2", "all", ["baseline", "avx2", "avx512"]),
+        (f"{AVX512} avx512_bf16 amx_tile amx_bf16", None, ["avx512_bf16"]),
+        ("sse2", "all", ["baseline", "avx2", "avx512", "avx512_bf16"]),
         (AVX512, "avx512 baseline", ["baseline", "avx512"]),
         (AVX512, "avx2,avx2", ["avx2"]),
     ],

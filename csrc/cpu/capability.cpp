@@ -1,5 +1,7 @@
 #include "capability.h"
 
+#include "amx.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <cstdlib>
@@ -7,23 +9,60 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace moce {
 
-static Capability detect() {
+// Whether ATEN_CPU_CAPABILITY is `name`.
+static bool limited_to(const char* name) {
   const char* limit = std::getenv("ATEN_CPU_CAPABILITY");
-  [[maybe_unused]] const bool no_avx2 = limit && std::strcmp(limit, "default") == 0;
-  [[maybe_unused]] const bool no_avx512 = no_avx2 || (limit && std::strcmp(limit, "avx2") == 0);
-  MOCE_IF_AVX512(
-      if (!no_avx512 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-          __builtin_cpu_supports("f16c") && __builtin_cpu_supports("avx512f") &&
-          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-          __builtin_cpu_supports("avx512vl")) return Capability::kAvx512;)
-  MOCE_IF_AVX2(
-      if (!no_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-          __builtin_cpu_supports("f16c")) return Capability::kAvx2;)
+  return limit && std::strcmp(limit, name) == 0;
+}
+
+static Capability detect() {
+  [[maybe_unused]] const bool no_avx2 = limited_to("default");
+  [[maybe_unused]] const bool no_avx512 = no_avx2 || limited_to("avx2");
+  [[maybe_unused]] const bool no_bf16 = no_avx512 || limited_to("avx512");
+#if defined(__x86_64__)
+  [[maybe_unused]] const bool avx2 = !no_avx2 && __builtin_cpu_supports("avx2") &&
+                                     __builtin_cpu_supports("fma") &&
+                                     __builtin_cpu_supports("f16c");
+  [[maybe_unused]] const bool avx512 =
+      avx2 && !no_avx512 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl");
+#endif
+  MOCE_IF_AVX512_BF16(if (avx512 && !no_bf16 && __builtin_cpu_supports("avx512bf16"))
+                          return Capability::kAvx512Bf16;)
+  MOCE_IF_AVX512(if (avx512) return Capability::kAvx512;)
+  MOCE_IF_AVX2(if (avx2) return Capability::kAvx2;)
   MOCE_IF_NEON(return Capability::kNeon;)  // every AArch64 processor has it
   MOCE_IF_BASELINE(return Capability::kBaseline;)
   return Capability::kNone;
+}
+
+// A process has to ask Linux for the tiles' memory, once for all of its threads.
+static bool request_amx() {
+#if defined(MOCE_EMULATED)
+  return true;
+#elif defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // of leaf 7, EDX
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kBf16) || !(d & kTile)) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool amx_usable() {
+  static const bool usable = request_amx();
+  return usable;
 }
 
 Capability cpu_capability() {
@@ -35,9 +74,10 @@ void no_instruction_set() {
   throw std::runtime_error("the CPU library has no instruction set that may run here");
 }
 
-// As MOCE_CPU_ISA names them.
+// As MOCE_CPU_ISA names them, and AMX where it is used.
 static std::string cpu_capability_name() {
   switch (cpu_capability()) {
+    case Capability::kAvx512Bf16: return amx_usable() ? "avx512_bf16 and amx" : "avx512_bf16";
     case Capability::kAvx512: return "avx512";
     case Capability::kAvx2: return "avx2";
     case Capability::kNeon: return "neon";

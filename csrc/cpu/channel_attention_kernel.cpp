@@ -22,9 +22,9 @@ constexpr int kBlock = 48;  // pixels
 constexpr int kInFloat = 2;  // blocks that are summed up in float32; these sums in float64
 
 template <int W, class T>
-struct Attention : ChannelMatrices<W> {
+struct Attention : ChannelMatrices<W, T> {
   using V = Vec<W>;
-  using Base = ChannelMatrices<W>;
+  using Base = ChannelMatrices<W, T>;
   using Base::a, Base::C, Base::c, Base::cp, Base::hp, Base::Cp, Base::Np;
   using Base::gram_size, Base::matrices_size, Base::part_size;
   const int64_t per_row, per_image;  // blocks
@@ -99,7 +99,7 @@ struct Attention : ChannelMatrices<W> {
       sum_part(i, size, scratch, [&](const Place& t, float* sum) MOCE_INLINE_LAMBDA {
         const Pixels q = read_heads(a.q, t, q_copy), k = read_heads(a.k, t, k_copy);
         for (int64_t h = 0; h < a.heads; h++)
-          add_outer<W>(q.data + h * cp, q.pixel, c, k.data + h * cp, k.pixel, cp, t.count,
+          add_outer<W, T>(q.data + h * cp, q.pixel, c, k.data + h * cp, k.pixel, cp, t.count,
                        sum + h * c * cp);
         add_squares(q, t.count, sum + gram_size());
         add_squares(k, t.count, sum + gram_size() + hp);
@@ -133,7 +133,7 @@ struct Attention : ChannelMatrices<W> {
       const float* matrix = a.matrices + t.b * matrices_size(false);
       int64_t pixel;
       float* to = place_for_pixels<W, T>(a.out, a.outer, t.b, t.y, t.x, buffer, pixel);
-      multiply_panels<W>(v.data, v.pixel, C, matrix, a.outer, a.bias ? matrix + C * Np : nullptr,
+      multiply_panels<W, T>(v.data, v.pixel, C, matrix, a.outer, a.bias ? matrix + C * Np : nullptr,
                          from.data, from.pixel, to, pixel, t.count);
       write_pixels<W, T>(to, a.out, a.outer, t.b, t.y, t.x, t.count);
     }
@@ -149,7 +149,7 @@ struct Attention : ChannelMatrices<W> {
       sum_part(i, size, scratch, [&](const Place& t, float* sum) MOCE_INLINE_LAMBDA {
         const Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
         const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
-        add_outer<W>(v.data, v.pixel, C, g.data, g.pixel, Np, t.count, sum);
+        add_outer<W, T>(v.data, v.pixel, C, g.data, g.pixel, Np, t.count, sum);
         add_pixels<W>(g.data, g.pixel, Np, t.count, sum + C * Np);
       });
   }
@@ -165,7 +165,7 @@ struct Attention : ChannelMatrices<W> {
       const bool direct = serves<W, T>(a.dv, c);
       float* to = direct ? reinterpret_cast<float*>(pixel_at<T>(a.dv, t.b, t.y, t.x)) : buffer;
       for (int64_t h = 0; h < a.heads; h++)
-        multiply_panels<W>(g.data, g.pixel, a.outer, m.by_grad + h * a.outer * cp, c, nullptr,
+        multiply_panels<W, T>(g.data, g.pixel, a.outer, m.by_grad + h * a.outer * cp, c, nullptr,
                            nullptr, 0, to + h * cp, direct ? a.dv.w : hp, t.count);
       write_heads(to, a.dv, t);
       gradient(q, k, m.q_factor, m.by_k, a.dq, t, buffer);
@@ -182,7 +182,7 @@ struct Attention : ChannelMatrices<W> {
       for (int64_t i = 0; i < hp; i += W)
         store<W>(to + p * pixel + i, load<W>(own.data + p * own.pixel + i) * load<W>(factor + i));
     for (int64_t h = 0; h < a.heads; h++)
-      multiply_panels<W>(other.data + h * cp, other.pixel, c, panels + h * c * cp, c, nullptr,
+      multiply_panels<W, T>(other.data + h * cp, other.pixel, c, panels + h * c * cp, c, nullptr,
                          to + h * cp, pixel, to + h * cp, pixel, t.count);
     write_heads(to, d, t);
   }

@@ -16,7 +16,8 @@ inline namespace MOCE_ISA {
 
 constexpr float kSmallest = 1e-12f;  // length that a row is taken to have at least
 
-template <int W>
+// The matrices are packed for products of tensors of type T.
+template <int W, class T>
 struct ChannelMatrices {
   const ChannelAttention& a;
   const int64_t C, c, cp, hp;  // channels; of a head; up to whole vectors; of all heads so
@@ -108,13 +109,7 @@ struct ChannelMatrices {
       attention(b, h, cosine, matrix, k_length);
       fold(h, matrix, transposed, folded);
       float* to = a.matrices + b * matrices_size(false);
-      constexpr int64_t panel = kTileVectors * W;
-      for (int64_t n0 = 0; n0 < Np; n0 += panel) {
-        const int64_t width = Np - n0 < panel ? Np - n0 : panel;
-        float* rows = to + n0 * C + h * c * width;
-        for (int64_t j = 0; j < c; j++)
-          for (int64_t n = 0; n < width; n++) *rows++ = folded[j * Np + n0 + n];
-      }
+      pack_rows<W, T>(folded, Np, h * c, c, C, Np, to);
       if (h > 0) continue;
       for (int64_t n = 0; n < Np; n++)
         to[C * Np + n] = a.bias && n < a.outer ? a.bias[n] : 0.f;
@@ -157,7 +152,7 @@ struct ChannelMatrices {
       const auto [by_grad, by_k, by_q, q_factor, k_factor] = gradient_matrices(b);
       for (int64_t i = 0; i < 2 * hp; i++) q_factor[i] = 0.f;
       for (int64_t h = 0; h < a.heads; h++) {
-        pack_panels<W>(folded + h * c * Np, a.outer, c, 1, Np, by_grad + h * a.outer * cp);
+        pack_panels<W, T>(folded + h * c * Np, a.outer, c, 1, Np, by_grad + h * a.outer * cp);
         const double *of_head = matrix + h * c * c, *s = cosine + h * c * c;
         for (int64_t i = 0; i < c * c; i++) A[i] = static_cast<float>(of_head[i]);
         const float *w = a.weight_t + h * c * Np, *dm = parts + h * c * Np;
@@ -182,8 +177,8 @@ struct ChannelMatrices {
           if (q > kSmallest) q_factor[h * cp + i] = static_cast<float>(e);
         }
         a.dtemperatures[b * a.heads + h] = static_cast<float>(of_temperature);
-        pack_panels<W>(dG, c, c, 1, c, by_k + h * c * cp);
-        pack_panels<W>(dG, c, c, c, 1, by_q + h * c * cp);
+        pack_panels<W, T>(dG, c, c, 1, c, by_k + h * c * cp);
+        pack_panels<W, T>(dG, c, c, c, 1, by_q + h * c * cp);
       }
     }
   }

@@ -78,9 +78,9 @@ struct ExpertBackward : ExpertForward<W> {
       float total = 0;
       for (int lane = 0; lane < W; lane++) total += gate[lane];
       *sum.gate += total;
-      add_outer<kWide>(b.o, rp, r, g.data, g.pixel, Cp, t.w, sum.out);
-      add_outer<kWide>(b.ds, rp, r, shared.data, shared.pixel, Cp, t.w, sum.mod);
-      add_outer<W>(b.t, rp, r, attended, rp, rp, t.w, sum.attn);
+      add_outer<kWide, float>(b.o, rp, r, g.data, g.pixel, Cp, t.w, sum.out);
+      add_outer<kWide, float>(b.ds, rp, r, shared.data, shared.pixel, Cp, t.w, sum.mod);
+      add_outer<W, float>(b.t, rp, r, attended, rp, rp, t.w, sum.attn);
       add_pixels<W>(b.t, rp, rp, t.w, sum.attn_bias);
       multiply_pixels<W>(b.t, rp, r, w.attn_t, rp, nullptr, d_attended, rp, t.w);
       multiply_pixels<kWide>(b.ds, rp, r, w.mod_t, Cp, nullptr, b.y, Cp, t.w);
@@ -146,10 +146,10 @@ struct ExpertBackward : ExpertForward<W> {
         depthwise_row<W, 7>(d_corner, stride, w.dw_flipped[i], nullptr, rp, b.d, n);
         depthwise_row_gradient<W, 7>(d_out, corner, stride, rp, n, sum.dw[i], sum.dw_bias[i]);
       }
-      add_outer<W>(b.d, rp, r, b.h, rp, rp, n, sum.qkv[i]);
+      add_outer<W, float>(b.d, rp, r, b.h, rp, rp, n, sum.qkv[i]);
       multiply_pixels<W, true>(b.d, rp, r, w.qkv_t[i], rp, nullptr, b.dh, rp, n);
     }
-    add_outer<kWide>(b.dh, rp, r, in.data, in.pixel, Cp, n, sum.in);
+    add_outer<kWide, float>(b.dh, rp, r, in.data, in.pixel, Cp, n, sum.in);
     Vec<kWide> gate{};
     for (int p = 0; p < n; p++)
       for (int64_t c = 0; c < Cp; c += kWide) {

@@ -42,9 +42,9 @@ struct FeedForward {
   int64_t vectors() const { return (2 * hp + Cp) / W; }
   void pack(int64_t begin, int64_t end) const {
     const int64_t hidden = 2 * hp / W, last = end < hidden ? end : hidden;
-    pack_projection<W>(in, a.packed, begin, last);
+    pack_projection<W, T>(in, a.packed, begin, last);
     pack_depthwise<W, 3>(in, a.depthwise, a.depthwise_bias, a.packed + depthwise_at(), begin, last);
-    pack_projection<W>({0, 0, 0, a.hidden, 1, a.C, false, 0.f, {}, a.out_weight, a.out_bias},
+    pack_projection<W, T>({0, 0, 0, a.hidden, 1, a.C, false, 0.f, {}, a.out_weight, a.out_bias},
                        a.packed + out_at(), begin > hidden ? begin - hidden : 0, end - hidden);
   }
 
@@ -60,7 +60,7 @@ struct FeedForward {
           read_pixels<W, T>(a.x, a.C, hidden.b, y, hidden.x0, n, x_copy);
       int64_t pixel;
       float* to = place_for_pixels<W, T>(a.out, a.C, hidden.b, y, hidden.x0, buffer, pixel);
-      multiply_panels<W>(gated, hp, a.hidden, out, a.C, out + a.hidden * Cp, x.data, x.pixel,
+      multiply_panels<W, T>(gated, hp, a.hidden, out, a.C, out + a.hidden * Cp, x.data, x.pixel,
                          to, pixel, n);
       write_pixels<W, T>(to, a.out, a.C, hidden.b, y, hidden.x0, n);
     });
@@ -70,7 +70,7 @@ struct FeedForward {
     const int64_t vectors = hp / W;
     for (int64_t v = 0; v < vectors; v++, weight += kTaps, to += W) {
       hidden.convolve(y, v, weight, [&](int64_t at, V sum) MOCE_INLINE_LAMBDA {
-        store<W>(to + at * hp, gelu<W>(sum));
+        store<W>(to + at * hp, gelu<W, T>(sum));
       });
       hidden.convolve(y, vectors + v, weight + vectors * kTaps,
                       [&](int64_t at, V sum) MOCE_INLINE_LAMBDA {
@@ -101,7 +101,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
     const int64_t hidden = 2 * hp / W;
     Gradient::pack(in, a.depthwise, a.gradient.packed, begin, end < hidden ? end : hidden);
     if (begin == 0)
-      pack_panels<W>(a.out_weight, a.C, a.hidden, a.hidden, 1,
+      pack_panels<W, T>(a.out_weight, a.C, a.hidden, a.hidden, 1,
                      a.gradient.packed + Gradient::packed_size(in));
   }
 
@@ -131,7 +131,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
     const Pixels grad =
         read_pixels<W, T>(a.grad, a.C, rows.b, y, left, int(after - at), b.g_copy);
     const float* out = a.gradient.packed + Gradient::packed_size(in);
-    multiply_panels<W>(grad.data, grad.pixel, a.C, out, a.hidden, nullptr, nullptr, 0,
+    multiply_panels<W, T>(grad.data, grad.pixel, a.C, out, a.hidden, nullptr, nullptr, 0,
                        b.dgated + at * hp, hp, int(after - at));
     // The last group of pixels may end outside the image, where no gradient is.
     for (int64_t i = after * hp; i < Rows::row_pixels(in) * hp; i++) b.dgated[i] = 0.f;
@@ -139,7 +139,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
     if (!sums) return;
     const int n = int(rows.x1 - rows.x0);
     const float* g = grad.data + (rows.x0 - left) * grad.pixel;
-    add_outer<W>(g, grad.pixel, a.C, b.gated + Gradient::kMargin * hp, hp, hp, n, sums);
+    add_outer<W, T>(g, grad.pixel, a.C, b.gated + Gradient::kMargin * hp, hp, hp, n, sums);
     add_pixels<W>(g, grad.pixel, Cp, n, sums + a.C * hp);
   }
 
@@ -155,7 +155,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
       rows.convolve(y, vectors + v, weight + vectors * kTaps,
                     [&](int64_t at, V sum) MOCE_INLINE_LAMBDA {
                       V slope;
-                      const V value = gelu<W>(load<W>(b.line + at * W), slope);
+                      const V value = gelu<W, T>(load<W>(b.line + at * W), slope);
                       const V g = load<W>(b.dgated + at * hp + v * W);
                       store<W>(b.gated + at * hp + v * W, value * sum);
                       store<W>(da + at * W, g * sum * slope);

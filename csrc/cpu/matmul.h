@@ -5,74 +5,33 @@
 // vectors in registers and run over the inner dimension.
 #pragma once
 
-#include "simd.h"
+#include "bfloat_pairs.h"
+#include "tiling.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
 
-constexpr int kTilePixels = 6, kTileVectors = kRegisters >= 32 ? 4 : 2;
-
-// f(i, Int<n>) for i < count in steps of kTilePixels, or of twice as many next to a single Vector:
-// fewer sums would not hide the latency of an addition. The last steps may be smaller.
-template <int Vectors, class F>
-MOCE_INLINE void for_tiles(int64_t count, F&& f) {
-  static_assert(kTilePixels == 6);
-  int64_t i = 0;
-  if constexpr (Vectors == 1)
-    for (; i + 12 <= count; i += 12) f(i, Int<12>{});
-  for (; i + 6 <= count; i += 6) f(i, Int<6>{});
-  switch (count - i) {
-    case 5: return f(i, Int<5>{});
-    case 4: return f(i, Int<4>{});
-    case 3: return f(i, Int<3>{});
-    case 2: return f(i, Int<2>{});
-    case 1: return f(i, Int<1>{});
-  }
-}
-
 template <int W, int M, int N>
 MOCE_INLINE void multiply_tile(const float* in, int64_t in_pixel, int64_t inner,
-                               const float* weight, int64_t weight_row, const float* bias,
-                               const float* start, int64_t start_pixel, float* out,
-                               int64_t out_pixel, int64_t out_vector) {
+                               const float* weight, int64_t weight_row, const Result& to) {
   Vec<W> sum[M][N];
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) sum[m][n] = bias ? load<W>(bias + n * W) : Vec<W>{};
+  to.begin<W>(sum);
   for (int64_t k = 0; k < inner; k++, weight += weight_row) {
     Vec<W> row[N];
     for (int n = 0; n < N; n++) row[n] = load<W>(weight + n * W);
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) sum[m][n] += in[m * in_pixel + k] * row[n];
   }
-  if (start)
-    for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++) sum[m][n] += load<W>(start + m * start_pixel + n * W);
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) store<W>(out + m * out_pixel + n * out_vector, sum[m][n]);
+  to.finish<W>(sum);
 }
 
 template <int W, int N>
 void multiply_columns(const float* in, int64_t in_pixel, int64_t inner, const float* weight,
-                      int64_t weight_row, const float* bias, const float* start,
-                      int64_t start_pixel, float* out, int64_t out_pixel, int64_t out_vector,
-                      int count) {
-  for_tiles<N>(count, [&](int64_t p, auto M) MOCE_INLINE_LAMBDA {
+                      int64_t weight_row, const Result& to, int count) {
+  for_tiles<N, kSums>(count, [&](int64_t p, auto M) MOCE_INLINE_LAMBDA {
     multiply_tile<W, decltype(M)::value, N>(in + p * in_pixel, in_pixel, inner, weight, weight_row,
-                                            bias, start ? start + p * start_pixel : nullptr,
-                                            start_pixel, out + p * out_pixel, out_pixel,
-                                            out_vector);
+                                            to.at<W>(p, 0));
   });
-}
-
-// f(n0, Int<N>) for n0 over `vectors` in steps of N <= kTileVectors.
-template <class F>
-MOCE_INLINE void for_vector_tiles(int64_t vectors, F&& f) {
-  for (int64_t n = 0; n < vectors; n += kTileVectors) {
-    const int64_t step = vectors - n;
-    if (step >= kTileVectors) f(n, Int<kTileVectors>{});
-    else if (step == 1) f(n, Int<1>{});
-    else if constexpr (kTileVectors > 2) step == 2 ? f(n, Int<2>{}) : f(n, Int<3>{});
-  }
 }
 
 // out[p][:] = in[p][:] weight (+ bias), or += with Add. weight: (inner, channels).
@@ -80,11 +39,10 @@ template <int W, bool Add = false>
 MOCE_NOINLINE void multiply_pixels(const float* in, int64_t in_pixel, int64_t inner,
                                    const float* weight, int64_t channels, const float* bias,
                                    float* out, int64_t out_pixel, int count) {
+  const Result to{bias, Add ? out : nullptr, out_pixel, W, out, out_pixel, W};
   for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
     multiply_columns<W, decltype(N)::value>(in, in_pixel, inner, weight + n * W, channels,
-                                            bias ? bias + n * W : nullptr,
-                                            Add ? out + n * W : nullptr, out_pixel, out + n * W,
-                                            out_pixel, W, count);
+                                            to.at<W>(0, n), count);
   });
 }
 
@@ -104,40 +62,77 @@ MOCE_NOINLINE void transpose_rows(const float* from, int64_t from_row, int rows,
   }
 }
 
-// A matrix (inner, whole(channels)) in panels of kTileVectors vectors, one after the other, each
-// read from front to end: to = from[k * row + n * column], zeros beyond its channels.
-template <int W>
+// A matrix (inner, whole(channels)) is packed in panels of kTileVectors vectors, one after the other,
+// each read from front to end; floats, or pairs where tensors of type T are multiplied so.
+
+// f(n0, width, panel) for the panels of channels n0 <= n < n0 + width.
+template <int W, class F>
+MOCE_INLINE void for_panels(float* panels, int64_t inner, int64_t channels, F&& f) {
+  constexpr int64_t most = kTileVectors * W;
+  for (int64_t n0 = 0; n0 < whole<W>(channels); n0 += most) {
+    const int64_t left = whole<W>(channels) - n0;
+    f(n0, left < most ? left : most, panels + n0 * inner);
+  }
+}
+
+// Columns n <= i < n + W of a panel of this width: column i is at from + (i - n) * from_row, or zero
+// from `exist` of them on.
+template <int W, class T>
+MOCE_INLINE void pack_columns(const float* from, int64_t from_row, int exist, int64_t inner,
+                              float* panel, int64_t width, int64_t n) {
+  if constexpr (kPaired<T>) transpose_pairs<W>(from, from_row, exist, inner, panel + n, width);
+  else transpose_rows<W>(from, from_row, exist, inner, panel + n, width);
+}
+
+// Rows first <= k < first + count of panels (inner, whole(channels)), each `row` floats after the
+// other, or zeros if `from` is null; zeros beyond the channels, and after the last row.
+template <int W, class T>
+MOCE_NOINLINE void pack_rows(const float* from, int64_t row, int64_t first, int64_t count,
+                             int64_t inner, int64_t channels, float* panels) {
+  for_panels<W>(panels, inner, channels, [&](int64_t n0, int64_t width, float* panel) {
+    const int64_t exist = !from ? 0 : channels - n0 < width ? channels - n0 : width;
+    if constexpr (kPaired<T>) {
+      pair_rows<W>(from + n0, row, exist, first, count, width, panel);
+      if (first + count == inner) fill_pairs(inner, width, panel);
+    } else {
+      for (int64_t k = 0; k < count; k++)
+        for (int64_t n = 0; n < width; n++)
+          panel[(first + k) * width + n] = n < exist ? from[k * row + n0 + n] : 0.f;
+    }
+  });
+}
+
+// Panels of from[k * row + n * column], of which either row or column is 1.
+template <int W, class T>
 MOCE_NOINLINE void pack_panels(const float* from, int64_t inner, int64_t channels, int64_t row,
                                int64_t column, float* to) {
-  constexpr int64_t panel = kTileVectors * W;
-  for (int64_t n0 = 0; n0 < whole<W>(channels); n0 += panel) {
-    const int64_t width = whole<W>(channels) - n0 < panel ? whole<W>(channels) - n0 : panel;
-    float* panel_at = to + n0 * inner;
-    if (row == 1) {
-      for (int64_t n = n0; n < n0 + width; n += W)
-        transpose_rows<W>(from + n * column, column, channels - n < W ? int(channels - n) : W,
-                          inner, panel_at + (n - n0), width);
-      continue;
+  if (column == 1) return pack_rows<W, T>(from, row, 0, inner, inner, channels, to);
+  for_panels<W>(to, inner, channels, [&](int64_t n0, int64_t width, float* panel) {
+    for (int64_t n = 0; n < width; n += W) {
+      const int64_t left = channels - n0 - n;
+      pack_columns<W, T>(from + (n0 + n) * column, column, left < W ? int(left) : W, inner, panel,
+                         width, n);
     }
-    for (int64_t k = 0; k < inner; k++)
-      for (int64_t n = n0; n < n0 + width; n++)
-        *panel_at++ = n < channels ? from[k * row + n * column] : 0.f;
-  }
+  });
 }
 
 // out[p][:] = in[p][:] panels (+ bias) (+ start[p][:]). bias has whole vectors; start may be out.
 // The vectors of a pixel's outputs are out_vector floats apart.
-template <int W>
+template <int W, class T>
 MOCE_NOINLINE void multiply_panels(const float* in, int64_t in_pixel, int64_t inner,
                                    const float* panels, int64_t channels, const float* bias,
                                    const float* start, int64_t start_pixel, float* out,
                                    int64_t out_pixel, int count, int64_t out_vector = W) {
-  for_vector_tiles(whole<W>(channels) / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
-    constexpr int width = decltype(N)::value;
-    multiply_columns<W, width>(in, in_pixel, inner, panels + n * W * inner, width * W,
-                               bias ? bias + n * W : nullptr, start ? start + n * W : nullptr,
-                               start_pixel, out + n * out_vector, out_pixel, out_vector, count);
-  });
+  const Result to{bias, start, start_pixel, W, out, out_pixel, out_vector};
+  if constexpr (kPaired<T>) {
+    multiply_pair_panels<W>(in, in_pixel, inner, panels, channels, to, count);
+  } else {
+    for_vector_tiles(whole<W>(channels) / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
+      constexpr int width = decltype(N)::value;
+      multiply_columns<W, width>(in, in_pixel, inner, panels + n * W * inner, width * W,
+                                 to.at<W>(0, n), count);
+    });
+  }
 }
 
 template <int W, int M, int N>
@@ -158,11 +153,13 @@ MOCE_INLINE void outer_tile(const float* a, int64_t a_pixel, const float* b, int
 }
 
 // sum[i][:] += sum over pixels of a[p][i] b[p][:], i < rows: the gradient of a weight.
-template <int W>
+template <int W, class T>
 MOCE_NOINLINE void add_outer(const float* a, int64_t a_pixel, int64_t rows, const float* b,
                              int64_t b_pixel, int64_t channels, int count, float* sum) {
+  if constexpr (kPaired<T>)
+    return add_paired_outer<W>(a, a_pixel, rows, b, b_pixel, channels, count, sum);
   for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
-    for_tiles<decltype(N)::value>(rows, [&](int64_t i, auto M) MOCE_INLINE_LAMBDA {
+    for_tiles<decltype(N)::value, kSums>(rows, [&](int64_t i, auto M) MOCE_INLINE_LAMBDA {
       outer_tile<W, decltype(M)::value, decltype(N)::value>(
           a + i, a_pixel, b + n * W, b_pixel, count, sum + i * channels + n * W, channels);
     });

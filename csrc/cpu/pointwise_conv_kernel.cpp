@@ -36,10 +36,10 @@ struct Pointwise {
 
   void pack(bool backward) const {
     if (backward) {
-      pack_panels<W>(a.weight, a.outer, a.inner, a.inner, 1, a.packed);
+      pack_panels<W, T>(a.weight, a.outer, a.inner, a.inner, 1, a.packed);
       return;
     }
-    pack_panels<W>(a.weight, a.inner, a.outer, 1, a.inner, a.packed);
+    pack_panels<W, T>(a.weight, a.inner, a.outer, 1, a.inner, a.packed);
     float* bias = a.packed + a.inner * Np;
     for (int64_t n = 0; n < Np; n++) bias[n] = a.bias && n < a.outer ? a.bias[n] : 0.f;
   }
@@ -67,7 +67,7 @@ struct Pointwise {
       if (a.residual.data) from = read_pixels<W, T>(a.residual, a.outer, b, y, x, n, start);
       int64_t pixel;
       float* to = place_for_pixels<W, T>(a.out, a.outer, b, y, x, buffer, pixel);
-      multiply_panels<W>(in.data, in.pixel, a.inner, a.packed, a.outer,
+      multiply_panels<W, T>(in.data, in.pixel, a.inner, a.packed, a.outer,
                          a.bias ? a.packed + a.inner * Np : nullptr, from.data, from.pixel, to,
                          pixel, n);
       write_pixels<W, T>(to, a.out, a.outer, b, y, x, n);
@@ -89,18 +89,18 @@ struct Pointwise {
           in = {normed, Kp};
         }
         if (a.sums) {
-          add_outer<W>(g.data, g.pixel, a.outer, in.data, in.pixel, Kp, n, dweight);
+          add_outer<W, T>(g.data, g.pixel, a.outer, in.data, in.pixel, Kp, n, dweight);
           add_pixels<W>(g.data, g.pixel, Np, n, dbias);
         }
         if (!a.dx.data) continue;
         int64_t pixel;
         float* to = place_for_pixels<W, T>(a.dx, a.inner, b, y, x, x_copy, pixel);
         if (a.norm) {
-          multiply_panels<W>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, d,
+          multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, d,
                              Kp, n);
           normalise_gradient<W>(d, normed, rstd, a.inner, n, to, pixel);
         } else {
-          multiply_panels<W>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, to,
+          multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, to,
                              pixel, n);
         }
         write_pixels<W, T>(to, a.dx, a.inner, b, y, x, n);

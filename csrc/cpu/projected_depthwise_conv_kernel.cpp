@@ -32,7 +32,7 @@ struct ProjectedDepthwise {
 
   int64_t vectors() const { return Np / W; }
   void pack(int64_t begin, int64_t end) const {
-    pack_projection<W>(in, a.packed, begin, end);
+    pack_projection<W, T>(in, a.packed, begin, end);
     pack_depthwise<W, K>(in, a.depthwise, a.depthwise_bias,
                          a.packed + packed_projection_size<W>(in), begin, end);
   }

@@ -15,20 +15,15 @@ inline namespace MOCE_ISA {
 
 // The weight's own rows as panels, zeros where parts are filled up to whole vectors: the gradient of
 // the projection (channels) times these is that of its input. Of the vectors begin <= i < end alone.
-template <int W>
+template <int W, class T>
 MOCE_NOINLINE void pack_projection_back(const Projection& p, float* to, int64_t begin,
                                         int64_t end) {
   const int64_t channels = projected_channels<W>(p), whole_part = whole<W>(p.part);
-  const int64_t Cp = whole<W>(p.inner);
-  constexpr int64_t panel = kTileVectors * W;
-  for (int64_t n = begin * W; n < end * W; n++) {
+  for (int64_t n = begin * W; n < end * W; n += W) {
     const int64_t in_part = n % whole_part, from = n / whole_part * p.part + in_part;
-    for (int64_t k0 = 0; k0 < Cp; k0 += panel) {
-      const int64_t width = Cp - k0 < panel ? Cp - k0 : panel;
-      float* row = to + k0 * channels + n * width;
-      for (int64_t k = 0; k < width; k++)
-        row[k] = in_part < p.part && k0 + k < p.inner ? p.weight[from * p.inner + k0 + k] : 0.f;
-    }
+    const int64_t exist = p.part - in_part < W ? p.part - in_part : W;
+    pack_rows<W, T>(p.weight + from * p.inner, p.inner, n, exist, channels, p.inner, to);
+    pack_rows<W, T>(nullptr, 0, n + exist, W - exist, channels, p.inner, to);
   }
 }
 
@@ -71,7 +66,7 @@ struct ProjectedGradient {
   }
   static void pack(const Projection& p, const float* depthwise, float* to, int64_t begin,
                    int64_t end) {
-    pack_projection_back<W>(p, to, begin, end);
+    pack_projection_back<W, T>(p, to, begin, end);
     pack_depthwise<W, K, true>(p, depthwise, nullptr,
                                to + projected_channels<W>(p) * whole<W>(p.inner), begin, end);
   }
@@ -129,19 +124,19 @@ struct ProjectedGradient {
     const int64_t from = made.x0 - made.first_column();
     const Pixels in = p.norm ? Pixels{made.normed_at(y) + from * Cp, Cp}
                              : read_pixels<W, T>(p.x, p.inner, made.b, y, made.x0, n, x_copy);
-    add_outer<W>(in.data, in.pixel, p.inner, line, channels, channels, n, sums);
+    add_outer<W, T>(in.data, in.pixel, p.inner, line, channels, channels, n, sums);
     add_pixels<W>(line, channels, channels, n, sums + p.inner * channels);
     Pixels more{nullptr, 0};
     if (plus) more = read_pixels<W, T>(*plus, p.inner, made.b, y, made.x0, n, plus_copy);
     int64_t pixel;
     float* to = place_for_pixels<W, T>(g.dx, p.inner, made.b, y, made.x0, buffer, pixel);
     if (p.norm) {
-      multiply_panels<W>(line, channels, channels, g.packed, p.inner, nullptr, nullptr, 0, dn, Cp,
+      multiply_panels<W, T>(line, channels, channels, g.packed, p.inner, nullptr, nullptr, 0, dn, Cp,
                          n);
       normalise_gradient<W>(dn, in.data, made.rstd + y % K * Rows::row_pixels(p) + from, p.inner, n,
                             to, pixel, more.data, more.pixel);
     } else {
-      multiply_panels<W>(line, channels, channels, g.packed, p.inner, nullptr, more.data,
+      multiply_panels<W, T>(line, channels, channels, g.packed, p.inner, nullptr, more.data,
                          more.pixel, to, pixel, n);
     }
     write_pixels<W, T>(to, g.dx, p.inner, made.b, y, made.x0, n);

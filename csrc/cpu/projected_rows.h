@@ -34,7 +34,7 @@ MOCE_INLINE int64_t packed_projection_size(const Projection& p) {
 
 // Panels of the transposed weight (see pack_panels), then the bias; of the vectors of channels
 // begin <= i < end alone.
-template <int W>
+template <int W, class T>
 MOCE_NOINLINE void pack_projection(const Projection& p, float* to, int64_t begin, int64_t end) {
   const int64_t channels = projected_channels<W>(p), whole_part = whole<W>(p.part);
   constexpr int64_t panel = kTileVectors * W;
@@ -43,8 +43,8 @@ MOCE_NOINLINE void pack_projection(const Projection& p, float* to, int64_t begin
     const int exist = p.part - in_part < W ? int(p.part - in_part) : W;
     const int64_t n0 = n / panel * panel;
     const int64_t width = channels - n0 < panel ? channels - n0 : panel;
-    transpose_rows<W>(p.weight + from * p.inner, p.inner, exist, p.inner,
-                      to + n0 * p.inner + (n - n0), width);
+    pack_columns<W, T>(p.weight + from * p.inner, p.inner, exist, p.inner, to + n0 * p.inner,
+                       width, n - n0);
     for (int i = 0; i < W; i++)
       to[channels * p.inner + n + i] = i < exist && p.bias ? p.bias[from + i] : 0.f;
   }
@@ -146,8 +146,8 @@ struct ProjectedRows {
       in = {normed_at(y), whole<W>(p.inner)};
     }
     float* to = ring + y % K * row + (left - (x0 - kAround)) * W;
-    multiply_panels<W>(in.data, in.pixel, p.inner, packed, channels,
-                       packed + channels * p.inner, nullptr, 0, to, W, n, vector);
+    multiply_panels<W, T>(in.data, in.pixel, p.inner, packed, channels,
+                          packed + channels * p.inner, nullptr, 0, to, W, n, vector);
   }
 
   // Of a row of the ring as many as are there: rows first <= i < last of those around row y.

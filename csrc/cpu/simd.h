@@ -106,7 +106,8 @@ MOCE_INLINE Vec<W> select(VecU32<W> mask, Vec<W> yes, Vec<W> no) {
   return bit_cast<Vec<W>>((bit_cast<VecU32<W>>(yes) & mask) | (bit_cast<VecU32<W>>(no) & ~mask));
 }
 
-// float32 from and to bfloat16 and float16, rounding to nearest even; NaN stays NaN.
+// float32 from and to bfloat16 and float16, rounding to nearest even; NaN stays NaN. Where the
+// processor rounds to bfloat16 itself, numbers below 2^-126 become 0.
 
 template <int W>
 MOCE_INLINE Vec<W> widen(VecU16<W> bits, BFloat16) {
@@ -115,6 +116,9 @@ MOCE_INLINE Vec<W> widen(VecU16<W> bits, BFloat16) {
 
 template <int W>
 MOCE_INLINE VecU16<W> narrow(Vec<W> x, BFloat16) {
+#if defined(__AVX512BF16__)
+  if constexpr (W == 16) return bit_cast<VecU16<W>>(_mm512_cvtneps_pbh((__m512)x));
+#endif
   const VecU32<W> bits = bit_cast<VecU32<W>>(x);
   const VecU32<W> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
   const VecU32<W> nan = bits | 0x400000u;  // quiet, and the mantissa's upper half not zero

@@ -41,7 +41,7 @@ struct Transposed {
 
   int64_t vectors() const { return 3 * hp / W; }
   void pack(int64_t begin, int64_t end) const {
-    pack_projection<W>(in, a.packed, begin, end);
+    pack_projection<W, T>(in, a.packed, begin, end);
     pack_depthwise<W, 3>(in, a.depthwise, a.depthwise_bias,
                          a.packed + packed_projection_size<W>(in), begin, end);
   }
@@ -105,7 +105,7 @@ struct Transposed {
     convolve_qk(qkv, y, line);
     const float *q = line, *k = line + hp;
     for (int64_t h = 0; h < a.heads; h++)
-      add_outer<W>(q + h * cp, pixel, c, k + h * cp, pixel, cp, n, sum + h * c * cp);
+      add_outer<W, T>(q + h * cp, pixel, c, k + h * cp, pixel, cp, n, sum + h * c * cp);
     for (int64_t i = 0; i < 2 * hp; i += W) {  // of q, then of k
       float* to = sum + gram_size() + i;
       V squares = load<W>(to);
@@ -156,7 +156,7 @@ struct TransposedGradient : Transposed<W, T> {
         Np(whole<W>(outer)) {}
 
   int64_t values_size() const { return packed_projection_size<W>(values); }
-  void pack_values() const { pack_projection<W>(values, a.packed_values, 0, hp / W); }
+  void pack_values() const { pack_projection<W, T>(values, a.packed_values, 0, hp / W); }
 
   int64_t scratch() const {
     if (!a.attention) return Base::scratch();
@@ -177,7 +177,7 @@ struct TransposedGradient : Transposed<W, T> {
           store<W>(line + at * hp + i * W, value);
         });
       for (int64_t h = 0; h < a.heads; h++)
-        add_outer<W>(line + h * cp, hp, c, g.data, g.pixel, Np, n, sum + h * c * Np);
+        add_outer<W, T>(line + h * cp, hp, c, g.data, g.pixel, Np, n, sum + h * c * Np);
       add_pixels<W>(g.data, g.pixel, Np, n, sum + a.C * Np);
     };
     this->sum_parts(v, begin, end, a.C * Np + Np, g_copy + Rows::row_pixels(values) * Np, add);
@@ -207,7 +207,7 @@ struct TransposedGradient : Transposed<W, T> {
                                   float* g_copy) const {
     const WideRows& rows = qkv.made;
     const int n = int(rows.right() - rows.left());
-    const auto m = ChannelMatrices<W>(*a.attention).gradient_matrices(rows.b);
+    const auto m = ChannelMatrices<W, T>(*a.attention).gradient_matrices(rows.b);
     const Pixels g = read_pixels<W, T>(a.grad, outer, rows.b, y, rows.left(), n, g_copy);
     this->convolve_qk(rows, y, line);
     const float *q = line + rows.offset() * 2 * hp, *k = q + hp;
@@ -216,11 +216,11 @@ struct TransposedGradient : Transposed<W, T> {
     for (int64_t h = 0; h < a.heads; h++) {
       float* to = d + h * cp / W * rows.vector;
       const int64_t square = h * c * cp;
-      multiply_panels<W>(k + h * cp, 2 * hp, c, m.by_k + square, c, nullptr, nullptr, 0, to, W, n,
+      multiply_panels<W, T>(k + h * cp, 2 * hp, c, m.by_k + square, c, nullptr, nullptr, 0, to, W, n,
                          rows.vector);
-      multiply_panels<W>(q + h * cp, 2 * hp, c, m.by_q + square, c, nullptr, nullptr, 0,
+      multiply_panels<W, T>(q + h * cp, 2 * hp, c, m.by_q + square, c, nullptr, nullptr, 0,
                          to + part, W, n, rows.vector);
-      multiply_panels<W>(g.data, g.pixel, outer, m.by_grad + h * outer * cp, c, nullptr, nullptr,
+      multiply_panels<W, T>(g.data, g.pixel, outer, m.by_grad + h * outer * cp, c, nullptr, nullptr,
                          0, to + 2 * part, W, n, rows.vector);
     }
     for (int64_t i = 0; i < 2 * hp; i += W) {  // of q, then of k; so are the factors

@@ -1,6 +1,8 @@
 // Functions of vectors of floats.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace moce {
@@ -20,6 +22,15 @@ MOCE_INLINE Vec<W> sqrt(Vec<W> x) {
 #endif
   for (int i = 0; i < W; i++) x[i] = __builtin_sqrtf(x[i]);
   return x;
+}
+
+// 1 / x for positive normal x, to about 2^-14 for T = BFloat16 where that is faster.
+template <int W, class T>
+MOCE_INLINE Vec<W> reciprocal(Vec<W> x) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16 && std::is_same_v<T, BFloat16>) return (Vec<W>)_mm512_rcp14_ps((__m512)x);
+#endif
+  return 1.f / x;
 }
 
 // exp(x) to 2 ulp for |x| <= 87; beyond, as at the ends.

@@ -1,4 +1,4 @@
-"""Scenes that look degraded and are not: dark because it is night, pale because someone wanted it so."""
+"""Scenes that look degraded and are not: dark at night, or pale because someone wanted it so."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moce_kernels import backends, pointwise_conv, projected_depthwise_conv
+from moce_kernels import backends, native, pointwise_conv, projected_depthwise_conv
 
 
 def padded(image: Tensor, cell: int) -> Tensor:
@@ -99,6 +99,26 @@ class PointwiseConv(nn.Conv2d):
                     bias = shift if bias is None else bias + shift
                 weight = weight @ first.weight.flatten(1)
         return weight, bias
+
+
+class Conv3x3(nn.Conv2d):
+    """3 x 3 convolution with zero padding and no bias.
+
+    Under autocast on a CPU without instructions for the 16-bit type it runs in float32, and its
+    result is rounded: PyTorch's convolutions of that type are several times slower there.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(dim_in, dim_out, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        dtype = torch.get_autocast_dtype("cpu")
+        if native.cpu_multiplies(dtype):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(dtype)
 
 
 class DepthwiseConv(nn.Conv2d):

@@ -18,6 +18,7 @@ from moceir.errors import WeightsError
 from moceir.model.blocks import DecoderBlock, TransformerBlock
 from moceir.model.experts import ExpertBank, ExpertLayer
 from moceir.model.layers import (
+    Conv3x3,
     DepthwiseConv,
     PointwiseConv,
     channels_last,
@@ -66,7 +67,7 @@ class EncoderLevel(nn.Module):
         self.blocks = nn.Sequential(
             *(TransformerBlock(dim, heads, ffn_expansion) for _ in range(num_blocks))
         )
-        self.downsample = nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False)
+        self.downsample = Conv3x3(dim, dim // 2)
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         """Returns the features for the next level and adds those for the skip connection."""
@@ -80,7 +81,7 @@ class DecoderLevel(nn.Module):
     def __init__(self, config: MoCEIRConfig, level: int) -> None:
         super().__init__()
         dim, heads = config.dims[level], config.heads[level]
-        self.upsample = nn.Conv2d(2 * dim, 4 * dim, 3, padding=1, bias=False)
+        self.upsample = Conv3x3(2 * dim, 4 * dim)
         self.fuse = PointwiseConv(2 * dim, dim, bias=False)
         self.blocks = nn.ModuleList()
         for _ in range(config.num_dec_blocks[level]):
@@ -166,7 +167,7 @@ class MoCEIR(
         dims, heads, ffn = config.dims, config.heads, config.ffn_expansion
         *levels, deepest = range(len(dims))
 
-        self.stem = nn.Conv2d(3, dims[0], 3, padding=1, bias=False)
+        self.stem = Conv3x3(3, dims[0])
         self.encoder = nn.ModuleList(
             EncoderLevel(dims[i], config.num_blocks[i], heads[i], ffn) for i in levels
         )
@@ -178,7 +179,7 @@ class MoCEIR(
         self.refinement = nn.Sequential(
             *(TransformerBlock(dims[0], heads[0], ffn) for _ in range(config.num_refinement_blocks))
         )
-        self.output = nn.Conv2d(dims[0], 3, 3, padding=1, bias=False)
+        self.output = Conv3x3(dims[0], 3)
         # Convolutions on channels-last weights are several times faster on CPUs.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

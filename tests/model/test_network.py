@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moce_kernels import channel_attention
+from moce_kernels import channel_attention, native
 from moceir.config import MoCEIRConfig
 from moceir.model import MoCEIR, layers
 from moceir.model.attention import PreNormAttention, SharedExpert
 from moceir.model.experts import ExpertLayer, change_by_experts
 from moceir.model.feedforward import GatedFeedForward
-from moceir.model.layers import ChannelNorm, PointwiseConv, ProjectedDepthwiseConv
+from moceir.model.layers import ChannelNorm, Conv3x3, PointwiseConv, ProjectedDepthwiseConv
 from tests.published_weights import TINY
 
 
@@ -261,3 +261,19 @@ def test_modules_apply_all_that_they_own() -> None:
     )
     with pytest.raises(ValueError, match="give residual=x"):
         feedforward(x, residual=x.clone())
+
+
+def test_convolutions_of_a_type_that_the_processor_cannot_multiply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Run in float32 and are rounded; where it can they are left alone."""
+    conv, x = Conv3x3(16, 8), torch.randn(1, 16, 9, 7)
+    exact = conv(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        monkeypatch.setattr(native, "cpu_multiplies", lambda dtype: False)
+        rounded = conv(x)
+        monkeypatch.setattr(native, "cpu_multiplies", lambda dtype: True)
+        multiplied = conv(x)
+    assert torch.equal(rounded, exact.bfloat16())
+    assert multiplied.dtype == torch.bfloat16 and not torch.equal(multiplied, rounded)
+    assert list(conv.state_dict()) == ["weight"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import shutil
 import subprocess
@@ -13,9 +12,9 @@ import pytest
 import torch
 
 from moce_kernels import registry
+from tests.ops import cpu_library
 
 ROOT = Path(__file__).parents[2]
-TORCH = Path(torch.__file__).parent
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
@@ -41,29 +40,13 @@ for spec in SPECS:
 
 
 def compile_library(compiler: str, folder: Path) -> None:
-    """csrc/cpu with one instruction set, AVX2 where this machine has it, as the baseline."""
+    """csrc/cpu with one instruction set, AVX2 where this machine has it."""
     avx2 = "AVX2" in torch.backends.cpu.get_cpu_capability() or (
         "AVX512" in torch.backends.cpu.get_cpu_capability()
     )
     lanes = ["-DMOCE_LANES=8", "-mavx2", "-mfma", "-mf16c"] if avx2 else ["-DMOCE_LANES=4"]
-    flags = [
-        *("-std=c++20", "-O1", "-g1", "-fPIC", "-fno-omit-frame-pointer", *SANITIZE),
-        *("-fno-math-errno", f"-I{ROOT / 'csrc/include'}", "-DMOCE_HAS_BASELINE"),
-        "-DTORCH_TARGET_VERSION=0x020b000000000000",
-    ]
-
-    def compile_source(source: Path) -> str:
-        kernel = source.stem.endswith("_kernel")
-        more = ["-DMOCE_ISA=baseline", *lanes] if kernel else ["-isystem", str(TORCH / "include")]
-        target = str(folder / f"{source.stem}.o")
-        subprocess.run([compiler, *flags, *more, "-c", str(source), "-o", target], check=True)
-        return target
-
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        objects = list(pool.map(compile_source, sorted((ROOT / "csrc/cpu").glob("*.cpp"))))
-    libraries = [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    link = [compiler, "-shared", *SANITIZE, *objects, *libraries]
-    subprocess.run([*link, "-o", str(folder / "_moce_cpu.so")], check=True)
+    flags = ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZE]
+    cpu_library.build(compiler, folder, flags, lanes)
 
 
 @pytest.mark.slow
