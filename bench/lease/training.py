@@ -6,7 +6,7 @@ import functools
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench.lease.checks import SMALL
 from bench.lease.measure import Row, _memory, timed
+from moceir.data.patches import Read
 from moceir.errors import MoceirError
 from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
 from moceir.training.data import RestorationData, clean_pictures
@@ -89,9 +90,9 @@ def _inputs(config: TrainingConfig, device: torch.device, seed: int) -> Inputs:
 class _Refusing(Training):
     """The loop of a run, in which the host may wait for the device where it says that it does."""
 
-    def inputs(self, batch: Any) -> Inputs:
+    def inputs(self, reads: Sequence[Read]) -> list[Inputs]:
         _refuse(False)  # degradations have a row of their own
-        found = super().inputs(batch)
+        found = super().inputs(reads)
         # Kernels are loaded, and a graph is captured, in the first steps.
         _refuse(self.done > WARM_UP)
         return found
@@ -125,12 +126,12 @@ def waiting(device: torch.device) -> Iterator[Row]:
             yield _whether_refused(what, training.fit)
         batches = data.batches()
         plain = Training(fabric, step.module, step, data)
-        plain.inputs(next(batches))
+        plain.inputs([next(batches)])
 
         def degrade() -> None:
             batch = next(batches)
             _refuse(True)
-            plain.inputs(batch)
+            plain.inputs([batch])
 
         yield _whether_refused("degradations", degrade)
 

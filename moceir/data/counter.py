@@ -8,6 +8,7 @@ bit for bit.
 
 from __future__ import annotations
 
+import math
 from functools import cache, lru_cache
 
 import numpy as np
@@ -58,7 +59,7 @@ class Draw:
 
     def uniform(self, low: float = 0.0, high: float = 1.0, *shape: int) -> np.ndarray:
         """(n, *shape) float64 in [low, high)."""
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         u = uniforms(self._state, self._used, count)
         self._used += count
         return (low + (high - low) * u).reshape(self.n, *shape)

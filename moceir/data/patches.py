@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,22 @@ class Read(NamedTuple):
     """(b, 3, crop, crop) uint8; None: they are yet to be cut."""
     degraded: np.ndarray | None = None
     """Likewise, the clean one where the degradation is synthetic; None: all are."""
+
+
+def joined(reads: Sequence[Read]) -> Read:
+    """Several batches as one. More than one only if they are yet to be cut."""
+    if len(reads) == 1:
+        return reads[0]
+    assert all(read.clean is None for read in reads)
+    return Read([number for read in reads for number in read.numbers])
+
+
+def split(patches: Patches, count: int) -> Iterator[Patches]:
+    """Patches as ``count`` batches of one size."""
+    size = len(patches.labels) // count
+    for start in range(0, size * count, size):
+        part = slice(start, start + size)
+        yield Patches(patches.clean[part], patches.degraded[part], patches.labels[part])
 
 
 class PatchSource(ABC):

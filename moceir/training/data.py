@@ -26,6 +26,10 @@ from moceir.training.config import DataConfig, SetConfig, Share, TrainingConfig
 MAX_EPOCH = 100_000_000
 """Patches of an epoch of a mixture."""
 
+TOGETHER = 2**18
+"""Pixels of the batches that are degraded together, those of 64 patches of 64 x 64. A third of the
+time for 16 such patches goes into planning, which takes as long for more of them."""
+
 
 class BatchStream(IterableDataset["Read | MoceirError"]):
     """The batches of one process from step ``start`` on, without end, as far as they are read.
@@ -198,6 +202,15 @@ class RestorationData:
                 f"a process that reads images has ended ({first_line(error)}), perhaps because "
                 "memory ran out: lower data.workers (0: none) or data.cache_mb"
             ) from error
+
+    @property
+    def together(self) -> int:
+        """How many batches to degrade together: those of whole steps, or one."""
+        share, crop = self.config.share(0), self.config.data.crop
+        if not isinstance(self.source, ResidentPatches):  # they come as they are read
+            return 1
+        steps = TOGETHER // (share.size * share.accumulate * crop**2)
+        return max(1, steps * share.accumulate)
 
     @property
     def pictures(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from moceir.data import synthesis
 from moceir.data.light import of_bytes
-from moceir.data.patches import Read, to_device
+from moceir.data.patches import Read, joined, split, to_device
 from moceir.errors import NonFiniteLoss
 from moceir.files import naming
 from moceir.machine import kept_memory
@@ -95,24 +95,40 @@ class Training:
         self._keep_next = now + 60 * self.keep_minutes
         self._bar = _Bar(config.steps, self.done, self.fabric.is_global_zero)
         folder = config.run / "curves" if self.fabric.is_global_zero else None
-        batches = self.data.batches(self.done, self.fabric.global_rank)
+        passes = self.passes()
         with _writer(folder) as self.curves, self._bar, kept_memory():
             while self.done < config.steps:
-                parts = [self.inputs(next(batches)) for _ in range(config.accumulate)]
+                parts = [next(passes) for _ in range(config.accumulate)]
                 self.step(self.done, parts)
                 self.done += 1
                 if self._after(parts[0]):
                     break
         return self.done == config.steps
 
-    def inputs(self, read: Read) -> Inputs:
-        """A batch on the device, degraded."""
-        device = self.step.device
+    def passes(self) -> Iterator[Inputs]:
+        """The inputs of one pass after another, without end."""
+        together, accumulate = self.data.together, self.config.accumulate
+        # The same batches together as if the run had never stopped: how a library rounds may depend
+        # on the size of a batch.
+        start = self.done - self.done % max(1, together // accumulate)
+        batches = self.data.batches(start, self.fabric.global_rank)
+        done = (self.done - start) * accumulate
+        while True:
+            inputs = self.inputs([next(batches) for _ in range(together)])
+            yield from inputs[done:]
+            done = 0
+
+    def inputs(self, reads: Sequence[Read]) -> list[Inputs]:
+        """Batches on the device, degraded together."""
+        device, found = self.step.device, []
         with torch.no_grad():
-            clean, degraded, labels = self.data.source.batch(read, device)
-            with self.step.autocast():
-                taught = self.module.targets(clean, degraded, labels) or (None, None)
-        return Inputs(degraded, clean, to_device(torch.tensor(labels), device), *taught)
+            patches = self.data.source.batch(joined(reads), device)
+            for clean, degraded, labels in split(patches, len(reads)):
+                with self.step.autocast():
+                    taught = self.module.targets(clean, degraded, labels) or (None, None)
+                numbers = to_device(torch.tensor(labels), device)
+                found.append(Inputs(degraded, clean, numbers, *taught))
+        return found
 
     def _after(self, inputs: Inputs) -> bool:
         """What follows a step; whether the time is over."""

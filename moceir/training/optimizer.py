@@ -36,13 +36,20 @@ def orthogonalize(matrices: Tensor) -> Tensor:
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         return x
     # Wide matrices: the steps are made on the square x x^T, and their product is applied once.
-    gram, product = x @ x.mT, None
-    for a, b, c in _STEPS:
-        step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        step.diagonal(dim1=1, dim2=2).add_(a)
-        product = step if product is None else step @ product
+    gram = x @ x.mT
+    product = step = _factor(gram, *_STEPS[0])
+    for coefficients in _STEPS[1:]:
         gram = step @ gram @ step
+        step = _factor(gram, *coefficients)
+        product = step @ product
     return product @ x
+
+
+def _factor(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """``a + b gram + c gram^2``, what a step multiplies x by."""
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -129,6 +136,8 @@ class MuonAdamW(torch.optim.AdamW):
         averages = [self.state[p]["momentum"] for p in gradients]
         torch._foreach_lerp_(averages, [*gradients.values()], 1 - momentum)
         matrices = torch._foreach_lerp([*gradients.values()], averages, momentum)
+        if group["weight_decay"]:
+            torch._foreach_mul_([*gradients], 1 - lr * group["weight_decay"])
         alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
         for p, matrix in zip(gradients, matrices, strict=True):
             matrix = matrix.flatten(1)
@@ -138,7 +147,6 @@ class MuonAdamW(torch.optim.AdamW):
             updates = orthogonalize(torch.stack([matrix for _, matrix in entries]))
             updates = updates * (lr * (0.2 * max(rows, columns) ** 0.5))
             parameters: list[Tensor] = [p for p, _ in entries]
-            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
             torch._foreach_sub_(
                 parameters, [u.reshape(p.shape) for p, u in zip(parameters, updates, strict=True)]
             )

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from PIL import Image
 
+from moceir.data.patches import Read
 from moceir.errors import (
     CheckpointError,
     ConfigError,
@@ -21,9 +23,12 @@ from moceir.errors import (
 )
 from moceir.model import MoCEIR, load_model, load_weights
 from moceir.training.config import DistillConfig, OptimizerConfig, TrainingConfig
+from moceir.training.data import RestorationData
+from moceir.training.loop import Training
 from moceir.training.module import RestorationModule
 from moceir.training.options import parse
 from moceir.training.run import main
+from moceir.training.step import TrainingStep
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,6 +156,29 @@ def test_pictures_that_do_not_fit_on_the_device_train_the_same(
     expected = load_weights(finished / "model.safetensors").state_dict()
     for key, tensor in load_weights(tmp_path / "run" / "model.safetensors").state_dict().items():
         assert torch.equal(tensor, expected[key]), key
+
+
+def test_batches_that_are_degraded_together_are_those_of_their_passes(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here those of three steps of two passes; and from the second of the three on."""
+    monkeypatch.setattr("moceir.training.data.TOGETHER", 3 * 4 * 32 * 32)
+    words = arguments(tmp_path / "run", pictures, "--accumulate", "2", "--data.batch_size", "4")
+    config = parse(words)
+    data = RestorationData(config)
+    assert data.together == 6
+    fabric = Fabric(accelerator="cpu", devices=1)
+    module = RestorationModule(config, data.source.samples.labels)
+    training = Training(fabric, module, TrainingStep(module), data)
+    for done in (3, 4):
+        training.done = done
+        passes = training.passes()
+        for number in range(2 * done, 2 * done + 8):
+            found = next(passes)
+            expected = data.source.batch(Read([2 * number, 2 * number + 1]), torch.device("cpu"))
+            assert torch.equal(found.clean, expected.clean)
+            assert torch.equal(found.degraded, expected.degraded)
+            assert found.labels.tolist() == expected.labels
 
 
 def test_a_finished_run_stays_as_it_is(finished: Path, pictures: Path) -> None:
