@@ -139,6 +139,7 @@ struct ProjectedRows {
     if (y < 0 || y >= p.H) return;
     const int64_t left = first_column(), right = x1 + kAround > p.W ? p.W : x1 + kAround;
     const int n = int(right - left);
+    if (y + 1 < p.H) prefetch_pixels<T>(p.x, p.inner, b, y + 1, left, n);
     Pixels in = read_pixels<W, T>(p.x, p.inner, b, y, left, n, x_copy);
     if (p.norm) {
       float* scales = rstd + y % kNormed * row_pixels(p);

@@ -39,18 +39,21 @@ for spec in SPECS:
 """
 
 
-def compile_library(compiler: str, folder: Path) -> None:
-    """csrc/cpu with one instruction set, AVX2 where this machine has it."""
-    avx2 = "AVX2" in torch.backends.cpu.get_cpu_capability() or (
-        "AVX512" in torch.backends.cpu.get_cpu_capability()
-    )
-    lanes = ["-DMOCE_LANES=8", "-mavx2", "-mfma", "-mf16c"] if avx2 else ["-DMOCE_LANES=4"]
-    flags = ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZE]
-    cpu_library.build(compiler, folder, flags, lanes)
+EMULATED = ["-DMOCE_LANES=16", "-DMOCE_EMULATED", "-Wno-psabi"]
+
+
+def lanes() -> list[str]:
+    """AVX2 where this machine has it."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if "AVX2" in capability or "AVX512" in capability:
+        return ["-DMOCE_LANES=8", "-mavx2", "-mfma", "-mf16c"]
+    return ["-DMOCE_LANES=4"]
 
 
 @pytest.mark.slow
-def test_table_of_operators(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [lanes(), EMULATED], ids=["compiled", "emulated"])
+def test_table_of_operators(flags: list[str], tmp_path: Path) -> None:
+    """As compiled for this machine, and with emulated instructions for bfloat16."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("there is no g++")
@@ -62,7 +65,8 @@ def test_table_of_operators(tmp_path: Path) -> None:
     ]
     if not all(map(os.path.isabs, runtimes)):
         pytest.skip("g++ has no sanitizers here")
-    compile_library(compiler, tmp_path)
+    sanitized = ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZE, *flags]
+    cpu_library.build(compiler, tmp_path, sanitized, [])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
