@@ -24,12 +24,22 @@ constexpr bool kDotProducts = false;
 template <class T>
 constexpr bool kPaired = kDotProducts && std::is_same_v<T, BFloat16>;
 
+// What tensors of type T are multiplied as.
+template <class T>
+using Operand = std::conditional_t<kPaired<T>, BFloat16, float>;
+
 // Pairs that a row of `inner` numbers takes: zeros fill a whole tile if the numbers fill half of one,
 // else a whole pair. A panel of pairs is thus never larger than one of floats.
 MOCE_INLINE bool fills_tiles(int64_t inner) { return inner >= kAmxPairs; }
 MOCE_INLINE int64_t pairs_of(int64_t inner) {
   return fills_tiles(inner) ? (inner + 2 * kAmxPairs - 1) / (2 * kAmxPairs) * kAmxPairs
                             : (inner + 1) / 2;
+}
+
+// Operands from one pixel to the next in a buffer of C channels: zeros follow these.
+template <int W, class T>
+MOCE_INLINE int64_t operand_row(int64_t C) {
+  return kPaired<T> && 2 * pairs_of(C) > whole<W>(C) ? 2 * pairs_of(C) : whole<W>(C);
 }
 
 // sum + a's first b's first + a's second b's second, in each lane.
@@ -67,14 +77,14 @@ MOCE_INLINE void pair_row(const float* from, int64_t inner, uint32_t* to) {
 
 // Rows first <= k < first + count of a matrix (inner, width) to their place in a panel of pairs. Rows
 // are `row` floats apart, of which `exist` are there, the others zero.
-template <int W>
-MOCE_NOINLINE void pair_rows(const float* from, int64_t row, int64_t exist, int64_t first,
+template <int W, class From>
+MOCE_NOINLINE void pair_rows(const From* from, int64_t row, int64_t exist, int64_t first,
                              int64_t count, int64_t width, float* panel) {
   auto* halves = reinterpret_cast<uint16_t*>(panel);
   for (int64_t n = 0; n < width; n += W) {
     const int lanes = exist - n >= W ? W : exist > n ? int(exist - n) : 0;
     const auto at = [&](int64_t k) MOCE_INLINE_LAMBDA {
-      const float* p = from + (k - first) * row + n;
+      const From* p = from + (k - first) * row + n;
       return lanes == W ? load<W>(p) : lanes ? load_first<W>(p, lanes) : Vec<W>{};
     };
     const auto put_half = [&](int64_t k) MOCE_INLINE_LAMBDA {
@@ -124,14 +134,14 @@ MOCE_NOINLINE void transpose_pairs(const float* from, int64_t from_row, int rows
 }
 
 // to[i * to_row + k] = pair k of column i < columns of `inner` rows, zeros after them.
-template <int W>
-MOCE_NOINLINE void pair_columns(const float* from, int64_t from_row, int inner, int columns,
+template <int W, class From>
+MOCE_NOINLINE void pair_columns(const From* from, int64_t from_row, int inner, int columns,
                                 uint32_t* to, int64_t to_row) {
   for (int64_t k = 0; k < to_row; k += W)
     for (int i = 0; i < columns; i += W) {
       const int lanes = columns - i < W ? columns - i : W;
       const auto at = [&](int64_t row) MOCE_INLINE_LAMBDA {
-        const float* p = from + row * from_row + i;
+        const From* p = from + row * from_row + i;
         return row >= inner ? Vec<W>{} : lanes == W ? load<W>(p) : load_first<W>(p, lanes);
       };
       Vec<W> square[W];
@@ -204,9 +214,20 @@ MOCE_NOINLINE void multiply_pair_panels(const float* in, int64_t in_pixel, int64
   }
 }
 
-// As add_outer: pixels are the inner dimension.
+// Of pairs that are such already, with zeros after each pixel's.
 template <int W>
-MOCE_NOINLINE void add_paired_outer(const float* a, int64_t a_pixel, int64_t rows, const float* b,
+MOCE_INLINE void multiply_pair_panels(const BFloat16* in, int64_t in_pixel, int64_t inner,
+                                      const float* panels, int64_t channels, const Result& to,
+                                      int count) {
+  for_vector_tiles(whole<W>(channels) / W, [&](int64_t v, auto N) MOCE_INLINE_LAMBDA {
+    multiply_pairs<W, decltype(N)::value>(reinterpret_cast<const uint32_t*>(in), in_pixel / 2,
+                                          inner, panels + v * W * inner, to.at<W>(0, v), count);
+  });
+}
+
+// As add_outer: pixels are the inner dimension.
+template <int W, class A, class B>
+MOCE_NOINLINE void add_paired_outer(const A* a, int64_t a_pixel, int64_t rows, const B* b,
                                     int64_t b_pixel, int64_t channels, int count, float* sum) {
   constexpr int kPixels = 96, kRows = 64;
   static_assert(kRows % W == 0);

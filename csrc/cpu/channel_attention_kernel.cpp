@@ -117,11 +117,12 @@ struct Attention : ChannelMatrices<W, T> {
   }
 
   void apply(int64_t begin, int64_t end, float* scratch) const {
-    float *v_copy = scratch, *start = v_copy + kBlock * Cp, *buffer = start + kBlock * Np;
+    auto* v_copy = reinterpret_cast<Operand<T>*>(scratch);
+    float *start = scratch + kBlock * Cp, *buffer = start + kBlock * Np;
     for (int64_t i = begin; i < end; i++) {
       const Place t = place(i);
-      Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
-      if (a.out.data == a.v.data && v.data != v_copy) {  // out takes the place of v
+      auto v = read_operands<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
+      if (a.out.data == a.v.data && serves<W, T>(a.v, C)) {  // out takes the place of v
         for (int p = 0; p < t.count; p++)
           for (int64_t c = 0; c < C; c += W)
             store<W>(v_copy + p * Cp + c, load<W>(v.data + p * v.pixel + c));
@@ -144,23 +145,25 @@ struct Attention : ChannelMatrices<W, T> {
   // Part i: the sum of v grad^T (C, Np), and of grad (Np).
   void backward_collect(int64_t begin, int64_t end, float* scratch) const {
     const int64_t size = part_size(true);
-    float *v_copy = scratch + 3 * size, *g_copy = v_copy + kBlock * Cp;
+    auto* v_copy = reinterpret_cast<Operand<T>*>(scratch + 3 * size);
+    auto* g_copy = reinterpret_cast<Operand<T>*>(scratch + 3 * size + kBlock * Cp);
     for (int64_t i = begin; i < end; i++)
       sum_part(i, size, scratch, [&](const Place& t, float* sum) MOCE_INLINE_LAMBDA {
-        const Pixels v = read_pixels<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
-        const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
+        const auto v = read_operands<W, T>(a.v, C, t.b, t.y, t.x, t.count, v_copy);
+        const auto g = read_operands<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
         add_outer<W, T>(v.data, v.pixel, C, g.data, g.pixel, Np, t.count, sum);
         add_pixels<W>(g.data, g.pixel, Np, t.count, sum + C * Np);
       });
   }
 
   void backward_apply(int64_t begin, int64_t end, float* scratch) const {
-    float *q_copy = scratch, *k_copy = q_copy + kBlock * hp, *g_copy = k_copy + kBlock * hp;
-    float* buffer = g_copy + kBlock * Np;
+    float *q_copy = scratch, *k_copy = q_copy + kBlock * hp, *of_grad = k_copy + kBlock * hp;
+    auto* g_copy = reinterpret_cast<Operand<T>*>(of_grad);
+    float* buffer = of_grad + kBlock * Np;
     for (int64_t i = begin; i < end; i++) {
       const Place t = place(i);
       const Pixels q = read_heads(a.q, t, q_copy), k = read_heads(a.k, t, k_copy);
-      const Pixels g = read_pixels<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
+      const auto g = read_operands<W, T>(a.grad, a.outer, t.b, t.y, t.x, t.count, g_copy);
       const auto m = this->gradient_matrices(t.b);
       const bool direct = serves<W, T>(a.dv, c);
       float* to = direct ? reinterpret_cast<float*>(pixel_at<T>(a.dv, t.b, t.y, t.x)) : buffer;

@@ -35,7 +35,7 @@ struct FeedForward {
   int64_t out_at() const { return depthwise_at() + 2 * hp / W * kTaps; }
   int64_t packed_size() const { return out_at() + a.hidden * Cp + Cp; }
   int64_t scratch() const {
-    return Rows::scratch(in) + Rows::row_pixels(in) * (hp + 2 * Cp) + 64;
+    return Rows::scratch(in) + Rows::row_pixels(in) * (hp + 2 * Cp + W) + 64;
   }
 
   // Those of the hidden features, then those of out.
@@ -50,31 +50,35 @@ struct FeedForward {
 
   void forward(int64_t begin, int64_t end, float* scratch) const {
     Rows hidden(in, a.packed, scratch);
-    float* gated = scratch + Rows::scratch(in);
-    float *x_copy = gated + Rows::row_pixels(in) * hp, *buffer = x_copy + Rows::row_pixels(in) * Cp;
+    const int64_t pixels = Rows::row_pixels(in), gated_row = operand_row<W, T>(a.hidden);
+    auto* gated = reinterpret_cast<Operand<T>*>(scratch + Rows::scratch(in));
+    float* x_copy = scratch + Rows::scratch(in) + pixels * hp;
+    float *buffer = x_copy + pixels * Cp, *line = buffer + pixels * Cp;
+    clear_operands<W, T>(a.hidden, pixels, gated);
     const float *depthwise = a.packed + depthwise_at(), *out = a.packed + out_at();
     for_rows_of_strips(hidden, begin, end, [&](int64_t y) {
       const int n = int(hidden.x1 - hidden.x0);
-      gate(hidden, y, depthwise, gated);
+      gate(hidden, y, depthwise, line, gated, gated_row);
       const Pixels x =
           read_pixels<W, T>(a.x, a.C, hidden.b, y, hidden.x0, n, x_copy);
       int64_t pixel;
       float* to = place_for_pixels<W, T>(a.out, a.C, hidden.b, y, hidden.x0, buffer, pixel);
-      multiply_panels<W, T>(gated, hp, a.hidden, out, a.C, out + a.hidden * Cp, x.data, x.pixel,
-                         to, pixel, n);
+      multiply_panels<W, T>(gated, gated_row, a.hidden, out, a.C, out + a.hidden * Cp, x.data,
+                            x.pixel, to, pixel, n);
       write_pixels<W, T>(to, a.out, a.C, hidden.b, y, hidden.x0, n);
     });
   }
 
-  MOCE_NOINLINE void gate(const Rows& hidden, int64_t y, const float* weight, float* to) const {
+  MOCE_NOINLINE void gate(const Rows& hidden, int64_t y, const float* weight, float* line,
+                          Operand<T>* to, int64_t to_row) const {
     const int64_t vectors = hp / W;
     for (int64_t v = 0; v < vectors; v++, weight += kTaps, to += W) {
       hidden.convolve(y, v, weight, [&](int64_t at, V sum) MOCE_INLINE_LAMBDA {
-        store<W>(to + at * hp, gelu<W, T>(sum));
+        store<W>(line + at * W, gelu<W, T>(sum));
       });
       hidden.convolve(y, vectors + v, weight + vectors * kTaps,
                       [&](int64_t at, V sum) MOCE_INLINE_LAMBDA {
-                        store<W>(to + at * hp, load<W>(to + at * hp) * sum);
+                        store<W>(to + at * to_row, load<W>(line + at * W) * sum);
                       });
     }
   }
@@ -128,8 +132,8 @@ struct FeedForwardGradient : FeedForward<W, T> {
                                   float* sums) const {
     const Rows& rows = hidden.made;
     const int64_t left = rows.left(), at = rows.offset(), after = at + rows.right() - left;
-    const Pixels grad =
-        read_pixels<W, T>(a.grad, a.C, rows.b, y, left, int(after - at), b.g_copy);
+    const auto grad = read_operands<W, T>(a.grad, a.C, rows.b, y, left, int(after - at),
+                                          reinterpret_cast<Operand<T>*>(b.g_copy));
     const float* out = a.gradient.packed + Gradient::packed_size(in);
     multiply_panels<W, T>(grad.data, grad.pixel, a.C, out, a.hidden, nullptr, nullptr, 0,
                        b.dgated + at * hp, hp, int(after - at));
@@ -138,7 +142,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
     gate_gradient(rows, y, b, hidden.gradient_at(y));
     if (!sums) return;
     const int n = int(rows.x1 - rows.x0);
-    const float* g = grad.data + (rows.x0 - left) * grad.pixel;
+    const auto* g = grad.data + (rows.x0 - left) * grad.pixel;
     add_outer<W, T>(g, grad.pixel, a.C, b.gated + Gradient::kMargin * hp, hp, hp, n, sums);
     add_pixels<W>(g, grad.pixel, Cp, n, sums + a.C * hp);
   }

@@ -117,9 +117,9 @@ MOCE_NOINLINE void pack_panels(const float* from, int64_t inner, int64_t channel
 }
 
 // out[p][:] = in[p][:] panels (+ bias) (+ start[p][:]). bias has whole vectors; start may be out.
-// The vectors of a pixel's outputs are out_vector floats apart.
-template <int W, class T>
-MOCE_NOINLINE void multiply_panels(const float* in, int64_t in_pixel, int64_t inner,
+// The vectors of a pixel's outputs are out_vector floats apart. `in` is of floats or operands.
+template <int W, class T, class In>
+MOCE_NOINLINE void multiply_panels(const In* in, int64_t in_pixel, int64_t inner,
                                    const float* panels, int64_t channels, const float* bias,
                                    const float* start, int64_t start_pixel, float* out,
                                    int64_t out_pixel, int count, int64_t out_vector = W) {
@@ -153,22 +153,24 @@ MOCE_INLINE void outer_tile(const float* a, int64_t a_pixel, const float* b, int
 }
 
 // sum[i][:] += sum over pixels of a[p][i] b[p][:], i < rows: the gradient of a weight.
-template <int W, class T>
-MOCE_NOINLINE void add_outer(const float* a, int64_t a_pixel, int64_t rows, const float* b,
+template <int W, class T, class A, class B>
+MOCE_NOINLINE void add_outer(const A* a, int64_t a_pixel, int64_t rows, const B* b,
                              int64_t b_pixel, int64_t channels, int count, float* sum) {
-  if constexpr (kPaired<T>)
-    return add_paired_outer<W>(a, a_pixel, rows, b, b_pixel, channels, count, sum);
-  for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
-    for_tiles<decltype(N)::value, kSums>(rows, [&](int64_t i, auto M) MOCE_INLINE_LAMBDA {
-      outer_tile<W, decltype(M)::value, decltype(N)::value>(
-          a + i, a_pixel, b + n * W, b_pixel, count, sum + i * channels + n * W, channels);
+  if constexpr (kPaired<T>) {
+    add_paired_outer<W>(a, a_pixel, rows, b, b_pixel, channels, count, sum);
+  } else {
+    for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
+      for_tiles<decltype(N)::value, kSums>(rows, [&](int64_t i, auto M) MOCE_INLINE_LAMBDA {
+        outer_tile<W, decltype(M)::value, decltype(N)::value>(
+            a + i, a_pixel, b + n * W, b_pixel, count, sum + i * channels + n * W, channels);
+      });
     });
-  });
+  }
 }
 
 // sum[:] += sum over pixels of x[p][:], whole vectors of channels: the gradient of a bias.
-template <int W>
-MOCE_NOINLINE void add_pixels(const float* x, int64_t pixel, int64_t channels, int count,
+template <int W, class X>
+MOCE_NOINLINE void add_pixels(const X* x, int64_t pixel, int64_t channels, int count,
                               float* sum) {
   for (int64_t c = 0; c < channels; c += W) {
     Vec<W> part[4] = {};

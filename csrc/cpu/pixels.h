@@ -2,15 +2,15 @@
 // adjacent.
 #pragma once
 
-#include "simd.h"
+#include "bfloat_pairs.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
 
 // n <= W channels of `count` pixels: the first channel of the first pixel is at `from`, those of
-// the next `pixel` floats further in `to`. Channels from n to W are zero.
-template <int W, class T>
-void gather_pixels(const T* from, const Strided& s, int n, int count, float* to, int64_t pixel) {
+// the next `pixel` elements further in `to`. Channels from n to W are zero.
+template <int W, class T, class To>
+void gather_pixels(const T* from, const Strided& s, int n, int count, To* to, int64_t pixel) {
   if (s.c == 1 && n == W) {
     for (int c = 0; c < count; c++) store<W>(to + c * pixel, load<W>(from + c * s.w));
   } else if (s.c == 1) {
@@ -57,10 +57,12 @@ void scatter_pixels(const float* from, int64_t pixel, T* to, const Strided& s, i
   }
 }
 
-struct Pixels {
-  const float* data;
-  int64_t pixel;  // floats from one to the next
+template <class E>
+struct PixelsOf {
+  const E* data;
+  int64_t pixel;  // elements from one to the next
 };
+using Pixels = PixelsOf<float>;
 
 template <class T>
 MOCE_INLINE T* pixel_at(const Strided& s, int64_t b, int64_t y, int64_t x) {
@@ -72,6 +74,14 @@ MOCE_INLINE T* pixel_at(const Strided& s, int64_t b, int64_t y, int64_t x) {
 template <int W, class T>
 MOCE_INLINE bool serves(const Strided& s, int64_t C) {
   return sizeof(T) == sizeof(float) && s.c == 1 && C % W == 0;
+}
+
+// Zeros from the last vector of C channels to the next pixel.
+template <int W, class T>
+MOCE_INLINE void clear_operands(int64_t C, int64_t count, Operand<T>* buffer) {
+  const int64_t row = operand_row<W, T>(C);
+  for (int64_t c = whole<W>(C); c < row; c += W)
+    for (int64_t p = 0; p < count; p++) store<W>(buffer + p * row + c, Vec<W>{});
 }
 
 // Asks for the pixels of a row that will be read next: strips of columns are too short for the
@@ -96,6 +106,31 @@ Pixels read_pixels(const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x,
   for (int64_t c = 0; c < C; c += W)
     gather_pixels<W>(from + c * s.c, s, C - c < W ? int(C - c) : W, count, buffer + c, Cp);
   return {buffer, Cp};
+}
+
+// f(pixels) for the same, in the tensor's own memory whatever the type.
+template <int W, class T, class F>
+MOCE_INLINE void with_pixels(const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x,
+                             int count, float* buffer, F&& f) {
+  if (s.c == 1 && C % W == 0) f(PixelsOf<T>{pixel_at<T>(s, b, y, x), s.w});
+  else f(read_pixels<W, T>(s, C, b, y, x, count, buffer));
+}
+
+// The same as multiply_panels takes them.
+template <int W, class T>
+PixelsOf<Operand<T>> read_operands(const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x,
+                                   int count, Operand<T>* buffer) {
+  if constexpr (!kPaired<T>) {
+    return read_pixels<W, T>(s, C, b, y, x, count, buffer);
+  } else {
+    T* from = pixel_at<T>(s, b, y, x);
+    const int64_t row = operand_row<W, T>(C);
+    if (s.c == 1 && row == C) return {from, s.w};
+    for (int64_t c = 0; c < C; c += W)
+      gather_pixels<W>(from + c * s.c, s, C - c < W ? int(C - c) : W, count, buffer + c, row);
+    clear_operands<W, T>(C, count, buffer);
+    return {buffer, row};
+  }
 }
 
 // Where to put C channels of pixels of a row: the tensor itself where it serves, else `buffer`, from

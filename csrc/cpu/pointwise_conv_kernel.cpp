@@ -53,16 +53,31 @@ struct Pointwise {
     return {row / a.H, row % a.H, x, a.W - x < kBlock ? int(a.W - x) : kBlock};
   }
 
+  using In = Operand<T>;
+  // Beside a block of x.
+  In* normed_in(float* scratch) const {
+    In* normed = reinterpret_cast<In*>(scratch + kBlock * Kp);
+    clear_operands<W, T>(a.inner, kBlock, normed);
+    return normed;
+  }
+  PixelsOf<In> inputs(int64_t b, int64_t y, int64_t x, int count, float* x_copy, In* normed,
+                      float* rstd) const {
+    if (!a.norm)
+      return read_operands<W, T>(a.x, a.inner, b, y, x, count, reinterpret_cast<In*>(x_copy));
+    const int64_t row = operand_row<W, T>(a.inner);
+    with_pixels<W, T>(a.x, a.inner, b, y, x, count, x_copy, [&](const auto& pixels) {
+      normalise<W>(pixels.data, pixels.pixel, a.inner, a.eps, count, normed, row, rstd);
+    });
+    return {normed, row};
+  }
+
   void forward(int64_t begin, int64_t end, float* scratch) const {
-    float *x_copy = scratch, *normed = x_copy + kBlock * Kp, *start = normed + kBlock * Kp;
+    float *x_copy = scratch, *start = x_copy + 2 * kBlock * Kp;
     float *buffer = start + kBlock * Np, *rstd = buffer + kBlock * Np;
+    In* normed = normed_in(scratch);
     for (int64_t i = begin; i < end; i++) {
       const auto [b, y, x, n] = place(i);
-      Pixels in = read_pixels<W, T>(a.x, a.inner, b, y, x, n, x_copy);
-      if (a.norm) {
-        normalise<W>(in.data, in.pixel, a.inner, a.eps, n, normed, rstd);
-        in = {normed, Kp};
-      }
+      const PixelsOf<In> in = inputs(b, y, x, n, x_copy, normed, rstd);
       Pixels from{nullptr, 0};
       if (a.residual.data) from = read_pixels<W, T>(a.residual, a.outer, b, y, x, n, start);
       int64_t pixel;
@@ -75,19 +90,17 @@ struct Pointwise {
   }
 
   void backward(int64_t begin, int64_t end, float* scratch) const {
-    float *x_copy = scratch, *normed = x_copy + kBlock * Kp, *d = normed + kBlock * Kp;
+    float *x_copy = scratch, *d = x_copy + 2 * kBlock * Kp;
     float *g_copy = d + kBlock * Kp, *rstd = g_copy + kBlock * Np;
+    In* normed = normed_in(scratch);
     for (int64_t group = begin; group < end; group++) {
       float *dweight = a.sums + group * sums_size(), *dbias = dweight + a.outer * Kp;
       for (int64_t i = blocks() * group / a.groups; i < blocks() * (group + 1) / a.groups; i++) {
         const auto [b, y, x, n] = place(i);
-        const Pixels g = read_pixels<W, T>(a.grad, a.outer, b, y, x, n, g_copy);
-        Pixels in{nullptr, 0};
-        if (a.sums || a.norm) in = read_pixels<W, T>(a.x, a.inner, b, y, x, n, x_copy);
-        if (a.norm) {
-          normalise<W>(in.data, in.pixel, a.inner, a.eps, n, normed, rstd);
-          in = {normed, Kp};
-        }
+        const auto g =
+            read_operands<W, T>(a.grad, a.outer, b, y, x, n, reinterpret_cast<In*>(g_copy));
+        PixelsOf<In> in{nullptr, 0};
+        if (a.sums || a.norm) in = inputs(b, y, x, n, x_copy, normed, rstd);
         if (a.sums) {
           add_outer<W, T>(g.data, g.pixel, a.outer, in.data, in.pixel, Kp, n, dweight);
           add_pixels<W>(g.data, g.pixel, Np, n, dbias);
@@ -98,7 +111,7 @@ struct Pointwise {
         if (a.norm) {
           multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, d,
                              Kp, n);
-          normalise_gradient<W>(d, normed, rstd, a.inner, n, to, pixel);
+          normalise_gradient<W>(d, normed, in.pixel, rstd, a.inner, n, to, pixel);
         } else {
           multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, to,
                              pixel, n);

@@ -37,7 +37,11 @@ struct ProjectedGradient {
   const ProjectionGradient& g;
   const int64_t Cp, channels;
   Rows made;
-  float *d, *line, *dn, *buffer, *x_copy, *plus_copy;
+  using In = Operand<T>;
+  const int64_t line_row;
+  float* d;
+  In* line;
+  float *dn, *buffer, *x_copy, *plus_copy;
 
   ProjectedGradient(const Projection& p, const ProjectionGradient& g, const float* packed,
                     float* scratch)
@@ -46,12 +50,15 @@ struct ProjectedGradient {
         Cp(whole<W>(p.inner)),
         channels(projected_channels<W>(p)),
         made(p, packed, scratch),
+        line_row(operand_row<W, T>(channels)),
         d(scratch + Rows::scratch(p)),
-        line(d + Rows::ring_floats(p)),
-        dn(line + Rows::row_pixels(p) * channels),
+        line(reinterpret_cast<In*>(d + Rows::ring_floats(p))),
+        dn(d + Rows::ring_floats(p) + Rows::row_pixels(p) * channels),
         buffer(dn + Rows::row_pixels(p) * Cp),
         x_copy(buffer + Rows::row_pixels(p) * Cp),
-        plus_copy(x_copy + Rows::row_pixels(p) * Cp) {}
+        plus_copy(x_copy + Rows::row_pixels(p) * Cp) {
+    clear_operands<W, T>(channels, Rows::row_pixels(p), line);
+  }
 
   static int64_t rows(const Projection& p) {
     return p.B * p.H * strips<W, K, kMargin>(p).count;
@@ -119,25 +126,25 @@ struct ProjectedGradient {
     for (int64_t v = 0; v < channels / W; v++)
       Rows::convolve(made.window(d + v * made.vector, y), n, flipped + v * kTaps,
                      [&](int64_t at, V sum) MOCE_INLINE_LAMBDA {
-                       store<W>(line + at * channels + v * W, sum);
+                       store<W>(line + at * line_row + v * W, sum);
                      });
     const int64_t from = made.x0 - made.first_column();
-    const Pixels in = p.norm ? Pixels{made.normed_at(y) + from * Cp, Cp}
-                             : read_pixels<W, T>(p.x, p.inner, made.b, y, made.x0, n, x_copy);
-    add_outer<W, T>(in.data, in.pixel, p.inner, line, channels, channels, n, sums);
-    add_pixels<W>(line, channels, channels, n, sums + p.inner * channels);
+    const auto in = made.inputs(y, made.x0, n, reinterpret_cast<In*>(x_copy));
+    add_outer<W, T>(in.data, in.pixel, p.inner, line, line_row, channels, n, sums);
+    add_pixels<W>(line, line_row, channels, n, sums + p.inner * channels);
     Pixels more{nullptr, 0};
     if (plus) more = read_pixels<W, T>(*plus, p.inner, made.b, y, made.x0, n, plus_copy);
     int64_t pixel;
     float* to = place_for_pixels<W, T>(g.dx, p.inner, made.b, y, made.x0, buffer, pixel);
     if (p.norm) {
-      multiply_panels<W, T>(line, channels, channels, g.packed, p.inner, nullptr, nullptr, 0, dn, Cp,
-                         n);
-      normalise_gradient<W>(dn, in.data, made.rstd + y % K * Rows::row_pixels(p) + from, p.inner, n,
-                            to, pixel, more.data, more.pixel);
+      multiply_panels<W, T>(line, line_row, channels, g.packed, p.inner, nullptr, nullptr, 0, dn,
+                            Cp, n);
+      normalise_gradient<W>(dn, in.data, in.pixel,
+                            made.rstd + y % K * Rows::row_pixels(p) + from, p.inner, n, to, pixel,
+                            more.data, more.pixel);
     } else {
-      multiply_panels<W, T>(line, channels, channels, g.packed, p.inner, nullptr, more.data,
-                         more.pixel, to, pixel, n);
+      multiply_panels<W, T>(line, line_row, channels, g.packed, p.inner, nullptr, more.data,
+                            more.pixel, to, pixel, n);
     }
     write_pixels<W, T>(to, g.dx, p.inner, made.b, y, made.x0, n);
   }

@@ -89,11 +89,15 @@ template <int W, class T, int K, int Halo = 0>
 struct ProjectedRows {
   static constexpr int kMargin = K / 2, kAround = kMargin + Halo;
   static constexpr int kNormed = Halo == 0 ? 1 : K;
+  using In = Operand<T>;
   const Projection& p;
   const float* packed;
   const int64_t channels;     // of the ring, a vector of all pixels after the other
   const int64_t vector, row;  // floats from one to the next
-  float *ring, *x_copy, *normed, *rstd;
+  const int64_t in_row;       // of a pixel of what is multiplied
+  float *ring, *x_copy;
+  In* normed;
+  float* rstd;
   int64_t b, x0, x1;  // the strip, without a halo
 
   static int64_t row_pixels(const Projection& p) {
@@ -114,10 +118,13 @@ struct ProjectedRows {
         channels(projected_channels<W>(p)),
         vector(row_pixels(p) * W),
         row(row_pixels(p) * channels),
+        in_row(operand_row<W, T>(p.inner)),
         ring(scratch),
         x_copy(ring + ring_floats(p)),
-        normed(x_copy + row_pixels(p) * whole<W>(p.inner)),
-        rstd(normed + kNormed * row_pixels(p) * whole<W>(p.inner)) {}
+        normed(reinterpret_cast<In*>(x_copy + row_pixels(p) * whole<W>(p.inner))),
+        rstd(x_copy + (1 + kNormed) * row_pixels(p) * whole<W>(p.inner)) {
+    clear_operands<W, T>(p.inner, kNormed * row_pixels(p), normed);
+  }
 
   // Goes to a strip of an image; the next rows to be filled are new.
   void enter_strip(int64_t image, int64_t strip) {
@@ -131,8 +138,11 @@ struct ProjectedRows {
 
   // Of the pixels that a row is filled with.
   int64_t first_column() const { return x0 - kAround < 0 ? 0 : x0 - kAround; }
-  float* normed_at(int64_t y) const {
-    return normed + y % kNormed * row_pixels(p) * whole<W>(p.inner);
+  In* normed_at(int64_t y) const { return normed + y % kNormed * row_pixels(p) * in_row; }
+  // Pixels of row y that the 1x1 convolution is of, which has been filled; x0 <= x.
+  PixelsOf<In> inputs(int64_t y, int64_t x, int count, In* buffer) const {
+    if (!p.norm) return read_operands<W, T>(p.x, p.inner, b, y, x, count, buffer);
+    return {normed_at(y) + (x - first_column()) * in_row, in_row};
   }
 
   void fill(int64_t y) {
@@ -140,12 +150,12 @@ struct ProjectedRows {
     const int64_t left = first_column(), right = x1 + kAround > p.W ? p.W : x1 + kAround;
     const int n = int(right - left);
     if (y + 1 < p.H) prefetch_pixels<T>(p.x, p.inner, b, y + 1, left, n);
-    Pixels in = read_pixels<W, T>(p.x, p.inner, b, y, left, n, x_copy);
-    if (p.norm) {
-      float* scales = rstd + y % kNormed * row_pixels(p);
-      normalise<W>(in.data, in.pixel, p.inner, p.eps, n, normed_at(y), scales);
-      in = {normed_at(y), whole<W>(p.inner)};
-    }
+    if (p.norm)
+      with_pixels<W, T>(p.x, p.inner, b, y, left, n, x_copy, [&](const auto& x) {
+        normalise<W>(x.data, x.pixel, p.inner, p.eps, n, normed_at(y), in_row,
+                     rstd + y % kNormed * row_pixels(p));
+      });
+    const PixelsOf<In> in = inputs(y, left, n, reinterpret_cast<In*>(x_copy));
     float* to = ring + y % K * row + (left - (x0 - kAround)) * W;
     multiply_panels<W, T>(in.data, in.pixel, p.inner, packed, channels,
                           packed + channels * p.inner, nullptr, 0, to, W, n, vector);

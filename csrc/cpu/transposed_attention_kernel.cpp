@@ -168,10 +168,11 @@ struct TransposedGradient : Transposed<W, T> {
   void collect_values(int64_t begin, int64_t end, float* scratch) const {
     Rows v(values, a.packed_values, scratch);
     const float* weight = a.packed + packed_projection_size<W>(in) + 2 * hp / W * kTaps;
-    float *line = scratch + Rows::scratch(values), *g_copy = line + Rows::row_pixels(values) * hp;
+    float *line = scratch + Rows::scratch(values), *of_grad = line + Rows::row_pixels(values) * hp;
+    auto* g_copy = reinterpret_cast<Operand<T>*>(of_grad);
     const auto add = [&](int64_t y, float* sum) MOCE_INLINE_LAMBDA {
       const int n = int(v.x1 - v.x0);
-      const Pixels g = read_pixels<W, T>(a.grad, outer, v.b, y, v.x0, n, g_copy);
+      const auto g = read_operands<W, T>(a.grad, outer, v.b, y, v.x0, n, g_copy);
       for (int64_t i = 0; i < hp / W; i++)
         v.convolve(y, i, weight + i * kTaps, [&](int64_t at, V value) MOCE_INLINE_LAMBDA {
           store<W>(line + at * hp + i * W, value);
@@ -180,7 +181,7 @@ struct TransposedGradient : Transposed<W, T> {
         add_outer<W, T>(line + h * cp, hp, c, g.data, g.pixel, Np, n, sum + h * c * Np);
       add_pixels<W>(g.data, g.pixel, Np, n, sum + a.C * Np);
     };
-    this->sum_parts(v, begin, end, a.C * Np + Np, g_copy + Rows::row_pixels(values) * Np, add);
+    this->sum_parts(v, begin, end, a.C * Np + Np, of_grad + Rows::row_pixels(values) * Np, add);
   }
 
   GradientSizes sizes() const {
@@ -197,18 +198,18 @@ struct TransposedGradient : Transposed<W, T> {
   void backward(int64_t begin, int64_t end, float* scratch) const {
     Gradient qkv(in, a.gradient, a.packed, scratch);
     float* line = scratch + Gradient::scratch(in);
-    float* g_copy = line + WideRows::row_pixels(in) * 2 * hp;
+    auto* g_copy = reinterpret_cast<Operand<T>*>(line + WideRows::row_pixels(in) * 2 * hp);
     qkv.run(begin, end, a.add_grad ? &a.grad : nullptr,
             [&](int64_t y, float*) MOCE_INLINE_LAMBDA { gradient_row(qkv, y, line, g_copy); });
   }
 
   // dq = dG k + e q, dk = dG^T q + f k, dv = M^T grad of row y.
   MOCE_NOINLINE void gradient_row(const Gradient& qkv, int64_t y, float* line,
-                                  float* g_copy) const {
+                                  Operand<T>* g_copy) const {
     const WideRows& rows = qkv.made;
     const int n = int(rows.right() - rows.left());
     const auto m = ChannelMatrices<W, T>(*a.attention).gradient_matrices(rows.b);
-    const Pixels g = read_pixels<W, T>(a.grad, outer, rows.b, y, rows.left(), n, g_copy);
+    const auto g = read_operands<W, T>(a.grad, outer, rows.b, y, rows.left(), n, g_copy);
     this->convolve_qk(rows, y, line);
     const float *q = line + rows.offset() * 2 * hp, *k = q + hp;
     float* d = qkv.gradient_at(y) + rows.offset() * W;
