@@ -65,7 +65,7 @@ struct ExpertBackward : ExpertForward<W> {
       float* d_attended = b.d_attended + row * kColumns * rp;
       float* g_copy = b.y;
       const Pixels g = read(e.grad, t.y + row, t.x, t.w, g_copy);
-      multiply_pixels<W>(g.data, g.pixel, e.C, w.out_t, rp, nullptr, b.t, rp, t.w);
+      this->template multiply<W>(g.data, g.pixel, e.C, w.out_t, rp, nullptr, b.t, rp, t.w);
       V gate{};
       for (int64_t j = 0; j < t.w * rp; j += W) {
         const V s = load<W>(b.s + j), o = load<W>(b.o + j), d = load<W>(b.t + j);
@@ -78,12 +78,12 @@ struct ExpertBackward : ExpertForward<W> {
       float total = 0;
       for (int lane = 0; lane < W; lane++) total += gate[lane];
       *sum.gate += total;
-      add_outer<kWide, float>(b.o, rp, r, g.data, g.pixel, Cp, t.w, sum.out);
-      add_outer<kWide, float>(b.ds, rp, r, shared.data, shared.pixel, Cp, t.w, sum.mod);
-      add_outer<W, float>(b.t, rp, r, attended, rp, rp, t.w, sum.attn);
+      this->template outer<kWide>(b.o, rp, r, g.data, g.pixel, Cp, t.w, sum.out);
+      this->template outer<kWide>(b.ds, rp, r, shared.data, shared.pixel, Cp, t.w, sum.mod);
+      this->template outer<W>(b.t, rp, r, attended, rp, rp, t.w, sum.attn);
       add_pixels<W>(b.t, rp, rp, t.w, sum.attn_bias);
-      multiply_pixels<W>(b.t, rp, r, w.attn_t, rp, nullptr, d_attended, rp, t.w);
-      multiply_pixels<kWide>(b.ds, rp, r, w.mod_t, Cp, nullptr, b.y, Cp, t.w);
+      this->template multiply<W>(b.t, rp, r, w.attn_t, rp, nullptr, d_attended, rp, t.w);
+      this->template multiply<kWide>(b.ds, rp, r, w.mod_t, Cp, nullptr, b.y, Cp, t.w);
       write(b.y, e.dshared, t.y + row, t.x, t.w, b.copy);
     }
     a.grad = in_strip(b.d_attended);
@@ -132,7 +132,7 @@ struct ExpertBackward : ExpertForward<W> {
     const int n = columns_from(x, e.W);
     const int64_t stride = plane_row;
     const Pixels in = read(e.x, y, x, n, b.x), g = read(e.grad, y, x, n, b.g);
-    multiply_pixels<W>(in.data, in.pixel, e.C, w.in, rp, nullptr, b.h, rp, n);
+    this->template multiply<W>(in.data, in.pixel, e.C, w.in, rp, nullptr, b.h, rp, n);
     for (int64_t j = 0; j < n * rp; j += W) store<W>(b.dh + j, V{});
     for (int i = 0; i < 3; i++) {
       const int m = i == 0 ? 1 : 3;
@@ -146,10 +146,10 @@ struct ExpertBackward : ExpertForward<W> {
         depthwise_row<W, 7>(d_corner, stride, w.dw_flipped[i], nullptr, rp, b.d, n);
         depthwise_row_gradient<W, 7>(d_out, corner, stride, rp, n, sum.dw[i], sum.dw_bias[i]);
       }
-      add_outer<W, float>(b.d, rp, r, b.h, rp, rp, n, sum.qkv[i]);
-      multiply_pixels<W, true>(b.d, rp, r, w.qkv_t[i], rp, nullptr, b.dh, rp, n);
+      this->template outer<W>(b.d, rp, r, b.h, rp, rp, n, sum.qkv[i]);
+      this->template multiply<W, true>(b.d, rp, r, w.qkv_t[i], rp, nullptr, b.dh, rp, n);
     }
-    add_outer<kWide, float>(b.dh, rp, r, in.data, in.pixel, Cp, n, sum.in);
+    this->template outer<kWide>(b.dh, rp, r, in.data, in.pixel, Cp, n, sum.in);
     Vec<kWide> gate{};
     for (int p = 0; p < n; p++)
       for (int64_t c = 0; c < Cp; c += kWide) {
@@ -160,7 +160,7 @@ struct ExpertBackward : ExpertForward<W> {
     float total = 0;
     for (int lane = 0; lane < kWide; lane++) total += gate[lane];
     *sum.gate += total;
-    multiply_pixels<kWide, true>(b.dh, rp, r, w.in_t, Cp, nullptr, b.dx, Cp, n);
+    this->template multiply<kWide, true>(b.dh, rp, r, w.in_t, Cp, nullptr, b.dx, Cp, n);
     write(b.dx, e.dx, y, x, n, b.x);
   }
 };

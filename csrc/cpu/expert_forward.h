@@ -53,9 +53,9 @@ struct ExpertForward : ExpertPacking<W> {
       for (int64_t x = 0; x < e.W; x += kColumns) {
         const int n = columns_from(x, e.W);
         const Pixels in = read(e.x, y, x, n, x_copy);
-        multiply_pixels<W>(in.data, in.pixel, e.C, w.in, rp, nullptr, h, rp, n);
+        this->template multiply<W>(in.data, in.pixel, e.C, w.in, rp, nullptr, h, rp, n);
         for (int i = 0; i < 3; i++)
-          multiply_pixels<W>(h, rp, r, w.qkv[i], rp, nullptr, in_plane(e.planes, i, y, x), rp, n);
+          this->template multiply<W>(h, rp, r, w.qkv[i], rp, nullptr, in_plane(e.planes, i, y, x), rp, n);
       }
     }
   }
@@ -117,10 +117,10 @@ struct ExpertForward : ExpertPacking<W> {
 
   // o = Wo a + b and s = P1 shared for one row of a strip; returns the row of shared.
   Pixels modulation(const Place& t, int row, const Packed& w, const StripBuffers& b) const {
-    multiply_pixels<W>(b.attended + row * kColumns * rp, rp, r, w.attn, rp, w.attn_bias, b.o, rp,
+    this->template multiply<W>(b.attended + row * kColumns * rp, rp, r, w.attn, rp, w.attn_bias, b.o, rp,
                        t.w);
     const Pixels shared = read(e.shared, t.y + row, t.x, t.w, b.copy);
-    multiply_pixels<W>(shared.data, shared.pixel, e.C, w.mod, rp, nullptr, b.s, rp, t.w);
+    this->template multiply<W>(shared.data, shared.pixel, e.C, w.mod, rp, nullptr, b.s, rp, t.w);
     return shared;
   }
 
@@ -137,7 +137,7 @@ struct ExpertForward : ExpertPacking<W> {
           const V s = load<W>(b.s + j);
           store<W>(b.o + j, load<W>(b.o + j) * (s * sigmoid<W>(s)));
         }
-        multiply_pixels<kWide>(b.o, rp, r, w.out, Cp, nullptr, b.y, Cp, t.w);
+        this->template multiply<kWide>(b.o, rp, r, w.out, Cp, nullptr, b.y, Cp, t.w);
         const Pixels x = read(e.x, t.y + row, t.x, t.w, b.copy);
         for (int p = 0; p < t.w; p++)
           for (int64_t c = 0; c < Cp; c += kWide) {

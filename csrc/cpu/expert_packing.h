@@ -2,6 +2,7 @@
 #pragma once
 
 #include "expert_geometry.h"
+#include "matmul.h"
 
 namespace moce {
 inline namespace MOCE_ISA {
@@ -13,11 +14,12 @@ struct ExpertPacking : ExpertGeometry<W> {
   using Base::e, Base::r, Base::rp, Base::Cp;
 
   struct Packed {
-    float *in, *mod, *out;                                // (C, rp), (C, rp), (r, Cp)
-    float *qkv[3], *dw[3], *dw_bias[3];                   // (r, rp), (9 or 49, rp), (rp)
-    float *attn, *attn_bias;                              // (r, rp), (rp)
-    float *in_t, *mod_t, *out_t;                          // backward: (r, Cp), (r, Cp), (C, rp)
-    float *qkv_t[3], *dw_flipped[3], *attn_t;             // (r, rp), (9 or 49, rp), (r, rp)
+    // Panels but for dw and biases.
+    float *in, *mod, *out;                     // (C, rp), (C, rp), (r, Cp)
+    float *qkv[3], *dw[3], *dw_bias[3];        // (r, rp), (9 or 49, rp), (rp)
+    float *attn, *attn_bias;                   // (r, rp), (rp)
+    float *in_t, *mod_t, *out_t;               // backward: (r, Cp), (r, Cp), (C, rp)
+    float *qkv_t[3], *dw_flipped[3], *attn_t;  // (r, rp), (9 or 49, rp), (r, rp)
     int64_t size;
   };
   static int taps(int i) { return i == 0 ? 9 : 49; }
@@ -53,25 +55,59 @@ struct ExpertPacking : ExpertGeometry<W> {
         to[i * padded + j] = j < columns ? from[i * row + j * column] : 0.f;
   }
 
+  // f(T()) for the type that products are made in. At low ranks pairs take longer to make than they
+  // save.
+  template <class F>
+  void with_operands(F&& f) const {
+    if constexpr (kDotProducts && W == kWide)
+      if (e.type == Type::kBFloat16 && e.rank > W) return f(BFloat16{});
+    f(float{});
+  }
+  template <int V>
+  void panels(const float* from, int64_t inner, int64_t channels, int64_t row, int64_t column,
+              float* to) const {
+    with_operands([&](auto t) {
+      pack_panels<V, decltype(t)>(from, inner, channels, row, column, to);
+    });
+  }
+  // out[p][:] = in[p][:] panels (+ bias), or += with Add.
+  template <int V, bool Add = false>
+  void multiply(const float* in, int64_t in_pixel, int64_t inner, const float* weight,
+                int64_t channels, const float* bias, float* out, int64_t out_pixel,
+                int count) const {
+    with_operands([&](auto t) {
+      multiply_panels<V, decltype(t)>(in, in_pixel, inner, weight, channels, bias,
+                                      Add ? out : nullptr, out_pixel, out, out_pixel, count);
+    });
+  }
+  // sum[i][:] += sum over pixels of a[p][i] b[p][:], i < rows.
+  template <int V>
+  void outer(const float* a, int64_t a_pixel, int64_t rows, const float* b, int64_t b_pixel,
+             int64_t channels, int count, float* sum) const {
+    with_operands([&](auto t) {
+      add_outer<V, decltype(t)>(a, a_pixel, rows, b, b_pixel, channels, count, sum);
+    });
+  }
+
   void pack() const {
     const ExpertWeights& from = e.weights;
     const Packed to = packed(e.packed);
-    copy_padded(from.in_proj, e.C, r, 1, e.C, to.in, rp);
-    copy_padded(from.mod_proj, e.C, r, 1, e.C, to.mod, rp);
-    copy_padded(from.out_proj, r, e.C, e.C, 1, to.out, Cp);
-    copy_padded(from.in_proj, r, e.C, e.C, 1, to.in_t, Cp);
-    copy_padded(from.mod_proj, r, e.C, e.C, 1, to.mod_t, Cp);
-    copy_padded(from.out_proj, e.C, r, 1, e.C, to.out_t, rp);
-    copy_padded(from.attn_out, r, r, 1, r, to.attn, rp);
-    copy_padded(from.attn_out, r, r, r, 1, to.attn_t, rp);
+    panels<W>(from.in_proj, e.C, r, 1, e.C, to.in);
+    panels<W>(from.mod_proj, e.C, r, 1, e.C, to.mod);
+    panels<kWide>(from.out_proj, r, e.C, e.C, 1, to.out);
+    panels<kWide>(from.in_proj, r, e.C, e.C, 1, to.in_t);
+    panels<kWide>(from.mod_proj, r, e.C, e.C, 1, to.mod_t);
+    panels<W>(from.out_proj, e.C, r, 1, e.C, to.out_t);
+    panels<W>(from.attn_out, r, r, 1, r, to.attn);
+    panels<W>(from.attn_out, r, r, r, 1, to.attn_t);
     copy_padded(from.attn_out_bias, 1, r, 0, 1, to.attn_bias, rp);
     for (int i = 0; i < 3; i++) {
       const int64_t t = taps(i);
       const float* linear = i == 0 ? from.query : from.key_value + (i - 1) * r * r;
       const float* dw = i == 0 ? from.query_dw : from.key_value_dw + (i - 1) * r * t;
       const float* bias = i == 0 ? from.query_dw_bias : from.key_value_dw_bias + (i - 1) * r;
-      copy_padded(linear, r, r, 1, r, to.qkv[i], rp);
-      copy_padded(linear, r, r, r, 1, to.qkv_t[i], rp);
+      panels<W>(linear, r, r, 1, r, to.qkv[i]);
+      panels<W>(linear, r, r, r, 1, to.qkv_t[i]);
       copy_padded(dw, t, r, 1, t, to.dw[i], rp);
       copy_padded(dw + t - 1, t, r, -1, t, to.dw_flipped[i], rp);
       copy_padded(bias, 1, r, 0, 1, to.dw_bias[i], rp);

@@ -34,12 +34,12 @@ void multiply_columns(const float* in, int64_t in_pixel, int64_t inner, const fl
   });
 }
 
-// out[p][:] = in[p][:] weight (+ bias), or += with Add. weight: (inner, channels).
-template <int W, bool Add = false>
+// out[p][:] = in[p][:] weight (+ bias). weight: (inner, channels).
+template <int W>
 MOCE_NOINLINE void multiply_pixels(const float* in, int64_t in_pixel, int64_t inner,
                                    const float* weight, int64_t channels, const float* bias,
                                    float* out, int64_t out_pixel, int count) {
-  const Result to{bias, Add ? out : nullptr, out_pixel, W, out, out_pixel, W};
+  const Result to{bias, nullptr, 0, 0, out, out_pixel, W};
   for_vector_tiles(channels / W, [&](int64_t n, auto N) MOCE_INLINE_LAMBDA {
     multiply_columns<W, decltype(N)::value>(in, in_pixel, inner, weight + n * W, channels,
                                             to.at<W>(0, n), count);

@@ -21,6 +21,7 @@ from tests.ops import cpu_library
 from tests.ops.samples import (
     channel_attention,
     gated_feedforward,
+    grouped_experts,
     pointwise_conv,
     projected_depthwise_conv,
     transposed_attention,
@@ -29,10 +30,11 @@ from tests.ops.spec import Sample, skip_unless_it_runs
 from tests.ops.test_all_ops import error, run
 
 ROOT = Path(__file__).parents[2]
-# Those that multiply in pairs, and what their sources need.
+# Those that multiply in pairs.
 OPERATORS = (
     "channel_attention",
     "gated_feedforward",
+    "grouped_experts",
     "pointwise_conv",
     "projected_depthwise_conv",
     "transposed_attention",
@@ -53,6 +55,7 @@ def samples() -> Iterator[Sample]:
     yield transposed_attention.sample((1, 66, 6, 50), last, 2, 66, 66, "norm", "bias", "residual")
     yield transposed_attention.sample((2, 51, 5, 33), last, 3, 40, 70, "norm")
     yield channel_attention.sample((1, 70, 9, 60), last, 2, 90, "bias", "residual")
+    yield grouped_experts.sample((2, 50, 9, 40), last, (20, 35), (4, 8), [[0, 1], [1, 0]])
 
 
 @pytest.mark.parametrize("sample", list(samples()), ids=lambda s: s.name)
@@ -73,7 +76,8 @@ def test_emulated(tmp_path: Path) -> None:
         pytest.skip("there is no C++ compiler")
     # The compiler's vectors that are wider than the processor's are slow without optimisation.
     flags = ["-O2", "-Wno-psabi", "-DMOCE_EMULATED"]
-    cpu_library.build(compiler, tmp_path, flags, ["-DMOCE_LANES=16"], OPERATORS)
+    sources = (*OPERATORS, "fft_attention")  # grouped_experts contains the last
+    cpu_library.build(compiler, tmp_path, flags, ["-DMOCE_LANES=16"], sources)
     of_table = f"cpu and bfloat16 and ({' or '.join(OPERATORS)})"
     done = subprocess.run(
         [
