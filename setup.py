@@ -67,9 +67,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     avx512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
     INSTRUCTION_SETS["avx2"] = ["-DMOCE_LANES=8", *avx2]
     INSTRUCTION_SETS["avx512"] = ["-DMOCE_LANES=16", *avx2, *avx512]
-    # AMX is compiled in, and used where the processor has it beside these.
-    avx512_bf16 = [*INSTRUCTION_SETS["avx512"], "-mavx512bf16"]
-    INSTRUCTION_SETS["avx512_bf16"] = [*avx512_bf16, "-mamx-tile", "-mamx-bf16"]
+    # With AMX, in assembly, for processors that have it beside these.
+    INSTRUCTION_SETS["avx512_bf16"] = [*INSTRUCTION_SETS["avx512"], "-mavx512bf16"]
 
 # The kernels that take longest to compile: those begin first, so that nothing waits for them.
 SLOWEST = ("depthwise_conv_kernel", "fft_attention_kernel", "grouped_experts_kernel")
@@ -93,12 +92,33 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     words = cpuinfo.read_text().split() if cpuinfo.exists() else []
     # Compilers and Linux spell this one differently.
     here = {f"-m{word}".replace("avx512_bf16", "avx512bf16") for word in words}
-    here |= {"-mamx-tile", "-mamx-bf16"}
     return [
         name
         for name, flags in INSTRUCTION_SETS.items()
         if here.issuperset(flag for flag in flags if flag.startswith("-m"))
     ][-1:]
+
+
+def compiled_sets(compiler: str, sets: list[str]) -> list[str]:
+    """Those of ``sets`` that the compiler and its assembler know: the newest may be too new.
+
+    If it was the only one, the one before takes its place.
+    """
+    newest = "avx512_bf16"
+    if newest not in sets or _compiles(compiler, [*INSTRUCTION_SETS[newest]], AMX_PROGRAM):
+        return sets
+    return [name for name in sets if name != newest] or ["avx512"]
+
+
+AMX_PROGRAM = 'void f() { asm volatile("tdpbf16ps %tmm0, %tmm1, %tmm2"); }'
+
+
+def _compiles(compiler: str, flags: list[str], program: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "program.cpp")
+        source.write_text(program)
+        command = [compiler, *flags, "-c", str(source), "-o", f"{source}.o"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def find_compiler() -> str | None:
@@ -291,6 +311,8 @@ def write_cpu_ninja(folder: Path, compiler: str, sets: list[str], output: Path) 
         else:
             steps.append((source, source.stem, host))
     flags = [*common_flags(), *HOST_FLAGS, "-fno-math-errno", os.environ.get("CXXFLAGS", "")]
+    if "avx512_bf16" in sets:
+        flags.append("-DMOCE_HAS_AMX")
     libraries = [f"-L{torch_folder('lib')}", "-ltorch -ltorch_cpu -lc10"]
     compiler = shlex.quote(compiler)
     write_ninja(folder, output, steps, compiler, flags, libraries, compiler)
@@ -350,7 +372,10 @@ class BuildLibraries(build_ext):
         if reason:
             report = {"cpu": reason, "cuda": reason}
         else:
-            self.sets = instruction_sets()
+            wanted_sets = instruction_sets()
+            self.sets = compiled_sets(self.compiler_path, wanted_sets)
+            for name in (name for name in wanted_sets if name not in self.sets):
+                self.warn(f"{self.compiler_path} is too old to compile the CPU kernels for {name}")
             version = compiler_version(self.compiler_path)
             report["cpu"] = f"built with {version} for {', '.join(self.sets)}"
             report["cpu_isa"] = self.sets

@@ -38,10 +38,13 @@ def environment(threads: int) -> dict[str, Any]:
 
 def processor(found: dict[str, Any]) -> str:
     """Processor, instruction sets and threads in words."""
-    sets = [found["instruction_set"] or "no CPU library", *found["bf16_instructions"]]
+    sets = f"kernels {found['instruction_set']}" if found["instruction_set"] else "no CPU library"
+    has = (
+        f", processor {' '.join(found['bf16_instructions'])}" if found["bf16_instructions"] else ""
+    )
     threads = found["threads"]
     plural = "" if threads == 1 else "s"
-    return f"{found['processor']} ({', '.join(sets)}), {threads} thread{plural}"
+    return f"{found['processor']} ({sets}{has}), {threads} thread{plural}"
 
 
 def described(found: dict[str, Any]) -> str:

@@ -46,8 +46,9 @@ def _library(name: str) -> str:
     loaded = f"{native.built(name)}; loaded"
     if name != "cpu":
         return loaded
-    gains = "time and memory" if native.cpu_multiplies(torch.bfloat16) else "memory alone"
-    return f"{loaded}, runs with {native.cpu_capability()}, bfloat16 saves {gains}"
+    runs = native.cpu_capability()
+    gains = "time and memory" if runs.startswith("avx512_bf16") else "only memory"
+    return f"{loaded}, runs with {runs}, bfloat16 saves {gains}"
 
 
 if __name__ == "__main__":

@@ -104,12 +104,3 @@ def cpu_capability() -> str:
 
 
 torch.library.define("moce_kernels::cpu_capability", "() -> str")
-
-
-@functools.cache
-def cpu_multiplies(dtype: torch.dtype) -> bool:
-    """Whether this processor has instructions that multiply matrices of a 16-bit ``dtype``, which
-    make it faster than float32; False if the CPU library cannot be loaded."""
-    if dtype is not torch.bfloat16 or load("cpu"):
-        return False
-    return cpu_capability().startswith("avx512_bf16")

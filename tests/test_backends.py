@@ -289,7 +289,6 @@ assert [str(w.message) for w in caught] == [
         ("avx512", "avx2", "compiled for avx512, which this processor or ATEN_CPU_CAPABILITY=avx2"),
         ("avx2 avx512", "default", "compiled for avx2, avx512, which .* install the package on"),
         ("baseline avx512", "avx2", "runs baseline"),
-        ("baseline avx512_bf16", "avx512", "runs baseline"),
         ("baseline", None, "runs baseline"),
     ],
 )

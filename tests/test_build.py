@@ -79,6 +79,19 @@ def test_instruction_sets(
     assert build.instruction_sets(tmp_path / "cpuinfo") == sets
 
 
+def test_a_compiler_too_old_for_the_newest_set(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = build.find_compiler()
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    assert build._compiles(compiler, [], "int x;") and not build._compiles(compiler, [], "int")
+    monkeypatch.setattr(build, "_compiles", lambda *_: False)
+    assert build.compiled_sets(compiler, ["avx512_bf16"]) == ["avx512"]
+    assert build.compiled_sets(compiler, ["avx2", "avx512_bf16"]) == ["avx2"]
+    assert build.compiled_sets(compiler, ["avx512"]) == ["avx512"]
+
+
 @pytest.mark.parametrize("wrong", ["avx", "all avx2", "native"])
 def test_unknown_instruction_sets(
     wrong: str, build: ModuleType, monkeypatch: pytest.MonkeyPatch

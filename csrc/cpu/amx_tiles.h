@@ -14,7 +14,7 @@ inline namespace MOCE_ISA {
 constexpr int64_t kAmxRows = 16;   // of a tile
 constexpr int64_t kAmxPairs = 16;  // of a tile's row, or floats
 
-#if MOCE_LANES == 16 && (defined(MOCE_EMULATED) || defined(__AMX_BF16__))
+#if defined(MOCE_HAS_AMX) && (defined(__AVX512BF16__) || defined(MOCE_EMULATED))
 #define MOCE_AMX
 #endif
 
@@ -53,7 +53,7 @@ struct Tiles {
   }
 };
 
-#elif defined(__AMX_BF16__)
+#elif defined(MOCE_AMX)
 
 // Configures all eight tiles and gives them back. In assembly, for GCC's intrinsics are macros that
 // take literal numbers alone.
@@ -89,7 +89,7 @@ struct Tiles {
 
 #if defined(MOCE_AMX)
 
-// R x V tiles of results, of the pixels from `in` on and the vectors from `panel` on, whose rows are
+// R x V tiles of results, of the pixels from `in` on and the vectors from `panel` on, whose rows have
 // `width` pairs: sums in tiles 0 to 3, pixels in 4 and 5, the panel in 6 and 7.
 template <int R, int V>
 MOCE_INLINE void multiply_tiles(const uint32_t* in, int64_t in_pixel, int64_t pairs,
@@ -121,7 +121,8 @@ MOCE_INLINE void multiply_tiles(const uint32_t* in, int64_t in_pixel, int64_t pa
     alignas(64) float sums[kAmxRows][16];
     Tiles::store<c>(sums, sizeof sums[0]);
     for (int m = 0; m < kAmxRows; m++)
-      store<16>(of.out + m * of.out_pixel, load<16>(sums[m]) + load<16>(of.start + m * of.start_pixel));
+      store<16>(of.out + m * of.out_pixel,
+                load<16>(sums[m]) + load<16>(of.start + m * of.start_pixel));
   });
 }
 

@@ -80,7 +80,7 @@ MOCE_INLINE void pair_row(const float* from, int64_t inner, uint32_t* to) {
 template <int W, class From>
 MOCE_NOINLINE void pair_rows(const From* from, int64_t row, int64_t exist, int64_t first,
                              int64_t count, int64_t width, float* panel) {
-  auto* halves = reinterpret_cast<uint16_t*>(panel);
+  char* halves = reinterpret_cast<char*>(panel);
   for (int64_t n = 0; n < width; n += W) {
     const int lanes = exist - n >= W ? W : exist > n ? int(exist - n) : 0;
     const auto at = [&](int64_t k) MOCE_INLINE_LAMBDA {
@@ -89,7 +89,10 @@ MOCE_NOINLINE void pair_rows(const From* from, int64_t row, int64_t exist, int64
     };
     const auto put_half = [&](int64_t k) MOCE_INLINE_LAMBDA {
       const VecU16<W> bits = narrow<W>(at(k), BFloat16{});
-      for (int i = 0; i < W; i++) halves[(k / 2 * width + n + i) * 2 + k % 2] = bits[i];
+      for (int i = 0; i < W; i++) {
+        const uint16_t half = bits[i];
+        __builtin_memcpy(halves + (k / 2 * width + n + i) * 4 + k % 2 * 2, &half, sizeof half);
+      }
     };
     int64_t k = first;
     if (k % 2) put_half(k++);
@@ -104,7 +107,7 @@ MOCE_NOINLINE void pair_rows(const From* from, int64_t row, int64_t exist, int64
 MOCE_INLINE void fill_pairs(int64_t inner, int64_t width, float* panel) {
   if (inner % 2)
     for (int64_t n = 0; n < width; n++)
-      reinterpret_cast<uint16_t*>(panel)[(inner / 2 * width + n) * 2 + 1] = 0;
+      __builtin_memset(reinterpret_cast<char*>(panel + inner / 2 * width + n) + 2, 0, 2);
   for (int64_t i = (inner + 1) / 2 * width; i < pairs_of(inner) * width; i++) panel[i] = 0.f;
 }
 
@@ -163,7 +166,9 @@ MOCE_INLINE void dot_tile(const uint32_t* in, int64_t in_pixel, int64_t pairs, c
     VecU32<W> row[N];
     for (int n = 0; n < N; n++) row[n] = bit_cast<VecU32<W>>(load<W>(panel + n * W));
     for (int m = 0; m < M; m++) {
-      const VecU32<W> own = VecU32<W>{} + in[m * in_pixel + k];
+      uint32_t both;
+      __builtin_memcpy(&both, in + m * in_pixel + k, sizeof both);
+      const VecU32<W> own = VecU32<W>{} + both;
       for (int n = 0; n < N; n++) sum[m][n] = dot<W>(sum[m][n], own, row[n]);
     }
   }
@@ -176,7 +181,7 @@ MOCE_NOINLINE void multiply_pairs(const uint32_t* in, int64_t in_pixel, int64_t 
                                   const float* panel, const Result& to, int count) {
   int64_t done = 0;
 #if defined(MOCE_AMX)
-  if (fills_tiles(inner) && amx_usable()) {
+  if (count >= kAmxRows && fills_tiles(inner) && amx_usable()) {
     done = count / kAmxRows * kAmxRows;
     multiply_by_tiles<N>(in, in_pixel, pairs_of(inner), panel, to, done);
   }
@@ -189,7 +194,7 @@ MOCE_NOINLINE void multiply_pairs(const uint32_t* in, int64_t in_pixel, int64_t 
 }
 
 constexpr int64_t kPairsAtOnce = 6144;  // in a first-level cache
-constexpr int64_t kInnerAtOnce = 1024;
+constexpr int64_t kInnerAtOnce = 768;   // of a tile's rows
 
 // As multiply_panels, for panels of pairs.
 template <int W>
@@ -199,14 +204,17 @@ MOCE_NOINLINE void multiply_pair_panels(const float* in, int64_t in_pixel, int64
   alignas(64) uint32_t pairs[kPairsAtOnce];
   for (int64_t k = 0; k < inner; k += kInnerAtOnce) {
     const int64_t part = inner - k < kInnerAtOnce ? inner - k : kInnerAtOnce, row = pairs_of(part);
-    const int64_t most = kPairsAtOnce / row;
+    const int64_t fit = kPairsAtOnce / row;
+    const int64_t most = fit < kAmxRows ? fit : fit / kAmxRows * kAmxRows;
     for (int64_t p = 0; p < count; p += most) {
       const int n = int(count - p < most ? count - p : most);
-      for (int i = 0; i < n; i++) pair_row<W>(in + (p + i) * in_pixel + k, part, pairs + i * row);
+      for (int i = 0; i < n; i++)
+        pair_row<W>(in + (p + i) * in_pixel + k, part, pairs + i * row);
       for_vector_tiles(whole<W>(channels) / W, [&](int64_t v, auto N) MOCE_INLINE_LAMBDA {
         constexpr int width = decltype(N)::value;
         Result of = to.at<W>(p, v);
-        if (k > 0) of = {nullptr, of.out, of.out_pixel, of.out_vector, of.out, of.out_pixel, of.out_vector};
+        if (k > 0)
+          of = {nullptr, of.out, of.out_pixel, of.out_vector, of.out, of.out_pixel, of.out_vector};
         multiply_pairs<W, width>(pairs, row, part, panels + v * W * inner + k / 2 * width * W, of,
                                  n);
       });

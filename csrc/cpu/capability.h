@@ -7,7 +7,8 @@ enum class Capability { kNone, kBaseline, kNeon, kAvx2, kAvx512, kAvx512Bf16 };
 
 // The best that this library holds and this machine has; kNone if there is no such set. The
 // environment's ATEN_CPU_CAPABILITY ("default", "avx2", "avx512"), which governs PyTorch's own
-// kernels, lowers it: "avx512" is without the products of bfloat16. Decided once.
+// kernels, lowers it: "avx512" is without the products of bfloat16, where the library holds both.
+// Decided once.
 Capability cpu_capability();
 // What calling an operator comes to where there is none; moce_kernels says so before.
 [[noreturn]] void no_instruction_set();

@@ -100,7 +100,7 @@ struct Attention : ChannelMatrices<W, T> {
         const Pixels q = read_heads(a.q, t, q_copy), k = read_heads(a.k, t, k_copy);
         for (int64_t h = 0; h < a.heads; h++)
           add_outer<W, T>(q.data + h * cp, q.pixel, c, k.data + h * cp, k.pixel, cp, t.count,
-                       sum + h * c * cp);
+                          sum + h * c * cp);
         add_squares(q, t.count, sum + gram_size());
         add_squares(k, t.count, sum + gram_size() + hp);
       });
@@ -135,7 +135,7 @@ struct Attention : ChannelMatrices<W, T> {
       int64_t pixel;
       float* to = place_for_pixels<W, T>(a.out, a.outer, t.b, t.y, t.x, buffer, pixel);
       multiply_panels<W, T>(v.data, v.pixel, C, matrix, a.outer, a.bias ? matrix + C * Np : nullptr,
-                         from.data, from.pixel, to, pixel, t.count);
+                            from.data, from.pixel, to, pixel, t.count);
       write_pixels<W, T>(to, a.out, a.outer, t.b, t.y, t.x, t.count);
     }
   }
@@ -169,7 +169,7 @@ struct Attention : ChannelMatrices<W, T> {
       float* to = direct ? reinterpret_cast<float*>(pixel_at<T>(a.dv, t.b, t.y, t.x)) : buffer;
       for (int64_t h = 0; h < a.heads; h++)
         multiply_panels<W, T>(g.data, g.pixel, a.outer, m.by_grad + h * a.outer * cp, c, nullptr,
-                           nullptr, 0, to + h * cp, direct ? a.dv.w : hp, t.count);
+                              nullptr, 0, to + h * cp, direct ? a.dv.w : hp, t.count);
       write_heads(to, a.dv, t);
       gradient(q, k, m.q_factor, m.by_k, a.dq, t, buffer);
       gradient(k, q, m.k_factor, m.by_q, a.dk, t, buffer);
@@ -186,7 +186,7 @@ struct Attention : ChannelMatrices<W, T> {
         store<W>(to + p * pixel + i, load<W>(own.data + p * own.pixel + i) * load<W>(factor + i));
     for (int64_t h = 0; h < a.heads; h++)
       multiply_panels<W, T>(other.data + h * cp, other.pixel, c, panels + h * c * cp, c, nullptr,
-                         to + h * cp, pixel, to + h * cp, pixel, t.count);
+                            to + h * cp, pixel, to + h * cp, pixel, t.count);
     write_heads(to, d, t);
   }
 };

@@ -75,8 +75,9 @@ MOCE_NOINLINE void normalise_gradient(const float* d, const Normed* normed, int6
     store<W>(slopes, slope);
     for (int p = 0; p < n; p++)
       for (int64_t c = 0; c < Cp; c += W) {
-        Vec<W> own = (load<W>(g + p * Cp + c) - means[p] - load<W>(y + p * normed_pixel + c) * slopes[p]) *
-                     rstd[p0 + p];
+        const Vec<W> own_normed = load<W>(y + p * normed_pixel + c);
+        Vec<W> own =
+            (load<W>(g + p * Cp + c) - means[p] - own_normed * slopes[p]) * rstd[p0 + p];
         if (plus) own += load<W>(plus + (p0 + p) * plus_pixel + c);
         store<W>(dx + (p0 + p) * dx_pixel + c, own);
       }

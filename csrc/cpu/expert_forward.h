@@ -55,7 +55,8 @@ struct ExpertForward : ExpertPacking<W> {
         const Pixels in = read(e.x, y, x, n, x_copy);
         this->template multiply<W>(in.data, in.pixel, e.C, w.in, rp, nullptr, h, rp, n);
         for (int i = 0; i < 3; i++)
-          this->template multiply<W>(h, rp, r, w.qkv[i], rp, nullptr, in_plane(e.planes, i, y, x), rp, n);
+          this->template multiply<W>(h, rp, r, w.qkv[i], rp, nullptr,
+                                     in_plane(e.planes, i, y, x), rp, n);
       }
     }
   }
@@ -117,8 +118,8 @@ struct ExpertForward : ExpertPacking<W> {
 
   // o = Wo a + b and s = P1 shared for one row of a strip; returns the row of shared.
   Pixels modulation(const Place& t, int row, const Packed& w, const StripBuffers& b) const {
-    this->template multiply<W>(b.attended + row * kColumns * rp, rp, r, w.attn, rp, w.attn_bias, b.o, rp,
-                       t.w);
+    this->template multiply<W>(b.attended + row * kColumns * rp, rp, r, w.attn, rp, w.attn_bias,
+                               b.o, rp, t.w);
     const Pixels shared = read(e.shared, t.y + row, t.x, t.w, b.copy);
     this->template multiply<W>(shared.data, shared.pixel, e.C, w.mod, rp, nullptr, b.s, rp, t.w);
     return shared;

@@ -14,7 +14,7 @@ struct ExpertPacking : ExpertGeometry<W> {
   using Base::e, Base::r, Base::rp, Base::Cp;
 
   struct Packed {
-    // Panels but for dw and biases.
+    // Panels, except dw and biases.
     float *in, *mod, *out;                     // (C, rp), (C, rp), (r, Cp)
     float *qkv[3], *dw[3], *dw_bias[3];        // (r, rp), (9 or 49, rp), (rp)
     float *attn, *attn_bias;                   // (r, rp), (rp)

@@ -45,7 +45,7 @@ struct FeedForward {
     pack_projection<W, T>(in, a.packed, begin, last);
     pack_depthwise<W, 3>(in, a.depthwise, a.depthwise_bias, a.packed + depthwise_at(), begin, last);
     pack_projection<W, T>({0, 0, 0, a.hidden, 1, a.C, false, 0.f, {}, a.out_weight, a.out_bias},
-                       a.packed + out_at(), begin > hidden ? begin - hidden : 0, end - hidden);
+                          a.packed + out_at(), begin > hidden ? begin - hidden : 0, end - hidden);
   }
 
   void forward(int64_t begin, int64_t end, float* scratch) const {
@@ -106,7 +106,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
     Gradient::pack(in, a.depthwise, a.gradient.packed, begin, end < hidden ? end : hidden);
     if (begin == 0)
       pack_panels<W, T>(a.out_weight, a.C, a.hidden, a.hidden, 1,
-                     a.gradient.packed + Gradient::packed_size(in));
+                        a.gradient.packed + Gradient::packed_size(in));
   }
 
   struct Buffers {
@@ -136,7 +136,7 @@ struct FeedForwardGradient : FeedForward<W, T> {
                                           reinterpret_cast<Operand<T>*>(b.g_copy));
     const float* out = a.gradient.packed + Gradient::packed_size(in);
     multiply_panels<W, T>(grad.data, grad.pixel, a.C, out, a.hidden, nullptr, nullptr, 0,
-                       b.dgated + at * hp, hp, int(after - at));
+                          b.dgated + at * hp, hp, int(after - at));
     // The last group of pixels may end outside the image, where no gradient is.
     for (int64_t i = after * hp; i < Rows::row_pixels(in) * hp; i++) b.dgated[i] = 0.f;
     gate_gradient(rows, y, b, hidden.gradient_at(y));

@@ -125,7 +125,7 @@ PixelsOf<Operand<T>> read_operands(const Strided& s, int64_t C, int64_t b, int64
   } else {
     T* from = pixel_at<T>(s, b, y, x);
     const int64_t row = operand_row<W, T>(C);
-    if (s.c == 1 && row == C) return {from, s.w};
+    if (s.c == 1 && row == C && s.w % 2 == 0) return {from, s.w};  // pixels of whole pairs
     for (int64_t c = 0; c < C; c += W)
       gather_pixels<W>(from + c * s.c, s, C - c < W ? int(C - c) : W, count, buffer + c, row);
     clear_operands<W, T>(C, count, buffer);

@@ -83,8 +83,8 @@ struct Pointwise {
       int64_t pixel;
       float* to = place_for_pixels<W, T>(a.out, a.outer, b, y, x, buffer, pixel);
       multiply_panels<W, T>(in.data, in.pixel, a.inner, a.packed, a.outer,
-                         a.bias ? a.packed + a.inner * Np : nullptr, from.data, from.pixel, to,
-                         pixel, n);
+                            a.bias ? a.packed + a.inner * Np : nullptr, from.data, from.pixel, to,
+                            pixel, n);
       write_pixels<W, T>(to, a.out, a.outer, b, y, x, n);
     }
   }
@@ -110,11 +110,11 @@ struct Pointwise {
         float* to = place_for_pixels<W, T>(a.dx, a.inner, b, y, x, x_copy, pixel);
         if (a.norm) {
           multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, d,
-                             Kp, n);
+                                Kp, n);
           normalise_gradient<W>(d, normed, in.pixel, rstd, a.inner, n, to, pixel);
         } else {
-          multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, to,
-                             pixel, n);
+          multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0,
+                                to, pixel, n);
         }
         write_pixels<W, T>(to, a.dx, a.inner, b, y, x, n);
       }

@@ -27,7 +27,7 @@ namespace moce {
 inline namespace MOCE_ISA {
 
 // Registers for vectors: what the blocks of sums that kernels keep are sized for.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__AVX512F__) || defined(__aarch64__) || defined(MOCE_EMULATED)
 constexpr int kRegisters = 32;
 #else
 constexpr int kRegisters = 16;
@@ -258,7 +258,7 @@ MOCE_INLINE void store_first(T* p, Vec<W> x, int n) {
 #endif
   T few[W];
   store<W>(few, x);
-  for (int i = 0; i < n; i++) p[i] = few[i];
+  for (int i = 0; i < n; i++) __builtin_memcpy(p + i, few + i, sizeof few[i]);
 }
 
 // a_f b_f a_{f+1} b_{f+1} ..., f = First: of the lower halves for 0, of the upper for W / 2.

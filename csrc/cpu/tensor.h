@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "memory_pool.h"
@@ -31,7 +32,11 @@ inline void* require_memory(void* p, size_t bytes) {
 inline Scratch allocate_scratch(int64_t floats) {
   const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
   void* p = bytes >= kPoolThreshold ? pool_allocate(bytes) : std::aligned_alloc(64, bytes);
-  return Scratch(static_cast<float*>(require_memory(p, bytes)), FreeScratch{bytes});
+  require_memory(p, bytes);
+#if defined(MOCE_EMULATED)
+  std::memset(p, 0xff, bytes);  // NaN, for tests to see what is read before it is written
+#endif
+  return Scratch(static_cast<float*>(p), FreeScratch{bytes});
 }
 
 inline float* floats(const Tensor& t) { return static_cast<float*>(t.data_ptr()); }

@@ -62,7 +62,8 @@ struct Result {
   MOCE_INLINE void finish(Vec<W> (&sum)[M][N]) const {
     if (start)
       for (int m = 0; m < M; m++)
-        for (int n = 0; n < N; n++) sum[m][n] += load<W>(start + m * start_pixel + n * start_vector);
+        for (int n = 0; n < N; n++)
+          sum[m][n] += load<W>(start + m * start_pixel + n * start_vector);
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) store<W>(out + m * out_pixel + n * out_vector, sum[m][n]);
   }

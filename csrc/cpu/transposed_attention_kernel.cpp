@@ -217,12 +217,12 @@ struct TransposedGradient : Transposed<W, T> {
     for (int64_t h = 0; h < a.heads; h++) {
       float* to = d + h * cp / W * rows.vector;
       const int64_t square = h * c * cp;
-      multiply_panels<W, T>(k + h * cp, 2 * hp, c, m.by_k + square, c, nullptr, nullptr, 0, to, W, n,
-                         rows.vector);
+      multiply_panels<W, T>(k + h * cp, 2 * hp, c, m.by_k + square, c, nullptr, nullptr, 0, to, W,
+                            n, rows.vector);
       multiply_panels<W, T>(q + h * cp, 2 * hp, c, m.by_q + square, c, nullptr, nullptr, 0,
-                         to + part, W, n, rows.vector);
+                            to + part, W, n, rows.vector);
       multiply_panels<W, T>(g.data, g.pixel, outer, m.by_grad + h * outer * cp, c, nullptr, nullptr,
-                         0, to + 2 * part, W, n, rows.vector);
+                            0, to + 2 * part, W, n, rows.vector);
     }
     for (int64_t i = 0; i < 2 * hp; i += W) {  // of q, then of k; so are the factors
       const V factor = load<W>(m.q_factor + i);

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moce_kernels import backends, native, pointwise_conv, projected_depthwise_conv
+from moce_kernels import backends, pointwise_conv, projected_depthwise_conv
 
 
 def padded(image: Tensor, cell: int) -> Tensor:
@@ -115,7 +115,7 @@ class Conv3x3(nn.Conv2d):
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu")
-        if native.cpu_multiplies(dtype):
+        if backends.pytorch_multiplies(dtype):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
             return super().forward(x.float()).to(dtype)

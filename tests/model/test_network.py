@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moce_kernels import channel_attention, native
+from moce_kernels import backends, channel_attention
 from moceir.config import MoCEIRConfig
 from moceir.model import MoCEIR, layers
 from moceir.model.attention import PreNormAttention, SharedExpert
@@ -270,10 +270,17 @@ def test_convolutions_of_a_type_that_the_processor_cannot_multiply(
     conv, x = Conv3x3(16, 8), torch.randn(1, 16, 9, 7)
     exact = conv(x)
     with torch.autocast("cpu", torch.bfloat16):
-        monkeypatch.setattr(native, "cpu_multiplies", lambda dtype: False)
+        monkeypatch.setattr(backends, "pytorch_multiplies", lambda dtype: False)
         rounded = conv(x)
-        monkeypatch.setattr(native, "cpu_multiplies", lambda dtype: True)
+        monkeypatch.setattr(backends, "pytorch_multiplies", lambda dtype: True)
         multiplied = conv(x)
     assert torch.equal(rounded, exact.bfloat16())
     assert multiplied.dtype == torch.bfloat16 and not torch.equal(multiplied, rounded)
     assert list(conv.state_dict()) == ["weight"]
+
+
+def test_convolutions_compile_whole_under_autocast() -> None:
+    conv, x = Conv3x3(16, 8), torch.randn(1, 16, 9, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled = torch.compile(conv, fullgraph=True, backend="eager")(x)
+        assert torch.equal(compiled, conv(x))

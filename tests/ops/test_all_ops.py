@@ -87,17 +87,18 @@ def test_one_gradient_alone(spec: OpSpec, kernel: str) -> None:
             assert error(gradient, expected.double().cpu()) <= 1e-6, (sample.name, name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
-def test_deterministic(spec: OpSpec, kernel: str) -> None:
+def test_deterministic(spec: OpSpec, kernel: str, dtype: torch.dtype) -> None:
     """Bit for bit the same again, and with another number of threads."""
     skip_unless_it_runs(kernel, spec.name, device_of(kernel))
     sample, device = next(spec.samples_for(kernel)), device_of(kernel)
-    first = run(sample, kernel, torch.float32, device)
+    first = run(sample, kernel, dtype, device)
     threads = torch.get_num_threads()
     try:
         for count in (threads, 1, 3):
             torch.set_num_threads(count)
-            again = run(sample, kernel, torch.float32, device)
+            again = run(sample, kernel, dtype, device)
             assert all(torch.equal(first[name], again[name]) for name in first)
     finally:
         torch.set_num_threads(threads)

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import moce_kernels as ops
+
 from tests.ops import cpu_library
 from tests.ops.samples import (
     channel_attention,
@@ -42,7 +44,8 @@ OPERATORS = (
 
 
 def samples() -> Iterator[Sample]:
-    """Beyond one tile, one buffer and one panel, and not a whole number of any."""
+    """Beyond one tile, one buffer, one panel and one part of the inner dimension, and not a whole
+    number of any."""
     torch.manual_seed(0)
     last = "channels_last"
     yield pointwise_conv.sample((1, 2100, 3, 7), last, 20, "bias", "residual")
@@ -55,7 +58,9 @@ def samples() -> Iterator[Sample]:
     yield transposed_attention.sample((1, 66, 6, 50), last, 2, 66, 66, "norm", "bias", "residual")
     yield transposed_attention.sample((2, 51, 5, 33), last, 3, 40, 70, "norm")
     yield channel_attention.sample((1, 70, 9, 60), last, 2, 90, "bias", "residual")
+    yield channel_attention.sample((1, 1040, 4, 50), last, 1, 30)
     yield grouped_experts.sample((2, 50, 9, 40), last, (20, 35), (4, 8), [[0, 1], [1, 0]])
+    yield grouped_experts.sample((1, 1033, 5, 33), last, (20,), (4,), [[0]])
 
 
 @pytest.mark.parametrize("sample", list(samples()), ids=lambda s: s.name)
@@ -69,21 +74,39 @@ def test_no_worse_than_twice_plain_pytorch(sample: Sample) -> None:
         assert error(ours[name], value) <= 2 * error(plain[name], value) + 2e-4, name
 
 
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 31, 32, 48, 64])
+def test_pixels_that_are_not_finite_stay_alone(channels: int) -> None:
+    """Zeros that fill a tile up must not meet what is in the next pixel."""
+    skip_unless_it_runs("cpu", "pointwise_conv")
+    x = torch.randn(1, channels, 6, 40).contiguous(memory_format=torch.channels_last).bfloat16()
+    weight = torch.randn(96, channels)
+    expected = ops.pointwise_conv(x, weight, backend="cpu")
+    x[0, :, 2, 7], x[0, :, 3, 0] = float("nan"), float("inf")
+    found = ops.pointwise_conv(x, weight, backend="cpu")
+    same = torch.ones(6, 40, dtype=torch.bool)
+    same[2, 7] = same[3, 0] = False
+    assert torch.equal(found[..., same], expected[..., same])
+    assert not found[..., ~same].isfinite().any()
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates instructions of x86-64")
 def test_emulated(tmp_path: Path) -> None:
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("there is no C++ compiler")
     # The compiler's vectors that are wider than the processor's are slow without optimisation.
-    flags = ["-O2", "-Wno-psabi", "-DMOCE_EMULATED"]
-    sources = (*OPERATORS, "fft_attention")  # grouped_experts contains the last
+    flags = ["-O2", "-Wno-psabi", "-DMOCE_EMULATED", "-DMOCE_HAS_AMX"]
+    sources = (*OPERATORS, "amx", "fft_attention")  # grouped_experts contains the last
     cpu_library.build(compiler, tmp_path, flags, ["-DMOCE_LANES=16"], sources)
     of_table = f"cpu and bfloat16 and ({' or '.join(OPERATORS)})"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "tests.other_libraries"),
             *("tests/ops/test_all_ops.py", __file__),
-            *("-k", f"twice_plain_pytorch and ({of_table} or {Path(__file__).stem})"),
+            *(
+                "-k",
+                f"(twice_plain_pytorch and ({of_table} or {Path(__file__).stem})) or stay_alone",
+            ),
         ],
         cwd=ROOT,
         env={**os.environ, "MOCE_TEST_LIBRARIES": str(tmp_path)},
@@ -92,4 +115,4 @@ def test_emulated(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    assert f"{len(OPERATORS) + len(list(samples()))} passed" in done.stdout
+    assert f"{len(OPERATORS) + len(list(samples())) + 8} passed" in done.stdout

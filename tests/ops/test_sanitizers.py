@@ -39,7 +39,7 @@ for spec in SPECS:
 """
 
 
-EMULATED = ["-DMOCE_LANES=16", "-DMOCE_EMULATED", "-Wno-psabi"]
+EMULATED = ["-DMOCE_LANES=16", "-DMOCE_EMULATED", "-DMOCE_HAS_AMX", "-Wno-psabi"]
 
 
 def lanes() -> list[str]:

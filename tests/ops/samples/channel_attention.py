@@ -59,6 +59,7 @@ def samples() -> Iterator[Sample]:
     yield sample((1, 20, 9, 14), "sliced_last", 4, 21, "cross", "bias", "residual")
     yield sample((1, 70, 6, 11), "sliced", 1, 70, "cross")  # a head of several tiles
     yield sample((0, 8, 16, 16), "channels_last", 2, 8, "bias")
+    yield sample((1, 64, 9, 20), "sliced_last", 2, 64, "cross")
 
 
 def tiny() -> Iterator[Sample]:

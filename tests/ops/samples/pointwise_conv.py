@@ -50,6 +50,8 @@ def samples() -> Iterator[Sample]:
     yield sample((1, 10, 9, 15), "sliced", 21, "norm", "bias", "residual")
     yield sample((2, 170, 3, 4), "channels_last", 40, "norm", "bias")  # many channels
     yield sample((0, 8, 16, 16), "channels_last", 8, "norm", "bias", "residual")
+    # Whole tiles of bfloat16, and pixels an odd number of channels apart; so in others' samples.
+    yield sample((1, 64, 5, 20), "sliced_last", 96, "bias")
 
 
 def tiny() -> Iterator[Sample]:

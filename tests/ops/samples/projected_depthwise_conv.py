@@ -49,6 +49,7 @@ def samples() -> Iterator[Sample]:
         yield sample((32, 24, 1, 1), "contiguous", 20, kernel, "norm", "bias")
         yield sample((2, 12, 6, 20), "channels_last", 16, kernel, "norm", "bias")
         yield sample((0, 8, 16, 16), "channels_last", 8, kernel, "norm", "bias")
+        yield sample((1, 64, 5, 20), "sliced_last", 64, kernel)
 
 
 def tiny() -> Iterator[Sample]:

@@ -62,6 +62,7 @@ def samples() -> Iterator[Sample]:
     yield sample((2, 9, 5, 3), "expanded", 3, 12, 9)
     yield sample((2, 16, 6, 20), "channels_last", 4, 12, 12, "norm", "residual")
     yield sample((0, 8, 16, 16), "channels_last", 2, 8, 8, "norm", "bias")
+    yield sample((1, 64, 5, 20), "sliced_last", 2, 64, 64, "norm")
 
 
 def tiny() -> Iterator[Sample]:
