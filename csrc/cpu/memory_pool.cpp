@@ -121,17 +121,11 @@ class MemoryPool {
     return cached_.erase(which);
   }
 
-  // Evicts cached blocks until `bytes` are free: the smallest that suffices, or else the largest.
+  // Evicts the cached blocks that have not been used for longest until `bytes` are free.
   void make_room(size_t bytes, Blocks& evicted) {
     for (size_t freed = 0; freed < bytes && !cached_.empty();) {
-      auto best = cached_.begin();
-      for (auto i = cached_.begin(); i != cached_.end(); i++) {
-        const bool suffices = i->bytes >= bytes - freed, did = best->bytes >= bytes - freed;
-        if (suffices != did ? suffices : suffices ? i->bytes < best->bytes : i->bytes > best->bytes)
-          best = i;
-      }
-      freed += best->bytes;
-      evict(best, evicted);
+      freed += cached_.front().bytes;
+      evict(cached_.begin(), evicted);
     }
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -14,10 +15,14 @@ namespace moce {
 // Vectors of channels whose weights one thread packs at least.
 constexpr int64_t kPackedVectors = 8;
 
+// From here on scratch comes from the memory pool, in sizes that operators share: the C library
+// would give it back to the system after each call.
+constexpr size_t kPooledScratch = size_t{1} << 16, kLargestShared = size_t{1} << 22;
+
 struct FreeScratch {
   size_t bytes = 0;
   void operator()(float* p) const {
-    if (bytes >= kPoolThreshold) pool_free(p, bytes);
+    if (bytes >= kPooledScratch) pool_free(p, bytes);
     else std::free(p);
   }
 };
@@ -30,8 +35,9 @@ inline void* require_memory(void* p, size_t bytes) {
 }
 
 inline Scratch allocate_scratch(int64_t floats) {
-  const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-  void* p = bytes >= kPoolThreshold ? pool_allocate(bytes) : std::aligned_alloc(64, bytes);
+  size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
+  if (bytes >= kPooledScratch && bytes < kLargestShared) bytes = std::bit_ceil(bytes);
+  void* p = bytes >= kPooledScratch ? pool_allocate(bytes) : std::aligned_alloc(64, bytes);
   require_memory(p, bytes);
 #if defined(MOCE_EMULATED)
   std::memset(p, 0xff, bytes);  // NaN, for tests to see what is read before it is written

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 import moce_kernels as ops
-
 from tests.ops import cpu_library
 from tests.ops.samples import (
     channel_attention,
