@@ -96,5 +96,4 @@ def change_by_experts(routed: Tensor, x: Tensor, gate: Tensor) -> Tensor:
     routed: (B, C, H, W), ``sum_j g_j e_j(x, S)``; x: likewise; gate: (B, k).
     """
     total = gate.sum(dim=1).to(x.dtype)[:, None, None, None]
-    # Not ``value=-1``, whose gradient would first multiply all of x by it.
-    return torch.addcmul(routed, -total, x)
+    return torch.addcmul(routed, total, x, value=-1)
