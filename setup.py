@@ -105,7 +105,7 @@ def compiled_sets(compiler: str, sets: list[str]) -> list[str]:
     If it was the only one, the one before takes its place.
     """
     newest = "avx512_bf16"
-    if newest not in sets or _compiles(compiler, [*INSTRUCTION_SETS[newest]], AMX_PROGRAM):
+    if newest not in sets or _compiles(compiler, INSTRUCTION_SETS[newest], AMX_PROGRAM):
         return sets
     return [name for name in sets if name != newest] or ["avx512"]
 

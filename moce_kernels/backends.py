@@ -55,9 +55,9 @@ def _assume_constant_result(function: F) -> F:
 
 @_assume_constant_result
 def pytorch_multiplies(dtype: torch.dtype) -> bool:
-    """Whether this processor has instructions for matrix products of a 16-bit ``dtype`` that
-    PyTorch's own operators use. Where an x86-64 processor has not, they are several times slower
-    than in float32; of others it is not known."""
+    """Whether PyTorch's own operators have instructions for matrix products of a 16-bit ``dtype``
+    on this processor. Without them, an x86-64 processor is several times slower than in float32.
+    Other processors are taken to have them, because that has not been measured."""
     found = torch.cpu.get_capabilities()
     if found.get("architecture") != "x86_64":
         return True

@@ -193,8 +193,8 @@ MOCE_NOINLINE void multiply_pairs(const uint32_t* in, int64_t in_pixel, int64_t 
   });
 }
 
-constexpr int64_t kPairsAtOnce = 6144;  // in a first-level cache
-constexpr int64_t kInnerAtOnce = 768;   // of a tile's rows
+// In a first-level cache: a tile's rows of so much of the inner dimension.
+constexpr int64_t kInnerAtOnce = 768, kPairsAtOnce = kAmxRows * kInnerAtOnce / 2;
 
 // As multiply_panels, for panels of pairs.
 template <int W>

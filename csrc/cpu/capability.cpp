@@ -1,13 +1,13 @@
 #include "capability.h"
 
-#include "amx.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
+
+#include "amx.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -51,10 +51,17 @@ static Capability detect() {
   return Capability::kNone;
 }
 
-#if defined(MOCE_HAS_AMX)
+#if defined(MOCE_EMULATED)
+
+static Amx find_amx() {
+  if (!amx_for_this_cpu().right()) throw std::runtime_error("the emulated AMX is wrong");
+  return Amx::kUsed;
+}
+
+#elif defined(MOCE_HAS_AMX)
 
 // A process has to ask Linux for the tiles' memory, once for all of its threads.
-[[maybe_unused]] static bool may_use_amx() {
+static bool may_use_amx() {
   const char* wanted = std::getenv("MOCE_AMX");
   if (wanted && std::strcmp(wanted, "0") == 0) return false;
 #if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
@@ -69,13 +76,8 @@ static Capability detect() {
 }
 
 static Amx find_amx() {
-#if defined(MOCE_EMULATED)
-  if (!amx_for_this_cpu().right()) throw std::runtime_error("the emulated AMX is wrong");
-  return Amx::kUsed;
-#else
   if (cpu_capability() != Capability::kAvx512Bf16 || !may_use_amx()) return Amx::kAbsent;
   return amx_for_this_cpu().right() ? Amx::kUsed : Amx::kWrong;
-#endif
 }
 
 #else
@@ -88,6 +90,7 @@ Amx amx() {
   static const Amx found = find_amx();
   return found;
 }
+bool amx_usable() { return amx() == Amx::kUsed; }
 
 Capability cpu_capability() {
   static const Capability capability = detect();

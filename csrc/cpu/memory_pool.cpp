@@ -121,7 +121,7 @@ class MemoryPool {
     return cached_.erase(which);
   }
 
-  // Evicts the cached blocks that have not been used for longest until `bytes` are free.
+  // Evicts cached blocks, the least recently used first, until `bytes` are free.
   void make_room(size_t bytes, Blocks& evicted) {
     for (size_t freed = 0; freed < bytes && !cached_.empty();) {
       freed += cached_.front().bytes;

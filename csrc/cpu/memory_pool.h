@@ -12,8 +12,8 @@ constexpr size_t kPoolThreshold = size_t{1} << 20;
 
 // Page-aligned and uninitialised; null if there is no memory. The pool caches freed blocks and
 // reuses each for an allocation of exactly its size, so that its pages need not come from the system
-// again. Blocks in use and cached ones together never exceed the peak in use by more than 8 MiB: those
-// that have not been used for longest go first.
+// again. Blocks in use and cached ones together never exceed the peak in use by more than 8 MiB: the
+// least recently used go first.
 // When the last block in use is freed, cached blocks above 32 MiB go back to the system, which is
 // also the C library's limit.
 void* pool_allocate(size_t bytes);

@@ -85,11 +85,11 @@ MOCE_INLINE void clear_operands(int64_t C, int64_t count, Operand<T>* buffer) {
 }
 
 // Asks for the pixels of a row that will be read next: strips of columns are too short for the
-// hardware to see the next row coming. Does nothing where channels are not adjacent.
+// hardware to see the next row coming. Does nothing where most of what lies there is not theirs.
 template <class T>
 MOCE_INLINE void prefetch_pixels(const Strided& s, int64_t C, int64_t b, int64_t y, int64_t x,
                                  int count) {
-  if (s.c != 1) return;
+  if (s.c != 1 || s.w > 2 * C) return;
   const char* from = reinterpret_cast<const char*>(pixel_at<T>(s, b, y, x));
   const int64_t bytes = ((count - 1) * s.w + C) * int64_t{sizeof(T)};
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);

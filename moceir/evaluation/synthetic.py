@@ -24,6 +24,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from moceir import cli
+from moceir.config import PRECISIONS
 from moceir.data.crops import middle
 from moceir.evaluation.methods import Method, find_method
 from moceir.evaluation.metrics import psnr
@@ -161,6 +162,7 @@ def _signed(gain: float) -> str:
     help="A set of rows; may be repeated. Default: card, unless -d is given.",
 )
 @click.option("--side", type=click.IntRange(16), help="Measure the centre SIDE x SIDE pixels.")
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), help="As for moceir restore.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file.")
 def main(
     folder: Path,
@@ -168,13 +170,14 @@ def main(
     degradations: tuple[str, ...],
     sets: tuple[str, ...],
     side: int | None,
+    precision: str | None,
     output: Path,
 ) -> None:
     """Measure networks and classical methods on the clean pictures in FOLDER."""
     chosen = sets if sets or degradations else ("card",)
     texts = dict.fromkeys([*(text for name in chosen for text in ROWS[name]), *degradations])
     parsed = [parse_row(text) for text in texts]
-    methods = [find_method(name) for name in dict.fromkeys(models or (None,))]
+    methods = [find_method(name, None, precision) for name in dict.fromkeys(models or (None,))]
     pictures = find_pictures(folder)
     rows: list[dict[str, Any]] = []
     for row in parsed:
