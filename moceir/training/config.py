@@ -151,8 +151,9 @@ class OptimizerConfig:
         auxiliary_weight: weight of the routers' auxiliary loss.
         loss: of an image's pixels and spectra, see ``restoration_loss``: ``l1`` (the paper's);
             ``l2``, which weighs heavy degradations most; ``log_l1``, which weighs slight ones as
-            much as heavy ones; or ``relative`` and ``relative_l2``, which are ``l1`` and ``l2``
-            with all kinds of degradation weighed equally, see ``KindMeans``.
+            much as heavy ones; ``log_l2``, which does so with squared errors (PSNR); or
+            ``relative`` and ``relative_l2``, which are ``l1`` and ``l2`` with all kinds of
+            degradation weighed equally, see ``KindMeans``.
     """
 
     muon: bool = False

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.functional import smooth_l1_loss
 
-LOSSES = ("l1", "l2", "log_l1", "relative", "relative_l2")
+LOSSES = ("l1", "l2", "log_l1", "log_l2", "relative", "relative_l2")
 RELATIVE_FLOORS = {"relative": 0.01, "relative_l2": 0.002}
 """The losses whose images ``KindMeans`` weighs, each with what is added to the expected loss of an
 image, so that those with nothing to mend do not drown the rest."""
@@ -50,7 +50,9 @@ def image_losses(
             count most. ``log_l1``: ``0.1 log(l + 0.005)`` of each image's two L1 terms ``l``, so
             that halving an error counts the same for a slight and for a heavy degradation, as it
             does in dB. The slope is that of ``l`` at 0.1; below 0.005, about one level of 8 bits,
-            it levels off, so that clean patches do not outweigh the others.
+            it levels off, so that clean patches do not outweigh the others. ``log_l2``: ``0.1
+            log(m + 1e-5)`` of the mean squared difference ``m`` in place of the first term: PSNR,
+            levelling off at 50 dB.
             ``relative`` and ``relative_l2``: as ``l1`` and ``l2``; ``KindMeans`` then weighs the
             images.
         taught: (B,) weights of images whose ``clean`` is in truth a teacher's restoration, or 0.
@@ -60,8 +62,13 @@ def image_losses(
     """
     difference = restored.float() - clean.float()
     spectrum = torch.view_as_real(torch.fft.rfft2(difference))
-    pixels = 5 * difference.square() if kind in ("l2", "relative_l2") else difference.abs()
-    losses = pixels.flatten(1).mean(1) + spectrum_weight * spectrum.abs().flatten(1).mean(1)
+    pixels = difference.square() if kind in ("l2", "log_l2", "relative_l2") else difference.abs()
+    if kind in ("l2", "relative_l2"):
+        pixels = 5 * pixels
+    losses, of_spectra = (t.flatten(1).mean(1) for t in (pixels, spectrum.abs()))
+    if kind == "log_l2":
+        losses = 0.1 * (losses + 1e-5).log()
+    losses = losses + spectrum_weight * of_spectra
     if kind == "log_l1":
         losses = 0.1 * (losses + 0.005).log()
     if taught is not None:

@@ -38,16 +38,20 @@ def test_loss_is_the_weighted_sum() -> None:
     assert nothing.item() == 0
 
 
-def test_the_logarithm_counts_relative_improvement() -> None:
+@pytest.mark.parametrize(
+    ("kind", "slight", "heavy"),
+    [("log_l1", 0.02 + 0.005, 0.4 + 0.005), ("log_l2", 0.02**2 + 1e-5, 0.4**2 + 1e-5)],
+)
+def test_the_logarithm_counts_relative_improvement(kind: str, slight: float, heavy: float) -> None:
     clean = torch.rand(2, 3, 8, 8)
     offset = torch.tensor([0.02, 0.4])[:, None, None, None]
     none = torch.tensor(0.0)
-    loss = restoration_loss(clean + offset, clean, none, spectrum_weight=0, kind="log_l1")
-    expected = 0.1 * (math.log(0.025) + math.log(0.405)) / 2
+    loss = restoration_loss(clean + offset, clean, none, spectrum_weight=0, kind=kind)
+    expected = 0.1 * (math.log(slight) + math.log(heavy)) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     # An image without any error has a finite gradient.
     restored = clean.clone().requires_grad_()
-    restoration_loss(restored, clean, none, kind="log_l1").backward()
+    restoration_loss(restored, clean, none, kind=kind).backward()
     assert restored.grad is not None
     assert torch.isfinite(restored.grad).all()
 
