@@ -36,7 +36,7 @@ def main(threads: tuple[int, ...], side: int, repeat: int, output: Path) -> None
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     results = []
     for number in threads:
-        restorer = Restorer(device="cpu", threads=number)
+        restorer = Restorer("compact", "cpu", threads=number)
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(repeat + 1):  # the first time does not count
             for way, settings in WAYS.items():

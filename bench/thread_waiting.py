@@ -40,7 +40,7 @@ import sys, time, torch
 threads, side, tiles = map(int, sys.argv[1:])
 torch.set_num_threads(threads)
 from moceir.inference.restorer import Restorer
-restorer = Restorer(device="cpu")
+restorer = Restorer("compact", "cpu")
 image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 restorer(image, tile=0)
 print("ready", flush=True)

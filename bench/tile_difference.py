@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=768)
     parser.add_argument("--kinds", nargs="+", default=["noise", "rain", "haze"])
-    parser.add_argument("--model", help="as in moceir restore")
+    parser.add_argument("--model", default="compact", help="as in moceir restore")
     parser.add_argument("--device")
     parser.add_argument(
         "--save", type=Path, help="write a 24-megapixel picture made so here, and no more"

@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    restorer = Restorer(device="cpu")
+    restorer = Restorer("compact", "cpu")
     generator = np.random.default_rng(0)
     side, blocks = arguments.side, -(-arguments.pictures // BLOCK)
     tool_seconds = bare_seconds = 0.0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The before and after pictures of the README, from the samples and the bundled weights.
+# The before and after pictures of the README, from the samples and the bundled specialists.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 while read -r kind sample; do

@@ -17,7 +17,8 @@ PATH = click.Path(path_type=Path)
 MODEL = click.option(
     "-m",
     "--model",
-    help="Weights: bundled name, folder, file or user/repository. Default: compact.",
+    help="Weights: bundled name, folder, file or user/repository. Default: the bundled "
+    "specialists to restore, else compact.",
 )
 DEVICE = click.option(
     "--device", help="Torch device, such as cpu or cuda:0. Default: a GPU if there is one."

@@ -59,8 +59,9 @@ def cost(
     from moceir.evaluation.cost import measure_cost
     from moceir.inference.restorer import Restorer
     from moceir.model import MoCEIR
+    from moceir.weights.bundled import BUNDLED
 
-    network = MoCEIR(configuration(preset)) if preset else model
+    network = MoCEIR(configuration(preset)) if preset else model or BUNDLED[0]
     restorer = Restorer(network, device, precision, threads)
     found = measure_cost(restorer, width, height, pictures=pictures, runs=runs)
     click.echo(json.dumps(_content(found), indent=1) if as_json else _lines(found))

@@ -235,6 +235,7 @@ def _line(outcome: Outcome, label: str) -> str:
     if outcome.tile:
         parts.append(f"{len(outcome.experts)} tiles of {outcome.tile}")
     blocks = (sorted(set(block)) for block in zip(*outcome.experts, strict=True))
-    parts.append("experts " + " ".join("/".join(map(str, block)) for block in blocks))
+    if outcome.experts:
+        parts.append("experts " + " ".join("/".join(map(str, block)) for block in blocks))
     parts.append(f"{outcome.seconds:.1f} s")
     return "; ".join([f"{target}: {', '.join(parts)}", *outcome.notes])

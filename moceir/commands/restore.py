@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 @click.option(
     "--auto",
     is_flag=True,
-    help="Detect which of these an image has, report them and remove them. An image without any is "
-    "copied as it is.",
+    help="With -m: detect which of these an image has, report them and remove only them. An image "
+    "without any is copied as it is. The default, specialists, always does so.",
 )
 @click.option(
     "--quality",
@@ -131,10 +131,12 @@ def restore(
 
 
 def _describe(restorer: Restorer) -> str:
-    config = restorer.model.config
-    experts = ", ".join(f"{i}: window {window}" for i, window in enumerate(config.windows, start=1))
+    windows = enumerate(restorer.model.config.windows, start=1)
+    choice = "experts " + ", ".join(f"{i}: window {window}" for i, window in windows)
+    choice += ", one choice per decoder block"
+    if restorer.specialists is not None:
+        choice = "specialists as each image needs them; " + choice
     on = f", threads {restorer.threads}" if restorer.device.type == "cpu" else ""
     return (
-        f"device {restorer.device}{on}, backend {restorer.backend}, {restorer.precision}; "
-        f"experts {experts}, one choice per decoder block"
+        f"device {restorer.device}{on}, backend {restorer.backend}, {restorer.precision}; {choice}"
     )

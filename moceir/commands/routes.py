@@ -60,9 +60,10 @@ def routes(
     from moceir.evaluation.protocol import benchmarks as find_benchmarks
     from moceir.evaluation.routes import routes as find_routes
     from moceir.inference.restorer import Restorer
+    from moceir.weights.bundled import BUNDLED
 
     found = find_benchmarks(parts(benchmarks), data)
-    restorer = Restorer(model, device)
+    restorer = Restorer(model or BUNDLED[0], device)
     counts = find_routes(restorer, pictures, kinds=parts(kinds), benchmarks=found, seed=seed)
     save(routes_figure(counts), outputs)
     for label, table in counts.items():

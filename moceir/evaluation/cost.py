@@ -26,6 +26,7 @@ from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
 from moceir.pictures.images import open_rgb
 from moceir.pictures.pixels import to_tensor
+from moceir.weights.bundled import BUNDLED
 
 NORM_OPERATIONS = 5
 """Of a LayerNorm with weight and bias, for each value; the number that fvcore has."""
@@ -208,7 +209,7 @@ def measure_cost(
     >>> found.macs.cheapest / 1e9, found.seconds
 
     Args:
-        model: a ``Restorer``, or what it takes; None: the bundled weights.
+        model: a ``Restorer`` with one network, or what it takes; None: the bundled ``compact``.
         width, height: of the image that is counted and timed, pixels.
         pictures: image files, each restored as a whole to find its route.
         runs: timed runs, of which the median is reported, after one to warm up; 0: no timing.
@@ -220,7 +221,9 @@ def measure_cost(
     """
     if width < 1 or height < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1", "size")
-    restorer = model if isinstance(model, Restorer) else Restorer(model)
+    restorer = model if isinstance(model, Restorer) else Restorer(model or BUNDLED[0])
+    if restorer.specialists is not None:
+        raise ConfigError("costs are those of one network: name one, such as compact", "model")
     config = restorer.model.config
     routes = [_of_picture(restorer, Path(path)) for path in pictures]
     timed = None

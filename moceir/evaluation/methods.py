@@ -15,7 +15,7 @@ from moceir import __version__
 from moceir.errors import ConfigError
 from moceir.evaluation.peers import Peer, find_peer, versions
 from moceir.inference.restorer import Restorer
-from moceir.weights.bundled import BUNDLED
+from moceir.weights.bundled import TOGETHER
 
 PREFIX = "peer:"
 """What the names of classical methods begin with, where they stand for weights."""
@@ -72,7 +72,7 @@ def find_method(
         WeightsError: weights that cannot be used.
     """
     if name is None or not str(name).startswith(PREFIX):
-        return network(Restorer(name, device, precision), str(name or BUNDLED[0]))
+        return network(Restorer(name, device, precision), str(name or TOGETHER))
     name = str(name)
     if device not in (None, "cpu") or precision is not None:
         raise ConfigError(f"{name} runs on the CPU in float64: omit the device and the precision")
@@ -106,7 +106,7 @@ def network(restorer: Restorer, name: str = "network") -> Method:
         ),
         "backend": restorer.backend,
         "precision": restorer.precision,
-        "parameters": sum(p.numel() for p in restorer.model.parameters()),
+        "parameters": restorer.parameters,
         "network": restorer.model.config.to_dict(),
     }
     return Method(name, restore, device, about)

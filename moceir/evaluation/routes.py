@@ -16,6 +16,7 @@ from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
 from moceir.pictures.images import find_pictures, open_rgb
 from moceir.pictures.pixels import to_tensor
+from moceir.weights.bundled import BUNDLED
 
 
 def routes(
@@ -34,7 +35,7 @@ def routes(
     Give ``pictures`` or ``benchmarks``. ``moceir.figures.routes.routes_figure`` draws the result.
 
     Args:
-        model: a ``Restorer``, or what it takes; None: the bundled weights.
+        model: a ``Restorer`` with one network, or what it takes; None: the bundled ``compact``.
         pictures: clean images, or folders of them; each is degraded in every way in ``kinds``.
         kinds: strings for ``moceir.data.degradations.parse``, such as ``noise:sigma=50``; empty:
             every kind with its default parameters.
@@ -56,7 +57,7 @@ def routes(
         raise ConfigError("nothing to route: give images, or benchmarks")
     degradations = {kind: parse(kind) for kind in kinds or KINDS}
     paths = [file for path in map(Path, pictures) for file in _files(path)]
-    restorer = model if isinstance(model, Restorer) else Restorer(model)
+    restorer = model if isinstance(model, Restorer) else Restorer(model or BUNDLED[0])
     if benchmarks:
         return {b.name: count_routes(restorer, _measured(b, seed)) for b in benchmarks}
     return {
@@ -85,6 +86,8 @@ def route_of(restorer: Restorer, image: Tensor) -> tuple[int, ...]:
     Raises:
         PictureError: too little memory for the whole image.
     """
+    if restorer.specialists is not None:
+        raise ConfigError("a route is that of one network: name one, such as compact", "model")
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     try:
         _, run = restorer.restore_pixels(pixels, tile=0)

@@ -104,7 +104,7 @@ def evaluate(
 
     Args:
         model: what ``Restorer`` takes; a classical method, such as ``peer:bm3d``; a ``Restorer``
-            or a ``Method``. None: the bundled weights.
+            or a ``Method``. None: the bundled specialists.
         benchmarks: from ``moceir.evaluation.protocol.benchmarks``.
         protocol: a name of ``PROTOCOLS``: ``published``, or ``promptir``.
         seed: of the noise of the denoising sets.

@@ -32,6 +32,7 @@ from moceir.inference.restorer import Restorer
 from moceir.inference.settings import FOUND
 from moceir.pictures.images import find_pictures, open_rgb
 from moceir.pictures.pixels import LUMA, to_image, to_tensor
+from moceir.weights.bundled import BUNDLED
 
 PAIRS = (
     "noise,rain",
@@ -176,12 +177,12 @@ def _name(row: dict[str, Any]) -> str:
 
 @click.command(cls=cli.Command)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-m", "--model", help="Weights, as for moceir restore.")
+@click.option("-m", "--model", help="As for moceir restore. Default: compact.")
 @click.option("--side", default=256, show_default=True, help="Measure the centre SIDE x SIDE.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file.")
 def main(folder: Path, model: str | None, side: int, output: Path) -> None:
     """Measure --only and --auto of moceir restore on the clean pictures in FOLDER."""
-    restorer, pictures = Restorer(model), find_pictures(folder)
+    restorer, pictures = Restorer(model or BUNDLED[0]), find_pictures(folder)
     ways = [("", "medium")]
     ways += [(kind, strength) for kind in KINDS for strength in STRENGTHS]
     ways += [(pair, "medium") for pair in PAIRS]

@@ -35,7 +35,7 @@ def examples(
 
     Args:
         pairs: files of a degraded picture and the clean one.
-        model: a ``Restorer``, or what it takes; None: the bundled weights.
+        model: a ``Restorer``, or what it takes; None: the bundled specialists.
 
     Raises:
         PictureError: a file that cannot be read, or two of different sizes.

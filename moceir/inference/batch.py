@@ -49,14 +49,14 @@ def restore_files(
     {'skipped': 2, 'restored': 40, 'failed': 1}
 
     An output appears complete or not at all, with its source's metadata, date and permissions. If
-    ``only="found"`` leaves an image as it is, the output is a copy of its file, unless another
+    nothing is found in an image, the output is a copy of its file, unless another
     format is asked for. On an exception such as KeyboardInterrupt, no further image is started,
     those being written are finished and reported, and the exception is raised again.
 
     Args:
         plan: from ``plan_files``. If it has a manifest, each image is noted there.
         restorer: one, or a function that makes one, which is called when the first image has been
-            read; None: one with the bundled weights.
+            read; None: one with the bundled specialists.
         quality: 1 to 100, for JPEG, WebP, AVIF and the like; None: 95, but lossless images stay
             lossless.
         jobs: threads that read images, and threads that write them, while the network runs.
@@ -230,10 +230,18 @@ class _Batch:
         self._writing.popleft()
         return outcome
 
+    def _may_stay(self) -> bool:
+        """Whether files may stay as they are. Before the networks are loaded it is assumed."""
+        only = self._settings.get("only")
+        loaded = self.__dict__.get("_restorer")  # the first pictures are read without it
+        return only == FOUND or (
+            only is None and (loaded is None or loaded.specialists is not None)
+        )
+
     def _read(self, job: Job) -> codec.Picture:
         if job.target is not None:
             codec.writable(job.target.suffix)  # before any work
-        keep = self._settings.get("only") == FOUND  # the file may stay as it is
+        keep = self._may_stay()
         if isinstance(job.source, Remote):
             return codec.read(job.source, keep=keep)
         if job.source is None:
@@ -285,7 +293,7 @@ class _Batch:
     ) -> _Restored:
         fields = self._fields(picture, run, seconds, peak)
         stays = (
-            run.found is not None
+            run.found == ()
             and self._quality is None
             and np.array_equal(restored, picture.pixels)
             and codec.is_same(picture.format, self._format_of(job, picture))

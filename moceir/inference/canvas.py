@@ -24,6 +24,10 @@ class Canvas(Protocol):
     def size(self) -> tuple[int, int, int]:
         """Images, height, width."""
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether the three channels of a part are equal, and those of a result are averaged."""
+
     def image(self, index: int) -> Canvas:
         """A view of one of the images; what is put there is put here."""
 
@@ -79,6 +83,10 @@ class PixelCanvas:
         batch, height, width, _ = self._pixels.shape
         return batch, height, width
 
+    @property
+    def is_grey(self) -> bool:
+        return self._colours.stop == 1
+
     def image(self, index: int) -> PixelCanvas:
         one, only = copy.copy(self), slice(index, index + 1)
         one._pixels, one.restored = self._pixels[only], self.restored[only]
@@ -100,8 +108,8 @@ class PixelCanvas:
 
     def put(self, rows: slice, result: Tensor) -> None:
         result = result.clamp(0, 1)
-        if self._colours.stop == 1:  # all three channels hold the same grey
-            result = torch.einsum("bchw,c->bhw", result, torch.tensor(LUMA))[:, None]
+        if self.is_grey:
+            result = grey(result)
         if self._strength != 1:
             result = self._original(rows, slice(None)).lerp(result, self._strength)
         values = result.permute(0, 2, 3, 1).numpy()
@@ -142,6 +150,10 @@ class TensorCanvas:
         batch, _, height, width = self._images.shape
         return batch, height, width
 
+    @property
+    def is_grey(self) -> bool:
+        return False
+
     def image(self, index: int) -> TensorCanvas:
         one, only = copy.copy(self), slice(index, index + 1)
         one._images, one.restored = self._images[only], self.restored[only]
@@ -164,6 +176,11 @@ class TensorCanvas:
         part.copy_(result.clamp(0, 1))
         if self._strength != 1:
             part.copy_(self._images[..., rows, :].lerp(part, self._strength))
+
+
+def grey(images: Tensor) -> Tensor:
+    """(B, 3, h, w) to (B, 1, h, w), on the CPU."""
+    return torch.einsum("bchw,c->bhw", images, torch.tensor(LUMA))[:, None]
 
 
 def _check_range(low: float, high: float, remedy: str) -> None:

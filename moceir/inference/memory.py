@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from moceir import machine
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError, first_line
+from moceir.errors import ConfigError, TooLittleMemory, first_line
+from moceir.inference import tiles
 
 SHARE = 0.75
 """Share of the available memory that one picture may use; the rest is for everything else."""
+
+AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
+"""Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
 
 _CPU = torch.device("cpu")
 
@@ -48,6 +53,57 @@ def network_bytes(
         floats = max(floats, experts, (2.5 + 3 * config.ffn_expansion) * channels)
     padded = (height + -height % config.cell) * (width + -width % config.cell)
     return int(4 * floats * padded) * batch + 32 * 2**20
+
+
+def fitting_tile(
+    config: MoCEIRConfig,
+    images: tuple[int, int, int],
+    device: torch.device,
+    tile: int | None,
+    overlap: int,
+) -> tuple[int, list[str]]:
+    """The first tile size to try (0: the whole image), and notes if it is not ``tile``.
+
+    Args:
+        images: their number, height and width.
+
+    Raises:
+        TooLittleMemory: not even the smallest tiles fit, or the whole image if ``tile`` is 0.
+    """
+    batch, height, width = images
+
+    def need(size: int) -> int:
+        sides = (height, width) if size == 0 else (min(size, height), min(size, width))
+        return network_bytes(config, *sides, batch, device)
+
+    if need(tile or 0) <= machine.SMALL:
+        return tile or 0, []
+    available = machine.available_bytes(device)
+    if available is None:
+        return (AUTOMATIC_TILES[-1] if tile is None else tile), (
+            ["the amount of free memory is unknown on this system"] if tile is None else []
+        )
+    room = int(SHARE * available)
+    numbers = (
+        f"{width} x {height} as a whole needs about {machine.readable(need(0))}; "
+        f"{machine.readable(available)} are free on {device}, of which one image may "
+        f"use {machine.readable(room)}"
+    )
+    if need(tile or 0) <= room:
+        return tile or 0, []
+    if tile == 0:
+        raise TooLittleMemory(numbers, "use tiles", "tile")
+    candidates = [n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)]
+    for size in candidates:
+        if need(size) <= room:
+            asked = f"tiles of {tile} are too large, " if tile else ""
+            return size, [f"{numbers}: {asked}tiles of {size}"]
+    smallest = min([*candidates, *([tile] if tile else [])], default=tiles.STEP + overlap)
+    raise TooLittleMemory(
+        f"{numbers}, and tiles of {smallest} need {machine.readable(need(smallest))}",
+        "free some memory or choose another device",
+        "device",
+    )
 
 
 def ran_out(error: RuntimeError | MemoryError) -> bool:

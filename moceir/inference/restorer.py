@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from moce_kernels.backends import BackendUnavailableError, choose
-from moceir import machine
 from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError, TooLittleMemory
 from moceir.inference import many, memory, tiles
@@ -22,16 +21,14 @@ from moceir.inference.graphs import Replayed
 from moceir.inference.results import Restored, Run, said
 from moceir.inference.selection import BufferedCanvas, Found, select
 from moceir.inference.settings import Settings, Wanted, check
+from moceir.inference.specialists import Specialists
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
 from moceir.pictures import codec
-from moceir.weights.bundled import BUNDLED
+from moceir.weights.bundled import BUNDLED, TOGETHER
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-AUTOMATIC_TILES = (1024, 768, 512, 384, 256)
-"""Tile sizes tried, in turn, for a picture that does not fit into memory whole."""
 
 _Array = TypeVar("_Array", np.ndarray, Tensor)
 
@@ -45,7 +42,7 @@ class _RanOut(Exception):
 
 
 class Restorer:
-    """Restores images with one network.
+    """Restores images with one network, or with the bundled specialists.
 
     >>> restorer = Restorer()
     >>> restorer("photo.jpg").save("restored.png")
@@ -58,7 +55,8 @@ class Restorer:
     Args:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
             weights file, a published checkpoint, ``user/repository`` on the Hugging Face Hub.
-            None: the bundled weights.
+            None, or ``specialists``: the bundled specialists, of which each image goes through
+            those that it needs.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
         precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
             image that overflows in a lower one is restored in float32, as its ``Run`` notes.
@@ -94,10 +92,29 @@ class Restorer:
             self.backend = choose("grouped_experts", None, self.device, getattr(torch, precision))
         except (BackendUnavailableError, ValueError) as error:
             raise ConfigError(str(error)) from error
+        self.specialists: Specialists | None = None
+        """The bundled ones, if these restore; ``model`` then helps to tell which an image needs."""
+        if model is None or (isinstance(model, str) and model == TOGETHER):
+            model = BUNDLED[0]
+            self.specialists = Specialists(self)
         if not isinstance(model, MoCEIR):
-            model = load_model(model or BUNDLED[0])
+            model = load_model(model)
         self.model = model.eval().to(self.device)
         self._graphs = Replayed(self._forward)
+        self._all_graphs = [self._graphs]
+
+    def sibling(self, name: str) -> Restorer:
+        """With other bundled weights, on the same device; memory is released together."""
+        other = Restorer(name, self.device, self.precision, self._threads)
+        other._all_graphs = self._all_graphs
+        other._all_graphs.append(other._graphs)
+        return other
+
+    @property
+    def parameters(self) -> int:
+        """Of all networks, which are loaded for it."""
+        others = [] if self.specialists is None else self.specialists.all()
+        return sum(p.numel() for r in (self, *others) for p in r.model.parameters())
 
     @property
     def threads(self) -> int:
@@ -141,7 +158,7 @@ class Restorer:
             return self.restore_pixels(image, **settings)[0]
         if isinstance(image, Tensor):
             wanted = check(settings)
-            canvas = TensorCanvas(image, wanted.blend)
+            canvas = TensorCanvas(image, self._blend(wanted))
             self._selected(canvas, wanted)
             return canvas.restored
         raise TypeError(
@@ -240,7 +257,7 @@ class Restorer:
             PictureError: too little memory, or a result that is not finite.
         """
         wanted = check(settings)
-        canvas = PixelCanvas(pixels[None], wanted.blend, progress)
+        canvas = PixelCanvas(pixels[None], self._blend(wanted), progress)
         (run,) = self._selected(canvas, wanted)
         return canvas.restored[0], run
 
@@ -257,33 +274,42 @@ class Restorer:
             A new array of the same shape and dtype, and how each image was restored.
         """
         wanted = check(settings)
-        canvas = PixelCanvas(pixels, wanted.blend)
+        canvas = PixelCanvas(pixels, self._blend(wanted))
         runs = self._selected(canvas, wanted)
         return canvas.restored, runs
 
+    def _blend(self, wanted: Wanted) -> float:
+        """The strength at which a canvas blends: of what one network changes, only a part may be
+        wanted, and of what specialists change all is."""
+        even = self.specialists is not None and wanted.light == wanted.detail
+        return wanted.light if even else wanted.blend
+
     def _selected(self, canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:
         """Restore, then put only what is wanted on the canvas."""
+        if self.specialists is not None:
+            return self.specialists.restored(canvas, wanted)
         if not wanted.is_selective:
-            return self._restore(canvas, wanted.tile, wanted.tile_overlap)
+            return self.run_on(canvas, wanted)
         buffered = BufferedCanvas(canvas)
-        runs = self._restore(buffered, wanted.tile, wanted.tile_overlap)
-        while True:
-            with contextlib.suppress(_RanOut), cpu_threads(self.threads):
-                found = self._select(buffered, wanted)
-                break
-            # Here what the attempt held is gone.
-            if not self._release_memory():
-                raise TooLittleMemory(
-                    f"{self.device} ran out of memory while separating light and detail",
-                    "free some memory or choose another device",
-                    "device",
-                )
+        runs = self.run_on(buffered, wanted)
+        found = self.put_wanted(buffered, wanted)
         if found is None:
             return runs
         return tuple(
             run._replace(found=kinds, notes=(*run.notes, said(kinds)))
             for run, kinds in zip(runs, found, strict=True)
         )
+
+    def put_wanted(self, buffered: BufferedCanvas, wanted: Wanted) -> list[Found] | None:
+        """``select``, again without the graphs if memory runs out."""
+        while True:
+            with contextlib.suppress(_RanOut), cpu_threads(self.threads):
+                return self._select(buffered, wanted)
+            # Here what the attempt held is gone.
+            if not self.release_memory():
+                need = f"{self.device} ran out of memory while separating light and detail"
+                remedy = "free some memory or choose another device"
+                raise TooLittleMemory(need, remedy, "device")
 
     def _select(self, buffered: BufferedCanvas, wanted: Wanted) -> list[Found] | None:
         try:
@@ -293,15 +319,17 @@ class Restorer:
                 raise
         raise _RanOut
 
-    def _release_memory(self) -> bool:
+    def release_memory(self) -> bool:
         """Whether there was any, of graphs, which nothing else can use."""
-        held = self._graphs.release()
+        held = [graphs.release() for graphs in self._all_graphs]
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return held
+        return any(held)
 
-    def _restore(self, canvas: Canvas, tile: int | None, overlap: int) -> tuple[Run, ...]:
-        """In the requested precision, otherwise in float32, each image independently."""
+    def run_on(self, canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:
+        """The network's result, in the requested precision, otherwise in float32, each image
+        independently."""
+        tile, overlap = wanted.tile, wanted.tile_overlap
         batch, height, width = canvas.size
         if batch == 0:
             return ()
@@ -310,24 +338,21 @@ class Restorer:
                 return self._fitted(canvas, tile, overlap, self.precision)
         except _NotFinite:
             if batch > 1:
-                alone = (self._restore(canvas.image(i), tile, overlap) for i in range(batch))
+                alone = (self.run_on(canvas.image(i), wanted) for i in range(batch))
                 return tuple(run for (run,) in alone)
         if self.precision != "float32":
             note = f"overflowed in {self.precision}: restored in float32"
             with contextlib.suppress(_NotFinite), cpu_threads(self.threads):
                 (run,) = self._fitted(canvas, tile, overlap, "float32")
                 return (run._replace(notes=(*run.notes, note)),)
-        raise PictureError(
-            f"the network's result for this {width} x {height} image contains NaN or "
-            "infinite values: the weights are broken, use others"
-        )
+        raise _broken(height, width)
 
     def _fitted(
         self, canvas: Canvas, tile: int | None, overlap: int, precision: str
     ) -> tuple[Run, ...]:
         """Whole or in tiles; if memory runs out, again with half the tile size."""
-        batch, height, width = canvas.size
-        size, notes = self._fitting_tile(batch, height, width, tile, overlap)
+        _, height, width = canvas.size
+        size, notes = self._fitting_tile(canvas, tile, overlap)
         while True:
             plan = tiles.plan(height, width, size, overlap)
             experts = self._attempt(canvas, plan, precision)
@@ -337,9 +362,9 @@ class Restorer:
                     Run(0 if whole else size, 0 if whole else overlap, of_image, tuple(notes))
                     for of_image in zip(*experts, strict=True)
                 )
-            if self._release_memory():
+            if self.release_memory():
                 continue
-            smaller = _half(min(size or max(height, width), max(height, width)), overlap)
+            smaller = tiles.half(min(size or max(height, width), max(height, width)), overlap)
             if tile == 0 or smaller is None:
                 part = f"tiles of {size}" if size else f"the whole {width} x {height}"
                 remedy = "free some memory or choose another device"
@@ -350,6 +375,18 @@ class Restorer:
                 )
             notes.append(f"{self.device} ran out of memory: continued with tiles of {smaller}")
             size = smaller
+
+    def _fitting_tile(
+        self, canvas: Canvas, tile: int | None, overlap: int
+    ) -> tuple[int, list[str]]:
+        """As ``memory.fitting_tile``, without graphs if they are in the way."""
+        arguments = self.model.config, canvas.size, self.device, tile, overlap
+        with contextlib.suppress(TooLittleMemory):
+            size, notes = memory.fitting_tile(*arguments)
+            if not notes:
+                return size, notes
+        self.release_memory()
+        return memory.fitting_tile(*arguments)
 
     def _attempt(
         self, canvas: Canvas, plan: tiles.TilePlan, precision: str
@@ -376,45 +413,18 @@ class Restorer:
             return None
         return experts
 
-    def _fitting_tile(
-        self, batch: int, height: int, width: int, tile: int | None, overlap: int
-    ) -> tuple[int, list[str]]:
-        """The first tile size to try (0: the whole image), and notes if it is not ``tile``."""
+    @torch.inference_mode()
+    def restored(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float32 in [0, 1], on the device, likewise: for a look at small images.
 
-        def need(size: int) -> int:
-            sides = (height, width) if size == 0 else (min(size, height), min(size, width))
-            return memory.network_bytes(self.model.config, *sides, batch, self.device)
-
-        if need(tile or 0) <= machine.SMALL:
-            return tile or 0, []
-        available = machine.available_bytes(self.device)
-        if available is None:
-            return (AUTOMATIC_TILES[-1] if tile is None else tile), (
-                ["the amount of free memory is unknown on this system"] if tile is None else []
-            )
-        room = int(memory.SHARE * available)
-        numbers = (
-            f"{width} x {height} as a whole needs about {machine.readable(need(0))}; "
-            f"{machine.readable(available)} are free on {self.device}, of which one image may "
-            f"use {machine.readable(room)}"
-        )
-        if need(tile or 0) <= room:
-            return tile or 0, []
-        if tile == 0:
-            raise TooLittleMemory(numbers, "use tiles", "tile")
-        candidates = [
-            n for n in AUTOMATIC_TILES if n >= tiles.STEP + overlap and n < (tile or n + 1)
-        ]
-        for size in candidates:
-            if need(size) <= room:
-                asked = f"tiles of {tile} are too large, " if tile else ""
-                return size, [f"{numbers}: {asked}tiles of {size}"]
-        smallest = min([*candidates, *([tile] if tile else [])], default=tiles.STEP + overlap)
-        raise TooLittleMemory(
-            f"{numbers}, and tiles of {smallest} need {machine.readable(need(smallest))}",
-            "free some memory or choose another device",
-            "device",
-        )
+        Raises:
+            PictureError: the result is not finite.
+        """
+        for precision in dict.fromkeys((self.precision, "float32")):
+            restored, _ = self._forward(images, precision)
+            if restored.isfinite().all():
+                return restored.clamp(0, 1)
+        raise _broken(*images.shape[2:])
 
     @torch.inference_mode()
     def _network(self, images: Tensor, precision: str) -> tuple[Tensor, list[tuple[int, ...]]]:
@@ -433,7 +443,8 @@ class Restorer:
         return restored.float(), routing.expert[:, :, 0].T + 1
 
 
-def _half(size: int, overlap: int) -> int | None:
-    """Half the tile size, in whole steps; None if that is too small."""
-    half = size // 2 // tiles.STEP * tiles.STEP
-    return half if half >= tiles.STEP + overlap else None
+def _broken(height: int, width: int) -> PictureError:
+    return PictureError(
+        f"the network's result for this {width} x {height} image contains NaN or infinite values: "
+        "the weights are broken, use others"
+    )

@@ -17,12 +17,13 @@ class Run(NamedTuple):
     """Pixels that neighbouring tiles share at least; 0 without tiles."""
     tile_experts: tuple[tuple[int, ...], ...]
     """For each tile, the expert, 1 the cheapest, that each decoder block took (the best, if
-    several)."""
+    several). Of several specialists it is the last one's; empty if none was needed."""
     notes: tuple[str, ...]
     """What a user should know: that tiles were needed, or smaller ones than asked for, or another
     precision."""
     found: tuple[str, ...] | None = None
-    """The kinds of degradation that were found in the image, if ``only`` was ``found``; without any
+    """The kinds of degradation that were found in the image, by the specialists or, if ``only`` was
+    ``found``, beside one network; None if it was not looked for them. Without any
     the image stays as it was."""
 
     @property

@@ -55,6 +55,10 @@ class BufferedCanvas:
     def size(self) -> tuple[int, int, int]:
         return self.canvas.size
 
+    @property
+    def is_grey(self) -> bool:
+        return self.canvas.is_grey
+
     def image(self, index: int) -> BufferedCanvas:
         one = copy.copy(self)
         one.canvas, one.results = self.canvas.image(index), self.results[index : index + 1]
@@ -143,7 +147,7 @@ def _put(
             buffered.canvas.put(*finished)
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Of the images, on the device, padded for the selector."""
 
     image: Tensor
@@ -155,14 +159,19 @@ class _Part(NamedTuple):
     width: int
 
 
-def _parts(buffered: BufferedCanvas, plan: tiles.TilePlan, device: torch.device) -> Iterator[_Part]:
+def _parts(buffered: BufferedCanvas, plan: tiles.TilePlan, device: torch.device) -> Iterator[Part]:
     for done, (rows, columns) in enumerate(plan.tiles()):
         buffered.progress(done, plan.number)
         part, result = buffered.part(rows, columns), buffered.results[..., rows, columns]
-        image = padded(part.to(device, torch.float32), CELL)
-        restored = padded(result.to(device), CELL)
-        tone = fit_tone(image, restored)
-        yield _Part(image, tone.undone(restored), tone, *result.shape[2:])
+        yield part_of(part.to(device, torch.float32), result.to(device))
+
+
+def part_of(image: Tensor, restored: Tensor) -> Part:
+    """Of images and what a network made of them, (B, 3, h, w) float32."""
+    height, width = image.shape[2:]
+    image, restored = padded(image, CELL), padded(restored, CELL)
+    tone = fit_tone(image, restored)
+    return Part(image, tone.undone(restored), tone, height, width)
 
 
 def _asked(
@@ -173,7 +182,7 @@ def _asked(
     light = [kind for kind in LIGHT if kind in kinds[0]]
     if not wanted.found and len(light) != 1:
         return _Asked(kinds, [float(bool(light))] * number)
-    logits = _logits(load_selector(device), _parts(buffered, plan, device)).cpu()
+    logits = logits_of(load_selector(device), _parts(buffered, plan, device)).cpu()
     if wanted.found:
         kinds = [
             tuple(kind for kind, p in zip(KINDS, image, strict=True) if p >= CERTAINTY[kind])
@@ -187,7 +196,7 @@ def _asked(
     return _Asked(kinds, odds.sigmoid().tolist())
 
 
-def _logits(selector: Selector, parts: Iterator[_Part]) -> Tensor:
+def logits_of(selector: Selector, parts: Iterator[Part]) -> Tensor:
     """(B, 8) logits of KINDS, of whole images."""
     statistics, pixels = torch.zeros(()), 0
     for part in parts:
@@ -198,7 +207,7 @@ def _logits(selector: Selector, parts: Iterator[_Part]) -> Tensor:
     return selector.classify(statistics / pixels)
 
 
-def _of_kinds(selector: Selector, part: _Part, change: Tensor, kinds: list[Found]) -> Tensor:
+def _of_kinds(selector: Selector, part: Part, change: Tensor, kinds: list[Found]) -> Tensor:
     """What of a change of detail belongs to the kinds that are to be removed from each image."""
     asked = torch.tensor([[float(kind in each) for kind in DETAIL] for each in kinds])
     asked = asked.to(change.device)

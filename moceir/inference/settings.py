@@ -32,7 +32,7 @@ class Settings(TypedDict, total=False):
     only: str | Sequence[str] | None
     """The degradations to remove, some of ``moceir.data.kinds.KINDS``, also as a string with
     commas; others stay. ``found``: those that the image is found to have; one without any stays as
-    it is. None: whatever the network changes."""
+    it is. None: whatever is found by the specialists, or whatever one network changes."""
 
 
 class Wanted(NamedTuple):

@@ -138,3 +138,9 @@ class Stitching:
         end = rows[i + 1][0] if i + 1 < len(rows) else bottom
         self._band = band[:, :, end - top :]
         return slice(top, end), band[:, :, : end - top]
+
+
+def half(size: int, overlap: int) -> int | None:
+    """Half the tile size, in whole steps; None if that is too small."""
+    half = size // 2 // STEP * STEP
+    return half if half >= STEP + overlap else None

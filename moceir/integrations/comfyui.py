@@ -17,7 +17,7 @@ from moceir.data.kinds import KINDS
 from moceir.inference import memory
 from moceir.inference.restorer import Restorer
 from moceir.inference.settings import FOUND
-from moceir.weights.bundled import BUNDLED
+from moceir.weights.bundled import BUNDLED, TOGETHER
 from moceir.weights.files import SUFFIXES
 
 FOLDER = "moceir"
@@ -43,7 +43,7 @@ class Restore:
         return {
             "required": {
                 "image": ("IMAGE",),
-                "weights": ([*BUNDLED, *weights],),
+                "weights": ([TOGETHER, *BUNDLED, *weights],),
                 "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05}),
                 "tile": ("INT", {"default": 0, "min": 0, "max": 16384, "step": 64}),
             },
@@ -64,7 +64,7 @@ class Restore:
         Args:
             image: (B, H, W, C) floating point, RGB, perhaps with alpha, which is copied. Values out
                 of [0, 1], which some nodes leave, are clamped.
-            weights: a bundled name, or a file in FOLDER.
+            weights: ``specialists``, a bundled name, or a file in FOLDER.
             strength: from 0, the image as it was, to 1, fully restored.
             tile: side of the tiles in pixels; 0: the whole image if it fits, else the largest that
                 do.
@@ -100,7 +100,7 @@ class Restore:
 
 def _source(weights: str) -> tuple[str, int]:
     """What ``Restorer`` takes, and when it was last changed."""
-    if weights in BUNDLED:
+    if weights in (TOGETHER, *BUNDLED):
         return weights, 0
     path = folder_paths.get_full_path_or_raise(FOLDER, weights)
     return path, Path(path).stat().st_mtime_ns

@@ -46,7 +46,7 @@ def restore_files(
     **settings: Any,
 ) -> dict[str, int]:
     """Restore the images of a plan on a Ray cluster, with Ray Data: each worker is an actor that
-    holds one network. Workers read and write the files themselves, so that paths must mean the same
+    holds the networks. Workers read and write the files themselves, so paths must mean the same
     on all machines: a shared file system, or URLs.
 
     If a worker or its machine is lost, another one takes over the blocks that it had not returned.
@@ -125,7 +125,7 @@ def _rows(
 
 
 class _Worker:
-    """Restores blocks of images with one network."""
+    """Restores blocks of images with one ``Restorer``."""
 
     def __init__(self, network: dict[str, Any], settings: dict[str, Any], overwrite: bool) -> None:
         self._restorer = Restorer(**network)

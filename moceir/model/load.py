@@ -22,7 +22,7 @@ from moceir.files import whole_file
 from moceir.model.network import MoCEIR
 from moceir.model.routing import Router
 from moceir.weights import published
-from moceir.weights.bundled import BUNDLED, bundled_path
+from moceir.weights.bundled import BUNDLED, TOGETHER, bundled_path
 from moceir.weights.checkpoints import OURS, PUBLISHED, of_network, read_checkpoint
 from moceir.weights.files import (
     SUFFIXES,
@@ -38,18 +38,25 @@ def load_model(source: str | Path) -> MoCEIR:
     """Load a network, in evaluation mode.
 
     Args:
-        source: a bundled name; a folder written by ``save_pretrained``; a ``.safetensors`` file
-            that contains its configuration; a checkpoint of ``moceir train``, of which the averaged
-            weights are read; what ``load_published`` reads; or ``user/repository`` on the Hugging
-            Face Hub, whose ``model.safetensors`` is downloaded once. A local file or folder of that
-            name takes precedence.
+        source: a bundled name (a folder that is called so: ``./NAME``, or its ``Path``); a folder
+            written by ``save_pretrained``; a ``.safetensors`` file that contains its configuration;
+            a checkpoint of ``moceir train``, of which the averaged weights are read; what
+            ``load_published`` reads; or ``user/repository`` on the Hugging Face Hub, whose
+            ``model.safetensors`` is downloaded once. A local file or folder of that name takes
+            precedence.
 
     Raises:
         WeightsError: nothing has that name, or the weights cannot be used or downloaded.
     """
-    if str(source) in BUNDLED:
-        return load_weights(bundled_path(str(source)))
     path = Path(source)
+    named = isinstance(source, str) or not path.exists()
+    if named and str(source) in BUNDLED:
+        return load_weights(bundled_path(str(source)))
+    if named and str(source) == TOGETHER:
+        raise WeightsError(
+            f"{source}: several networks: name one of them, {', '.join(BUNDLED)}, or leave them to "
+            "moceir restore and Restorer()"
+        )
     if _is_hub_name(str(source)):
         path = _from_hub(str(source))
     if path.is_dir():

@@ -381,9 +381,10 @@ def _encoded(
 
 
 def _page(restorer: Restorer) -> str:
-    parameters = sum(p.numel() for p in restorer.model.parameters())
+    many = restorer.specialists is not None
+    networks = f"{'Networks' if many else 'A network'} of {restorer.parameters:,} parameters"
     return Template(pages.read("app.html")).substitute(
-        model=f"A network of {parameters:,} parameters, on {restorer.device}",
+        model=f"{networks}, on {restorer.device}",
         max_bytes=MAX_BYTES,
         limits=f"{MAX_BYTES / 1e6:g} MB and {MAX_PIXELS / 1e6:g} megapixels",
         kinds="\n".join(f'<option value="{k}">{_label(k)}</option>' for k in (*KINDS, *MIXTURES)),

@@ -33,10 +33,13 @@ def photograph(path: Path, **parameters: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("words", [[], ["-m", "compact", "--auto"]])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
-def test_a_clean_file_is_copied_byte_for_byte(tmp_path: Path, suffix: str) -> None:
+def test_a_clean_file_is_copied_byte_for_byte(
+    tmp_path: Path, suffix: str, words: list[str]
+) -> None:
     source = photograph(tmp_path / f"a.{suffix}", exif=exif(1), quality=97)
-    result = restored(source, "-o", tmp_path / f"b.{suffix}", "--auto", "--json")
+    result = restored(source, "-o", tmp_path / f"b.{suffix}", *words, "--json")
     assert result.exit_code == 0
     (line,) = map(json.loads, result.stdout.splitlines())
     assert line["found"] == [] and "found nothing to remove: left as it is" in line["notes"]

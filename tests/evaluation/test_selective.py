@@ -23,7 +23,7 @@ PICTURES = [SAMPLE.parent / "clean" / f"{name}.png" for name in ("casa-mila", "t
 
 @pytest.fixture(scope="module")
 def bundled() -> Restorer:
-    return Restorer(device="cpu")
+    return Restorer("compact", "cpu")
 
 
 def test_a_row_for_each_question(bundled: Restorer) -> None:

@@ -127,7 +127,7 @@ def test_faults_of_the_program_are_raised(
     def broken(*args: object) -> None:
         raise KeyError("a fault")
 
-    monkeypatch.setattr(restorer, "_restore", broken)
+    monkeypatch.setattr(restorer, "run_on", broken)
     with pytest.raises(KeyError):
         next(restorer.map([array(16, 24)]))
 

@@ -24,7 +24,7 @@ CLEAN = sorted((SAMPLE.parent / "clean").iterdir())
 
 @pytest.fixture(scope="module")
 def bundled() -> Restorer:
-    return Restorer(device="cpu")
+    return Restorer("compact", "cpu")
 
 
 def photograph(number: int = 0, side: int = 256) -> Image.Image:

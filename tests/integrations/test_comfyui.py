@@ -22,6 +22,7 @@ from spandrel import MAIN_REGISTRY
 from moceir import Restorer
 from moceir.errors import ConfigError
 from moceir.model import load_model, save_published
+from moceir.weights.bundled import BUNDLED
 from tests.small_network import restorer, weights
 
 __all__ = ["restorer", "weights"]
@@ -128,7 +129,7 @@ def test_a_batch_is_restored(node: Any, comfy: Comfy) -> None:
     image = images()
     restored = run(node, image, "compact")
     assert restored.shape == image.shape and restored.dtype == torch.float32
-    expected = Restorer(device="cpu")
+    expected = Restorer("compact", "cpu")
     for one, result in zip(image, restored, strict=True):
         assert np.array_equal(result.numpy(), expected.restore_pixels(one.numpy())[0])
     assert comfy.done == 2 and comfy.freed[0] > 32 * 2**20
@@ -136,11 +137,18 @@ def test_a_batch_is_restored(node: Any, comfy: Comfy) -> None:
 
 def test_what_is_removed(node: Any) -> None:
     image = images(1)
-    expected = Restorer(device="cpu")
+    expected = Restorer("compact", "cpu")
     for remove, only in (("everything", None), ("found", "found"), ("noise", "noise")):
         restored = run(node, image, "compact", remove=remove)
         alone, _ = expected.restore_pixels(image[0].numpy(), only=only)
         assert np.array_equal(restored[0].numpy(), alone)
+
+
+def test_specialists_come_first(node: Any) -> None:
+    image = images(1)
+    expected, _ = Restorer(device="cpu").restore_pixels(image[0].numpy())
+    assert node.INPUT_TYPES()["required"]["weights"][0][0] == "specialists"
+    assert np.array_equal(run(node, image, "specialists")[0].numpy(), expected)
 
 
 def test_weights_in_the_models_folder(
@@ -152,10 +160,11 @@ def test_weights_in_the_models_folder(
     save_published(load_model(weights), folder / "state.pt")
     (folder / "notes.txt").touch()
     choices = node.INPUT_TYPES()["required"]["weights"][0]
-    assert choices == ["compact", "ours.safetensors", "published.ckpt", "state.pt"]
+    files = ["ours.safetensors", "published.ckpt", "state.pt"]
+    assert choices == ["specialists", *BUNDLED, *files]
     image = images(1)
     expected = restorer.restore_pixels(image[0].numpy())[0]
-    for name in choices[1:]:
+    for name in files:
         assert np.array_equal(run(node, image, name)[0].numpy(), expected)
 
 

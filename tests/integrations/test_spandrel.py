@@ -65,7 +65,7 @@ def test_the_bundled_weights(loader: ModelLoader, image: torch.Tensor) -> None:
     loaded = loader.load_from_file(bundled_path("compact"))
     check(loaded, load_model("compact"), image)
     assert isinstance(loaded, ImageModelDescriptor)
-    assert torch.equal(loaded(image), Restorer(device="cpu")(image))
+    assert torch.equal(loaded(image), Restorer("compact", "cpu")(image))
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "a.ckpt"])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from moceir.errors import WeightsError
 from moceir.model import MoCEIR, load_model, load_weights, save_weights
-from moceir.weights.bundled import BUNDLED, bundled_path
+from moceir.weights.bundled import BUNDLED, SPECIALISTS, TOGETHER, bundled_path
 from tests.published_weights import TINY
 
 
@@ -62,7 +62,8 @@ def test_bundled_weights(name: str) -> None:
     bundled = load_model(name)
     assert 1_000_000 <= sum(p.numel() for p in bundled.parameters()) <= 3_000_000
     assert all(torch.isfinite(p).all() for p in bundled.parameters())
-    assert bundled_path(name).with_suffix(".md").is_file()
+    card = TOGETHER if name in SPECIALISTS else name
+    assert bundled_path(name).with_name(f"{card}.md").is_file()
 
 
 @pytest.mark.parametrize("keep", [0, 7, 500, -1])

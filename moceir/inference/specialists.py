@@ -1,0 +1,253 @@
+"""Restoration by specialists: networks for one kind of degradation each, those that a photo needs.
+
+A network that is trained on all kinds at once gets better at each of them slowly
+(docs/training-log.md, run 9), and one that knows a single kind leaves most other photos alone. So a
+photo is looked at first, in some places. A specialist is needed if the selector
+(``moceir.model.selector``) finds one of its kinds there, and if it changes something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moceir.data.kinds import KINDS
+from moceir.errors import TooLittleMemory
+from moceir.inference import memory
+from moceir.inference.canvas import Canvas, grey
+from moceir.inference.results import Run, said
+from moceir.inference.selection import (
+    CERTAINTY,
+    BufferedCanvas,
+    load_selector,
+    logits_of,
+    part_of,
+)
+from moceir.inference.settings import Wanted
+from moceir.inference.threads import cpu_threads
+from moceir.model.selector import LIGHT
+from moceir.weights.bundled import SPECIALISTS
+
+if TYPE_CHECKING:
+    from moceir.inference.restorer import Restorer
+
+SIDE = 256
+"""Side, in pixels, of the places where a photo is looked at."""
+PLACES = 3
+"""The most places in a row, and the most rows of them."""
+
+Found = dict[str, tuple[str, ...]]
+"""The specialists that an image needs, in order, and the kinds that it is likely to have."""
+
+
+class Need(NamedTuple):
+    """When a specialist is needed."""
+
+    probability: float
+    """From this on, by the selector, of one of its kinds."""
+    change: float
+    """And from this root mean square on of what it changes, in levels of 8 bits."""
+
+
+NEEDS = {
+    "jpeg": Need(0.3, 1.0),
+    "noise": Need(0.5, 0.8),
+    "low_light": Need(CERTAINTY["low_light"], 0.0),
+    "blur": Need(CERTAINTY["motion_blur"], 1.0),
+    "weather": Need(0.2, 0.8),
+    "haze": Need(CERTAINTY["haze"], 0.0),
+}
+"""Chosen on 40 to 80 training photos, degraded in all ways. Those for light, blur and weather are
+stricter than it took there, after false alarms in clean photos (moceir/weights/specialists.md)."""
+
+
+class Onward:
+    """Results of one network as the images of the next, whose results go to the first canvas."""
+
+    def __init__(self, canvas: Canvas, results: Tensor) -> None:
+        self._canvas, self._results = canvas, results
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self._canvas.size
+
+    @property
+    def is_grey(self) -> bool:
+        return self._canvas.is_grey
+
+    def image(self, index: int) -> Onward:
+        return Onward(self._canvas.image(index), self._results[index : index + 1])
+
+    def check(self) -> None:
+        """Nothing to do: a network's results are in [0, 1]."""
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        part = self._results[..., rows, columns]
+        return grey(part).expand(-1, 3, -1, -1) if self.is_grey else part
+
+    def put(self, rows: slice, result: Tensor) -> None:
+        self._canvas.put(rows, result)
+
+    def progress(self, done: int, tiles: int) -> None:
+        self._canvas.progress(done, tiles)
+
+
+class Specialists:
+    """The specialists of a ``Restorer``, loaded when they are first needed.
+
+    Args:
+        general: of the network for all kinds, whose device, precision and threads they share.
+    """
+
+    def __init__(self, general: Restorer) -> None:
+        self._general = general
+        self._loaded: dict[str, Restorer] = {}
+
+    def all(self) -> list[Restorer]:
+        """Every one, loaded."""
+        return [self._of(name) for name in SPECIALISTS]
+
+    def _of(self, name: str) -> Restorer:
+        if name not in self._loaded:
+            # Weights that are loaded while an image is restored are no different, and what is drawn
+            # for them is replaced at once.
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                self._loaded[name] = self._general.sibling(name)
+        return self._loaded[name]
+
+    def restored(self, canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:
+        """Restore the images on a canvas, each by those that it needs.
+
+        Raises:
+            PictureError: too little memory, or a result that is not finite.
+        """
+        number, height, width = canvas.size
+        if number == 0:
+            return ()
+        if wanted.only is not None:
+            names = [n for n, kinds in SPECIALISTS.items() if set(kinds) & set(wanted.only)]
+            return self._by(names, canvas, wanted)
+        with cpu_threads(self._general.threads):
+            if number * height * width <= (PLACES * SIDE) ** 2:
+                found = self._found(canvas)
+            else:
+                found = [each for i in range(number) for each in self._found(canvas.image(i))]
+        needed = [[*each] for each in found]
+        if all(names == needed[0] for names in needed):
+            runs = self._by(needed[0], canvas, wanted)
+        else:
+            alone = (self._by(names, canvas.image(i), wanted) for i, names in enumerate(needed))
+            runs = tuple(run for (run,) in alone)
+        kinds = [tuple(kind for of_one in each.values() for kind in of_one) for each in found]
+        return tuple(
+            run._replace(found=k, notes=(*run.notes, said(k)))
+            for run, k in zip(runs, kinds, strict=True)
+        )
+
+    def _by(self, names: list[str], canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:
+        """Restored by these, one after the other."""
+        number = canvas.size[0]
+        runs = (Run(0, 0, (), ()),) * number
+        notes: list[tuple[str, ...]] = [()] * number
+        blends = wanted.light == wanted.detail
+        source = canvas
+        for name in names:
+            buffered = None
+            if name != names[-1] or not blends:
+                buffered = BufferedCanvas(source)
+            runs = self._specialist(name).run_on(source if buffered is None else buffered, wanted)
+            # What is said of one network's run, such as its tiles, is mostly true of all.
+            notes = [(*dict.fromkeys((*n, *r.notes)),) for n, r in zip(notes, runs, strict=True)]
+            if buffered is not None:
+                source = Onward(canvas, buffered.results)
+        if names and not blends:
+            assert buffered is not None
+            buffered.canvas = canvas  # what is blended are the first images and the last results
+            self._general.put_wanted(buffered, wanted._replace(only=None, found=False))
+        return tuple(r._replace(notes=n) for r, n in zip(runs, notes, strict=True))
+
+    def _specialist(self, name: str) -> Restorer:
+        try:
+            return self._of(name)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+        raise self._too_little(f"loading the specialist {name}")
+
+    def _found(self, canvas: Canvas) -> list[Found]:
+        """Of each image."""
+        while True:
+            try:
+                return self._look(canvas)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
+            # Here what the attempt held is gone.
+            if not self._general.release_memory():
+                raise self._too_little("looking at the image")
+
+    def _too_little(self, doing: str) -> TooLittleMemory:
+        need = f"{self._general.device} ran out of memory while {doing}"
+        return TooLittleMemory(need, "free some memory or choose another device", "device")
+
+    @torch.inference_mode()
+    def _look(self, canvas: Canvas) -> list[Found]:
+        device = self._general.device
+        with torch.autocast(device.type, enabled=False):
+            places = []
+            for rows, columns in _places(*canvas.size):
+                canvas.progress(0, 1)  # who has waited long enough can stop it here
+                places.append(canvas.part(rows, columns).to(device, torch.float32))
+            canvas.check()
+            probabilities = self._probabilities(places)
+            found: list[Found] = [{} for _ in probabilities]
+            for name, kinds in SPECIALISTS.items():
+                own = [KINDS.index(kind) for kind in kinds]
+                probability, likely = probabilities[:, own].max(1)
+                needed = probability >= NEEDS[name].probability
+                if not needed.any():
+                    continue
+                if NEEDS[name].change:
+                    changed = [self._of(name).restored(place) for place in places]
+                    needed &= 255 * _rms(places, changed) >= NEEDS[name].change
+                for i in needed.nonzero().flatten().tolist():
+                    found[i][name] = (kinds[int(likely[i])],)
+                if name == "noise" and needed.any():
+                    # Haze is hard to see beneath it: of 30 training photos with both, 4 had their
+                    # haze found, and 16 without the noise.
+                    light = [KINDS.index(kind) for kind in LIGHT]
+                    again = self._probabilities(changed)[:, light].maximum(probabilities[:, light])
+                    again = torch.where(needed[:, None], again, probabilities[:, light])
+                    probabilities[:, light] = again
+            return found
+
+    def _probabilities(self, places: list[Tensor]) -> Tensor:
+        """(B, 8) of ``KINDS``, by the selector; on the CPU."""
+        parts = (part_of(place, self._general.restored(place)) for place in places)
+        return logits_of(load_selector(self._general.device), parts).sigmoid().cpu()
+
+
+def _rms(before: list[Tensor], after: list[Tensor]) -> Tensor:
+    """(B,), on the CPU."""
+    pairs = zip(before, after, strict=True)
+    squares = [(a - b).square().flatten(1).sum(1) for b, a in pairs]
+    return (torch.stack(squares).sum(0) / sum(b[0].numel() for b in before)).sqrt().cpu()
+
+
+def _places(_: int, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Where an image is looked at: everywhere if it is small."""
+    for top, bottom in _along(height):
+        for left, right in _along(width):
+            yield slice(top, bottom), slice(left, right)
+
+
+def _along(size: int) -> list[tuple[int, int]]:
+    """Evenly spaced parts of a side, the first and the last at its ends."""
+    if size <= 1.5 * SIDE:
+        return [(0, size)]
+    number = min(PLACES, size // SIDE + 1)
+    starts = [i * (size - SIDE) // (number - 1) for i in range(number)]
+    return [(start, start + SIDE) for start in starts]
