@@ -15,7 +15,7 @@ from moceir import __version__
 from moceir.errors import ConfigError
 from moceir.evaluation.peers import Peer, find_peer, versions
 from moceir.inference.restorer import Restorer
-from moceir.weights.bundled import TOGETHER
+from moceir.weights.bundled import SPECIALISTS, TOGETHER
 
 PREFIX = "peer:"
 """What the names of classical methods begin with, where they stand for weights."""
@@ -106,6 +106,7 @@ def network(restorer: Restorer, name: str = "network") -> Method:
         ),
         "backend": restorer.backend,
         "precision": restorer.precision,
+        "networks": 1 if restorer.specialists is None else 1 + len(SPECIALISTS),
         "parameters": restorer.parameters,
         "network": restorer.model.config.to_dict(),
     }

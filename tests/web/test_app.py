@@ -360,3 +360,12 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["app"])
     assert result.exit_code == 1
     assert result.output == "Error: uvicorn is missing: pip install 'moceir[app]'\n"
+
+
+def test_the_page_says_what_restores(weights: Path) -> None:
+    from moceir.web.app import _page  # which needs what may not be installed
+
+    alone, several = Restorer(weights, "cpu"), Restorer(device="cpu")
+    assert f"A network of {alone.parameters:,} parameters" in _page(alone)
+    assert f"Networks of {several.parameters:,} parameters" in _page(several)
+    assert "last specialist" in _page(several) and "last specialist" not in _page(alone)
