@@ -39,8 +39,8 @@ SIDE = 256
 PLACES = 3
 """The most places in a row, and the most rows of them."""
 
-Found = dict[str, tuple[str, ...]]
-"""The specialists that an image needs, in order, and the kinds that it is likely to have."""
+Needed = dict[str, str]
+"""The specialists that an image needs, in order, and the kind that it is likely to have of each."""
 
 
 class Need(NamedTuple):
@@ -65,7 +65,7 @@ stricter than it took there, after false alarms in clean photos (moceir/weights/
 
 
 class Onward:
-    """Results of one network as the images of the next, whose results go to the first canvas."""
+    """The results of one network as the images of the next, whose results go to ``canvas``."""
 
     def __init__(self, canvas: Canvas, results: Tensor) -> None:
         self._canvas, self._results = canvas, results
@@ -99,7 +99,7 @@ class Specialists:
     """The specialists of a ``Restorer``, loaded when they are first needed.
 
     Args:
-        general: of the network for all kinds, whose device, precision and threads they share.
+        general: has the network for all kinds; they share its device, precision and threads.
     """
 
     def __init__(self, general: Restorer) -> None:
@@ -112,8 +112,8 @@ class Specialists:
 
     def _of(self, name: str) -> Restorer:
         if name not in self._loaded:
-            # Weights that are loaded while an image is restored are no different, and what is drawn
-            # for them is replaced at once.
+            # This may happen while an image is restored: the weights must be ordinary tensors all
+            # the same, and drawing their first values must not change the caller's random numbers.
             with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
                 self._loaded[name] = self._general.sibling(name)
         return self._loaded[name]
@@ -141,7 +141,7 @@ class Specialists:
         else:
             alone = (self._by(names, canvas.image(i), wanted) for i, names in enumerate(needed))
             runs = tuple(run for (run,) in alone)
-        kinds = [tuple(kind for of_one in each.values() for kind in of_one) for each in found]
+        kinds = [(*each.values(),) for each in found]
         return tuple(
             run._replace(found=k, notes=(*run.notes, said(k)))
             for run, k in zip(runs, kinds, strict=True)
@@ -177,7 +177,7 @@ class Specialists:
                 raise
         raise self._too_little(f"loading the specialist {name}")
 
-    def _found(self, canvas: Canvas) -> list[Found]:
+    def _found(self, canvas: Canvas) -> list[Needed]:
         """Of each image."""
         while True:
             try:
@@ -194,16 +194,16 @@ class Specialists:
         return TooLittleMemory(need, "free some memory or choose another device", "device")
 
     @torch.inference_mode()
-    def _look(self, canvas: Canvas) -> list[Found]:
+    def _look(self, canvas: Canvas) -> list[Needed]:
         device = self._general.device
         with torch.autocast(device.type, enabled=False):
             places = []
-            for rows, columns in _places(*canvas.size):
+            for rows, columns in _places(*canvas.size[1:]):
                 canvas.progress(0, 1)  # who has waited long enough can stop it here
                 places.append(canvas.part(rows, columns).to(device, torch.float32))
             canvas.check()
             probabilities = self._probabilities(places)
-            found: list[Found] = [{} for _ in probabilities]
+            found: list[Needed] = [{} for _ in probabilities]
             for name, kinds in SPECIALISTS.items():
                 own = [KINDS.index(kind) for kind in kinds]
                 probability, likely = probabilities[:, own].max(1)
@@ -214,7 +214,7 @@ class Specialists:
                     changed = [self._of(name).restored(place) for place in places]
                     needed &= 255 * _rms(places, changed) >= NEEDS[name].change
                 for i in needed.nonzero().flatten().tolist():
-                    found[i][name] = (kinds[int(likely[i])],)
+                    found[i][name] = kinds[int(likely[i])]
                 if name == "noise" and needed.any():
                     # Haze is hard to see beneath it: of 30 training photos with both, 4 had their
                     # haze found, and 16 without the noise.
@@ -237,7 +237,7 @@ def _rms(before: list[Tensor], after: list[Tensor]) -> Tensor:
     return (torch.stack(squares).sum(0) / sum(b[0].numel() for b in before)).sqrt().cpu()
 
 
-def _places(_: int, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+def _places(height: int, width: int) -> Iterator[tuple[slice, slice]]:
     """Where an image is looked at: everywhere if it is small."""
     for top, bottom in _along(height):
         for left, right in _along(width):
