@@ -2,16 +2,19 @@
 
 A network that is trained on all kinds at once gets better at each of them slowly
 (docs/training-log.md, run 9), and one that knows a single kind leaves most other photos alone. So a
-photo is looked at first, in some places. A specialist is needed if the selector
-(``moceir.model.selector``) finds one of its kinds there, and if it changes something.
+photo is looked at first, in some places. There each specialist is tried in turn, unless the
+selector (``moceir.model.selector``) rules its kinds out, and the judge (``moceir.model.judge``)
+says from what it changed whether the photo is better for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from moceir.data.kinds import KINDS
@@ -19,17 +22,11 @@ from moceir.errors import TooLittleMemory
 from moceir.inference import memory
 from moceir.inference.canvas import Canvas, grey
 from moceir.inference.results import Run, said
-from moceir.inference.selection import (
-    CERTAINTY,
-    BufferedCanvas,
-    load_selector,
-    logits_of,
-    part_of,
-)
+from moceir.inference.selection import BufferedCanvas, load_selector, logits_of, part_of
 from moceir.inference.settings import Wanted
 from moceir.inference.threads import cpu_threads
-from moceir.model.selector import LIGHT
-from moceir.weights.bundled import SPECIALISTS
+from moceir.model.judge import Judge, seen
+from moceir.weights.bundled import JUDGE, SPECIALISTS
 
 if TYPE_CHECKING:
     from moceir.inference.restorer import Restorer
@@ -39,29 +36,13 @@ SIDE = 256
 PLACES = 3
 """The most places in a row, and the most rows of them."""
 
+
 Needed = dict[str, str]
 """The specialists that an image needs, in order, and the kind that it is likely to have of each."""
 
-
-class Need(NamedTuple):
-    """When a specialist is needed."""
-
-    probability: float
-    """From this on, by the selector, of one of its kinds."""
-    change: float
-    """And from this root mean square on of what it changes, in levels of 8 bits."""
-
-
-NEEDS = {
-    "jpeg": Need(0.3, 1.0),
-    "noise": Need(0.5, 0.8),
-    "low_light": Need(CERTAINTY["low_light"], 0.0),
-    "blur": Need(CERTAINTY["motion_blur"], 1.0),
-    "weather": Need(0.2, 0.8),
-    "haze": Need(CERTAINTY["haze"], 0.0),
-}
-"""Chosen on 40 to 80 training photos, degraded in all ways. Those for light, blur and weather are
-stricter than it took there, after false alarms in clean photos (moceir/weights/specialists.md)."""
+POSSIBLE = 0.02
+"""A specialist is not tried on an image that has its kinds with less than this probability, by the
+selector. Of patches that are better by 1 dB or more for a specialist, 0.8 % are lost so."""
 
 
 class Onward:
@@ -195,53 +176,63 @@ class Specialists:
 
     @torch.inference_mode()
     def _look(self, canvas: Canvas) -> list[Needed]:
+        """Let each specialist try, one after the other, in some places of the images."""
         device = self._general.device
+        selector, judge = load_selector(device), load_judge(device)
         with torch.autocast(device.type, enabled=False):
             places = []
             for rows, columns in _places(*canvas.size[1:]):
-                canvas.progress(0, 1)  # who has waited long enough can stop it here
                 places.append(canvas.part(rows, columns).to(device, torch.float32))
             canvas.check()
-            probabilities = self._probabilities(places)
-            found: list[Needed] = [{} for _ in probabilities]
-            for name, kinds in SPECIALISTS.items():
+            given = (self._pair(self._general, place, canvas) for place in places)
+            logits = logits_of(selector, (part_of(*pair) for pair in given))
+            applied = torch.zeros(len(logits), len(SPECIALISTS), device=device)
+            found: list[Needed] = [{} for _ in logits]
+            for turn, (name, kinds) in enumerate(SPECIALISTS.items()):
                 own = [KINDS.index(kind) for kind in kinds]
-                probability, likely = probabilities[:, own].max(1)
-                needed = probability >= NEEDS[name].probability
+                probability, likely = logits[:, own].sigmoid().max(1)
+                needed = probability >= POSSIBLE
                 if not needed.any():
                     continue
-                if NEEDS[name].change:
-                    changed = [self._of(name).restored(place) for place in places]
-                    needed &= 255 * _rms(places, changed) >= NEEDS[name].change
+                pairs = [self._pair(self._of(name), place, canvas) for place in places]
+                needed &= judge(name, _seen(pairs), logits, applied) > 0
+                applied[:, turn] = needed
+                places = [after.where(needed[:, None, None, None], b) for b, after in pairs]
                 for i in needed.nonzero().flatten().tolist():
                     found[i][name] = kinds[int(likely[i])]
-                if name == "noise" and needed.any():
-                    # Haze is hard to see beneath it: of 30 training photos with both, 4 had their
-                    # haze found, and 16 without the noise.
-                    light = [KINDS.index(kind) for kind in LIGHT]
-                    again = self._probabilities(changed)[:, light].maximum(probabilities[:, light])
-                    again = torch.where(needed[:, None], again, probabilities[:, light])
-                    probabilities[:, light] = again
             return found
 
-    def _probabilities(self, places: list[Tensor]) -> Tensor:
-        """(B, 8) of ``KINDS``, by the selector; on the CPU."""
-        parts = (part_of(place, self._general.restored(place)) for place in places)
-        return logits_of(load_selector(self._general.device), parts).sigmoid().cpu()
+    def _pair(self, network: Restorer, place: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
+        """A place before and after."""
+        canvas.progress(0, 1)  # who has waited long enough can stop it here
+        return place, network.restored(place)
 
 
-def _rms(before: list[Tensor], after: list[Tensor]) -> Tensor:
-    """(B,), on the CPU."""
-    pairs = zip(before, after, strict=True)
-    squares = [(a - b).square().flatten(1).sum(1) for b, a in pairs]
-    return (torch.stack(squares).sum(0) / sum(b[0].numel() for b in before)).sqrt().cpu()
+@cache
+def load_judge(device: torch.device) -> Judge:
+    """The bundled judge."""
+    with torch.random.fork_rng(devices=[]):  # what is drawn is replaced at once
+        judge = Judge()
+    judge.load_state_dict(load_file(JUDGE))
+    return judge.eval().requires_grad_(False).to(device)
+
+
+def _seen(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """(B, 17) for a judge, of all places together."""
+    areas = [before.shape[2] * before.shape[3] for before, _ in pairs]
+    each = [seen(*pair) for pair in pairs]
+    return torch.stack([a * s for a, s in zip(areas, each, strict=True)]).sum(0) / sum(areas)
 
 
 def _places(height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Where an image is looked at: everywhere if it is small."""
-    for top, bottom in _along(height):
-        for left, right in _along(width):
-            yield slice(top, bottom), slice(left, right)
+    """Where an image is looked at: everywhere if it is small; if it is large, at its corners and in
+    the middle."""
+    rows, columns = _along(height), _along(width)
+    large = len(rows) == len(columns) == PLACES
+    for i, (top, bottom) in enumerate(rows):
+        for j, (left, right) in enumerate(columns):
+            if not large or (i + j) % 2 == 0:
+                yield slice(top, bottom), slice(left, right)
 
 
 def _along(size: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ import click
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moceir import cli
@@ -215,9 +215,9 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
     optimizer.step()
 
 
-def write(selector: Selector, path: Path) -> None:
+def write(network: nn.Module, path: Path) -> None:
     """In float16, whole or not at all."""
-    tensors = {key: value.half().contiguous() for key, value in selector.state_dict().items()}
+    tensors = {key: value.half().contiguous() for key, value in network.state_dict().items()}
     with whole_file(path) as temporary:
         temporary.write_bytes(save(tensors))
 

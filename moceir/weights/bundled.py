@@ -33,3 +33,6 @@ def bundled_path(name: str) -> Path:
 
 SELECTOR = Path(__file__).with_name("selector.safetensors")
 """The weights of ``moceir.model.selector``'s network, which tells degradations apart."""
+
+JUDGE = Path(__file__).with_name("judge.safetensors")
+"""Those of ``moceir.model.judge``'s, which says which specialists a photo needs."""
