@@ -123,6 +123,8 @@ def test_instructions_for_each_result(kernel: str) -> None:
 OBJECTS = (
     "depthwise_conv",
     "depthwise_conv_kernel_bfloat16",
+    "fused_feedforward",
+    "fused_feedforward_kernel_bfloat16",
     "gated_depthwise_conv",
     "gated_depthwise_conv_kernel_bfloat16",
     "grouped_window_conv",
@@ -139,6 +141,7 @@ CUDA_INSTRUCTIONS = {
     "backward_weight_kernel<7, 1>": 79.0,
     "gated_kernel<4, 2, false>": 26.7,
     "gated_kernel<4, 2, true>": 71.0,
+    "feedforward_kernel<BFloat16, 4>": 143.0,
     "window_convolve_kernel<4, float>": 1.09,
     "window_convolve_kernel<8, float>": 2.93,
     "window_convolve_kernel<16, float>": 6.85,
@@ -156,6 +159,7 @@ STORED = {
     "forward_kernel<7, 8, 1>": 2.0,
     "gated_kernel<4, 2, false>": 1.0,
     "gated_kernel<4, 2, true>": 4.0,
+    "feedforward_kernel<BFloat16, 4>": 2.0,
     "window_convolve_kernel<4, float>": 4 * 8 / 64 / 4,
     "window_convolve_kernel<8, float>": 4 * 16 / 64 / 4,
     "window_convolve_kernel<16, float>": 4 * 32 / 64 / 4,
@@ -189,10 +193,15 @@ def cuda_kernels() -> dict[str, tuple[int, float, float]]:
     mixed = torch.empty_like(x, dtype=torch.float32)
     order, offsets = (torch.empty(n, dtype=torch.int64) for n in (8, 5))
     experts = [8, 16, 32, 64], [4, 8, 16, 32]
+    weights = (
+        torch.empty(s) for s in ((256, 64), (256,), (256, 1, 3, 3), (256,), (64, 128), (64,))
+    )
+    feedforward = (x[:, :, :240], *weights, True, 1e-5)  # whole tiles
     ops = torch.ops.moce_kernels
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (ops.gated_depthwise_conv, (wide, torch.empty(128, 1, 3, 3), None)),
         (ops.gated_depthwise_conv_backward, (x, wide, torch.empty(128, 1, 3, 3), None)),
+        (ops.fused_feedforward, feedforward),
         (ops.grouped_window_conv, (x, x, order, offsets, *experts)),
         (ops.grouped_window_conv_backward, (mixed, x, x, order, offsets, *experts, x, x)),
     ]

@@ -19,6 +19,8 @@ class Parts(NamedTuple):
     # (d, q, kv, plan, dq, dkv), into the last two.
     window_conv: Callable[[Tensor, Tensor, Plan], Tensor]
     window_correlate: Callable[..., None]
+    # All of gated_feedforward, for what ``fused_feedforward.takes``; Triton has no such kernel.
+    fused_feedforward: Callable[..., Tensor] | None = None
 
 
 def _window_conv(q: Tensor, kv: Tensor, plan: Plan) -> Tensor:
@@ -55,5 +57,9 @@ def of_cuda_library(compiled: Any) -> Parts:
         )
 
     return Parts(
-        compiled.depthwise_conv, compiled.gated_depthwise_conv, window_conv, window_correlate
+        compiled.depthwise_conv,
+        compiled.gated_depthwise_conv,
+        window_conv,
+        window_correlate,
+        compiled.fused_feedforward,
     )

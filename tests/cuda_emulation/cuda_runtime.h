@@ -34,6 +34,8 @@ void __syncwarp();
 void __barrier_sync_count(unsigned barrier, unsigned count);
 float __shfl_xor_sync(unsigned mask, float value, int bit);
 unsigned __ballot_sync(unsigned mask, bool flag);
+// What each lane of a warp gives, `bytes` of it, in the order of the lanes: for matrix products.
+void emulated_gather(const void* mine, size_t bytes, void* all);
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <class T>
 T min(T a, T b) {

@@ -28,12 +28,15 @@ struct Thread {
   unsigned barrier, part;  // the named barrier it waits at, and how many threads share it
   float value;
   bool flag;
+  const void* given;
+  int barriers;  // of the block and of the warp, that it has come to
 };
 
 std::vector<Thread> threads;
 std::vector<float> shared;
 ucontext_t scheduler;
 const std::function<void()>* body;
+int left_out;  // the barrier at which no thread waits, from 1: for tests of the tests
 
 [[noreturn]] void fail(const char* why) {
   std::fprintf(stderr, "emulated kernel: %s\n", why);
@@ -95,6 +98,7 @@ bool release() {
 void run_block(bool reversed) {
   for (Thread& t : threads) {
     t.state = State::kReady;
+    t.barriers = 0;
     getcontext(&t.context);
     t.context.uc_stack = {t.stack.get(), 0, kStack};
     t.context.uc_link = &scheduler;
@@ -114,8 +118,11 @@ void run_block(bool reversed) {
 
 }  // namespace
 
-void __syncthreads() { wait(State::kAtBlockBarrier); }
-void __syncwarp() { wait(State::kAtWarpBarrier); }
+static void wait_at_barrier(State barrier) {
+  if (++threads[threadIdx.x].barriers != left_out) wait(barrier);
+}
+void __syncthreads() { wait_at_barrier(State::kAtBlockBarrier); }
+void __syncwarp() { wait_at_barrier(State::kAtWarpBarrier); }
 void __barrier_sync_count(unsigned barrier, unsigned count) {
   threads[threadIdx.x].barrier = barrier;
   threads[threadIdx.x].part = count;
@@ -140,6 +147,15 @@ unsigned __ballot_sync(unsigned, bool flag) {
   return flags;
 }
 
+void emulated_gather(const void* mine, size_t bytes, void* all) {
+  threads[threadIdx.x].given = mine;
+  wait(State::kAtWarpBarrier);
+  for (unsigned lane = 0; lane < 32; lane++)
+    std::memcpy(static_cast<char*>(all) + lane * bytes,
+                threads[threadIdx.x / 32 * 32 + lane].given, bytes);
+  wait(State::kAtWarpBarrier);
+}
+
 float* emulated_shared() { return shared.data(); }
 
 void emulate(unsigned blocks, unsigned count, size_t shared_bytes,
@@ -149,6 +165,8 @@ void emulate(unsigned blocks, unsigned count, size_t shared_bytes,
   blockDim = {count, 1, 1};
   gridDim = {blocks, 1, 1};
   body = &kernel;
+  const char* barrier = std::getenv("MOCE_EMULATED_WITHOUT_BARRIER");
+  left_out = barrier ? std::atoi(barrier) : 0;
   threads.resize(count);
   for (Thread& t : threads)
     if (!t.stack) t.stack.reset(new char[kStack]);

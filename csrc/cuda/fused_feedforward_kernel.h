@@ -1,0 +1,41 @@
+// A gated feed-forward network in one kernel: what fused_feedforward_kernel.cu offers to
+// fused_feedforward.cu.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "moce/types.h"
+
+namespace moce {
+
+struct FusedFeedforward {
+  int64_t B, C;
+  int H, W, N;             // N: channels that are gated, half of the hidden ones
+  const void* x;           // channels are adjacent; the strides of images, rows and columns:
+  int64_t image;
+  int row, column;
+  void* out;               // (B, H, W, C) without gaps
+  bool aligned;            // x can be loaded 16 bytes at a time
+  bool norm;
+  float eps;
+  // (2 N, C), (2 N), (2 N, 3, 3), (2 N), (C, N), (C); null where there is no bias.
+  const float *project_in, *in_bias, *depthwise, *depthwise_bias, *project_out, *out_bias;
+  void* packed;  // chunks * chunk_words(C) words of 32 bits, which `pack` writes and `run` reads
+  unsigned chunks, across, down;  // how many chunks N has, tiles an image has
+};
+
+// The result's tile of a block, and the channels that it gates at a time.
+constexpr int kTileWidth = 16, kTileHeight = 12, kChunk = 32;
+
+// The size of a chunk's parameters: see fused_feedforward_kernel.cu.
+constexpr int chunk_words(int C) { return 48 * C + 768; }
+
+// For 16-bit elements, and C of 16, 32, 48 and 64.
+struct FusedFeedforwardKernel {
+  void (*pack)(const FusedFeedforward&, cudaStream_t);
+  void (*run)(const FusedFeedforward&, cudaStream_t);
+};
+
+extern const FusedFeedforwardKernel fused_feedforward_bfloat16, fused_feedforward_half;
+
+}  // namespace moce
