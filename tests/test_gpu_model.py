@@ -141,7 +141,7 @@ CUDA_INSTRUCTIONS = {
     "backward_weight_kernel<7, 1>": 79.0,
     "gated_kernel<4, 2, false>": 26.7,
     "gated_kernel<4, 2, true>": 71.0,
-    "feedforward_kernel<BFloat16, 4>": 143.0,
+    "feedforward_kernel<BFloat16, 4>": 137.5,
     "window_convolve_kernel<4, float>": 1.09,
     "window_convolve_kernel<8, float>": 2.93,
     "window_convolve_kernel<16, float>": 6.85,

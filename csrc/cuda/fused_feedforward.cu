@@ -3,6 +3,7 @@
 
 #include "fused_feedforward_kernel.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "device.h"
@@ -36,8 +37,10 @@ static Tensor fused_feedforward(const Tensor& x, const Tensor& project_in,
                   "x must have 16, 32, 48 or 64 channels, not ", f.C);
   f.x = x.data_ptr();
   f.image = x.stride(0);
-  f.row = static_cast<int>(narrow(x.stride(2)));
-  f.column = static_cast<int>(narrow(x.stride(3)));
+  f.row = static_cast<int>(x.stride(2));
+  f.column = static_cast<int>(x.stride(3));
+  // Within a tile places are counted in 32 bits.
+  narrow(std::max(x.stride(2), f.W * f.C) * (kTileHeight + 2) + x.stride(3) * (kTileWidth + 2));
   f.aligned = is_aligned(strided(x));
   f.norm = norm;
   f.eps = static_cast<float>(eps);

@@ -27,13 +27,12 @@ constexpr int sum_stride(int C) { return C + 8; }
 
 // The thread's and the block's number, read anew each time: what follows from them is computed again
 // where it is used and takes no registers in between.
-__device__ inline int thread_here() {
+__device__ inline unsigned thread_here() {
 #ifdef MOCE_EMULATED
-  return static_cast<int>(threadIdx.x);
+  return threadIdx.x;
 #else
-  int number;
+  unsigned number;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
-  __builtin_assume(number >= 0 && number < kThreads);
   return number;
 #endif
 }
@@ -94,12 +93,11 @@ struct Block {
   }
   __device__ float* parked_by_me(int i) const { return parked + 4 * (kThreads * i + thread_here()); }
 
-  // Of the tile with its ring, where a pixel is and whether it is in the image.
-  __device__ int row(int pixel) const { return y - 1 + pixel / kHaloWidth; }
-  __device__ int column(int pixel) const { return x - 1 + pixel % kHaloWidth; }
-  __device__ bool inside(int pixel) const {
-    return pixel < kHalo && static_cast<unsigned>(row(pixel)) < static_cast<unsigned>(height) &&
-           static_cast<unsigned>(column(pixel)) < static_cast<unsigned>(width);
+  // Of the tile with its ring, whether a pixel is in the image.
+  __device__ bool inside(unsigned pixel) const {
+    const unsigned row = y - 1 + pixel / kHaloWidth, column = x - 1 + pixel % kHaloWidth;
+    return pixel < kHalo && row < static_cast<unsigned>(height) &&
+           column < static_cast<unsigned>(width);
   }
 };
 
@@ -107,17 +105,17 @@ struct Block {
 // at once all of a thread's together, so that they are on their way at the same time.
 template <int K, int PIXELS, class Use>
 __device__ void for_pieces(bool aligned, Use&& use) {
-  constexpr int pieces = 2 * K, count = PIXELS * pieces;
-  const int thread = thread_here();
+  constexpr unsigned pieces = 2 * K, count = PIXELS * pieces;
+  const unsigned thread = thread_here();
   if (aligned) {
     unroll<(count + kThreads - 1) / kThreads>([&](auto j) {
-      const int i = j.value * kThreads + thread;
-      const bool all = (j.value + 1) * kThreads <= count;
+      const unsigned i = j.value * kThreads + thread;
+      constexpr bool all = (decltype(j)::value + 1) * kThreads <= count;
       if (all || i < count) use(i / pieces, i % pieces * 8, std::true_type{});
     });
   } else {
 #pragma unroll 1
-    for (int i = thread; i < count; i += kThreads)
+    for (unsigned i = thread; i < count; i += kThreads)
       use(i / pieces, i % pieces * 8, std::false_type{});
   }
 }
@@ -125,18 +123,20 @@ __device__ void for_pieces(bool aligned, Use&& use) {
 // x with its ring to shared memory; zeros for pixels outside the image, there and in `hidden`.
 template <class T, int K>
 __device__ void load_input(const FusedFeedforward& f, const Block<T, K>& at) {
-  const T* image = static_cast<const T*>(f.x) + at.image * f.image;
-  for_pieces<K, kHalo>(f.aligned, [&](int pixel, int channel, auto aligned) {
+  // Where the ring begins, which may be before the image.
+  const T* first = static_cast<const T*>(f.x) + at.image * f.image + int64_t{at.y - 1} * f.row +
+                   int64_t{at.x - 1} * f.column;
+  for_pieces<K, kHalo>(f.aligned, [&](unsigned pixel, unsigned channel, auto aligned) {
     const bool inside = at.inside(pixel);
-    const int64_t offset = int64_t{at.row(pixel)} * f.row + int64_t{at.column(pixel)} * f.column;
-    const T* from = image + (inside ? offset + channel : 0);
+    const int row = pixel / kHaloWidth, column = pixel % kHaloWidth;
+    const T* from = first + (row * f.row + column * f.column + static_cast<int>(channel));
     T* to = at.input + pixel * input_stride(16 * K) + channel;
     if constexpr (aligned.value)
       copy_async<16>(to, from, inside);
     else
       unroll<8>([&](auto c) { to[c.value] = inside ? from[c.value] : T(0.f); });
   });
-  const int pixel = thread_here();
+  const unsigned pixel = thread_here();
   const bool inside = at.inside(pixel);
   if (pixel < kHalo && !inside)
     unroll<2 * kChunk / 8>([&](auto i) {

@@ -43,7 +43,7 @@ __device__ void put_two(T* to, float a, float b) {
 // of them: whether it is in the image.
 template <class T, int K>
 __device__ unsigned stored_by_lane(const Block<T, K>& at) {
-  const int thread = thread_here(), first = thread / 32 * 32 + thread % 32 / 4;
+  const unsigned thread = thread_here(), first = thread / 32 * 32 + thread % 32 / 4;
   unsigned inside = 0;
   unroll<4>([&](auto i) { inside |= unsigned{at.inside(first + 8 * i.value)} << i.value; });
 #ifndef MOCE_EMULATED
@@ -56,8 +56,8 @@ __device__ unsigned stored_by_lane(const Block<T, K>& at) {
 template <class T, int K>
 __device__ void project_in(const Parameters<K>& p, const Block<T, K>& at, unsigned inside) {
   constexpr int stride = input_stride(16 * K);
-  const int thread = thread_here(), first = thread / 32 * 32;
-  const int lane = thread % 32, g = lane / 4, t = lane % 4;
+  const unsigned thread = thread_here(), first = thread / 32 * 32;
+  const unsigned lane = thread % 32, g = lane / 4, t = lane % 4;
   unroll<2>([&](auto half) {
     MatrixC sums[2][4];
     unroll<4>([&](auto n) {
@@ -116,8 +116,8 @@ __device__ void convolve(const T* from, const float* taps, const float* bias, Us
 // its half of the warp, the columns those of its warp.
 template <class T, int K>
 __device__ void gate(const Parameters<K>& p, const Block<T, K>& at) {
-  const int thread = thread_here(), channel = thread % 16 * 2, lower = thread / 16 % 2;
-  const int column = thread / 32 * kColumns;
+  const unsigned thread = thread_here(), channel = thread % 16 * 2, lower = thread / 16 % 2;
+  const unsigned column = thread / 32 * kColumns;
   const T* from = at.hidden + (lower * kRows * kHaloWidth + column) * kHiddenStride + channel;
   T* to = at.gated + lower * kLowerHalf + column * kGatedStride + channel;
   float a[kRows][kColumns][2];
@@ -142,8 +142,8 @@ __device__ void gate(const Parameters<K>& p, const Block<T, K>& at) {
 // Step 3: a warp's three matrices of 16 pixels begin at its quarter of them, its channels at its half.
 template <class T, int K>
 __device__ void project_out(const Parameters<K>& p, const Block<T, K>& at, MatrixC (&sums)[3][K]) {
-  const int thread = thread_here();
-  const int lane = thread % 32, quarter = thread / 32 % 4, half = thread / 128;
+  const unsigned thread = thread_here();
+  const unsigned lane = thread % 32, quarter = thread / 32 % 4, half = thread / 128;
   const T* from = at.gated + quarter / 2 * kLowerHalf + quarter % 2 * 48 * kGatedStride;
   uint4 b[K];
   unroll<K>([&](auto n) { b[n.value] = __ldg(&p.project_out[half * K + n.value][lane]); });
@@ -165,10 +165,10 @@ template <class T, int K>
 __device__ void finish(const FusedFeedforward& f, const MatrixC (&sums)[3][K]) {
   const Block<T, K> at(f);
   constexpr int stride = sum_stride(16 * K);
-  const int thread = thread_here();
-  const int lane = thread % 32, quarter = thread / 32 % 4, half = thread / 128;
+  const unsigned thread = thread_here();
+  const unsigned lane = thread % 32, quarter = thread / 32 % 4, half = thread / 128;
   unroll<K>([&](auto n) {
-    const int channel = (half * K + n.value) * 8 + lane % 4 * 2;
+    const unsigned channel = (half * K + n.value) * 8 + lane % 4 * 2;
     float* to = at.sums + (quarter * 48 + lane / 4) * stride + channel;
     float bias[2] = {};
     if (f.out_bias)
@@ -179,12 +179,14 @@ __device__ void finish(const FusedFeedforward& f, const MatrixC (&sums)[3][K]) {
     });
   });
   __syncthreads();
-  const T* x = static_cast<const T*>(f.x) + at.image * f.image;
-  T* out = static_cast<T*>(f.out) + at.image * (int64_t{at.height} * at.width * 16 * K);
-  for_pieces<K, kPixels>(f.aligned, [&](int pixel, int channel, auto aligned) {
-    const int row = at.y + pixel / kTileWidth, column = at.x + pixel % kTileWidth;
-    if (row >= at.height || column >= at.width) return;
-    const T* from = x + int64_t{row} * f.row + int64_t{column} * f.column + channel;
+  const T* x = static_cast<const T*>(f.x) + at.image * f.image + int64_t{at.y} * f.row +
+               int64_t{at.x} * f.column;
+  T* out = static_cast<T*>(f.out) +
+           ((at.image * at.height + at.y) * at.width + at.x) * int64_t{16 * K};
+  for_pieces<K, kPixels>(f.aligned, [&](unsigned pixel, unsigned channel_, auto aligned) {
+    const int row = pixel / kTileWidth, column = pixel % kTileWidth, channel = channel_;
+    if (at.y + row >= at.height || at.x + column >= at.width) return;
+    const T* from = x + (row * f.row + column * f.column + channel);
     float before[8], total[8];
     if constexpr (aligned.value)
       unpack<T, 8>(load_packed<T, 8>(from), before);
@@ -192,7 +194,7 @@ __device__ void finish(const FusedFeedforward& f, const MatrixC (&sums)[3][K]) {
       unroll<8>([&](auto c) { before[c.value] = static_cast<float>(from[c.value]); });
     const float* sum = at.sums + pixel * stride + channel;
     unroll<8>([&](auto c) { total[c.value] = sum[c.value] + before[c.value]; });
-    store_packed<T, 8>(out + (int64_t{row} * at.width + column) * (16 * K) + channel, total);
+    store_packed<T, 8>(out + ((row * at.width + column) * (16 * K) + channel), total);
   });
 }
 

@@ -141,6 +141,22 @@ def test_no_pixels(device: torch.device) -> None:
     ).shape == (0, 16, 8, 8)
 
 
+def test_gated_feedforward_runs_it(device: torch.device) -> None:
+    """In place of its parts, which are not called."""
+    pytest.importorskip("triton")
+    from moce_kernels.triton_kernels import _parts, gated_feedforward
+
+    def never(*arguments: Any) -> Tensor:
+        raise AssertionError("a part was called")
+
+    ops = torch.ops.moce_kernels
+    parts = _parts.Parts(never, never, never, never, ops.fused_feedforward)
+    s = sample((1, 16, 5, 6), "channels_last", 8, "norm", "bias")
+    arguments = folded(s, s.cast(torch.bfloat16, device))
+    found = gated_feedforward.forward(*arguments, parts=parts)
+    assert torch.equal(found, ops.fused_feedforward(*arguments))
+
+
 def test_what_it_takes() -> None:
     x = torch.empty(1, 32, 4, 4, dtype=torch.bfloat16, memory_format=torch.channels_last)
     assert fused_feedforward.takes(x) and fused_feedforward.takes(x.half())
