@@ -60,16 +60,18 @@ struct Block {
   // Of a thread's sums with 64 channels, those that wait in shared memory until they are added to: there
   // are not enough registers for all.
   static constexpr int kParked = K == 4 ? 3 : 0;
+  // Shared memory without and with what only the gated network needs.
+  static constexpr int bytes_ungated() {
+    return sizeof(T) * (kThreads * input_stride(C) + kHalo * kHiddenStride);
+  }
   static constexpr int bytes() {
-    return sizeof(T) * (kThreads * input_stride(C) + kHalo * kHiddenStride + kLowerHalf +
-                        kPixels / 2 * kGatedStride) +
+    return bytes_ungated() + sizeof(T) * (kLowerHalf + kPixels / 2 * kGatedStride) +
            kParked * kThreads * sizeof(MatrixC);
   }
 
   __device__ Block(const FusedFeedforward& f) {
     static_assert(bytes() <= 99 * 1024);  // what a block may have from compute capability 8.0 on
-    static_assert(sizeof(float) * kPixels * sum_stride(C) <=
-                  sizeof(T) * (kThreads * input_stride(C) + kHalo * kHiddenStride));
+    static_assert(sizeof(float) * kPixels * sum_stride(C) <= bytes_ungated());
     const unsigned block = block_here(), row = block / f.across;
     image = row / f.down;
     height = f.H;

@@ -14,6 +14,10 @@
 //   3. W_o times that on tensor cores, added to what each warp keeps in registers: 48 pixels, and half of
 //      the channels.
 // At last the sums go through shared memory to where neighbouring lanes have neighbouring channels.
+//
+// `projection_kernel` ends with the depthwise convolution: out (B, N, H, W) = DW3x3(W_i n(x) + bias), of
+// 64 channels at a time. C + N numbers are moved for each pixel, where the features between would be
+// 2 N more.
 
 #include "fused_feedforward_kernel.h"
 
@@ -198,6 +202,45 @@ __device__ void finish(const FusedFeedforward& f, const MatrixC (&sums)[3][K]) {
   });
 }
 
+// Instead of steps 2 and 3: the convolution of both halves to `out`, channels from `first` on.
+template <class T, int K>
+__device__ void convolve_to_out(const FusedFeedforward& f, const Parameters<K>& p,
+                                const Block<T, K>& at, int first) {
+  const unsigned thread = thread_here(), channel = thread % 16 * 2;
+  const int row = thread / 16 % 2 * kRows, column = thread / 32 * kColumns;
+  const T* from = at.hidden + (row * kHaloWidth + column) * kHiddenStride + channel;
+  const int rows = at.height - at.y - row, columns = at.width - at.x - column;
+  T* to = static_cast<T*>(f.out) + first + channel +
+          ((at.image * at.height + at.y + row) * at.width + at.x + column) * f.N;
+  unroll<2>([&](auto half) {
+    if (first + half.value * kChunk + static_cast<int>(channel) >= f.N) return;
+    convolve(from + half.value * kChunk, &p.taps[half.value][0][channel],
+             &p.depthwise_bias[half.value][channel],
+             [&](auto y, const float(&row_of)[kColumns][2]) {
+               unroll<kColumns>([&](auto x) {
+                 if (y.value < rows && x.value < columns)
+                   put_two(to + half.value * kChunk + (y.value * at.width + x.value) * f.N,
+                           row_of[x.value][0], row_of[x.value][1]);
+               });
+             });
+  });
+}
+
+template <class T, int K>
+__global__ void __launch_bounds__(kThreads, 2) projection_kernel(FusedFeedforward f) {
+  const Block<T, K> at(f);
+  load_input(f, at);
+  if (f.norm) normalise(f, at);
+  const unsigned inside = stored_by_lane(at);
+#pragma unroll 1
+  for (unsigned chunk = 0; chunk < f.chunks; chunk++) {
+    project_in(parameters<K>(f, chunk), at, inside);
+    __syncthreads();
+    convolve_to_out(f, parameters<K>(f, chunk), at, static_cast<int>(chunk) * 2 * kChunk);
+    __syncthreads();
+  }
+}
+
 template <class T, int K>
 __global__ void __launch_bounds__(kThreads, 2) feedforward_kernel(FusedFeedforward f) {
   const Block<T, K> at(f);
@@ -257,9 +300,17 @@ void run(const FusedFeedforward& f, cudaStream_t stream) {
 }
 
 template <class T>
+void run_projection(const FusedFeedforward& f, cudaStream_t stream) {
+  with_channels(f, [&](auto k) {
+    launch(projection_kernel<T, k.value>, narrow(f.B * f.down * f.across), kThreads,
+           Block<T, k.value>::bytes_ungated(), stream, f);
+  });
+}
+
+template <class T>
 constexpr FusedFeedforwardKernel table() {
   if constexpr (sizeof(T) == 2)
-    return {pack_parameters<T>, run<T>};
+    return {pack_parameters<T>, run<T>, run_projection<T>};
   else
     return {};
 }

@@ -1,5 +1,5 @@
-// A gated feed-forward network in one kernel: what fused_feedforward_kernel.cu offers to
-// fused_feedforward.cu.
+// A gated feed-forward network in one kernel, and its first two steps alone: what
+// fused_feedforward_kernel.cu offers to fused_feedforward.cu.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,21 +10,24 @@ namespace moce {
 
 struct FusedFeedforward {
   int64_t B, C;
-  int H, W, N;             // N: channels that are gated, half of the hidden ones
+  int H, W;
+  int N;                   // channels after the depthwise convolution, or the gate if there is one
   const void* x;           // channels are adjacent; the strides of images, rows and columns:
   int64_t image;
   int row, column;
-  void* out;               // (B, H, W, C) without gaps
+  void* out;               // (B, H, W, C or N) without gaps
   bool aligned;            // x can be loaded 16 bytes at a time
   bool norm;
   float eps;
-  // (2 N, C), (2 N), (2 N, 3, 3), (2 N), (C, N), (C); null where there is no bias.
+  // (2 N, C), (2 N), (2 N, 3, 3), (2 N), (C, N), (C); null where there is no bias. Without a gate N in place
+  // of 2 N, and nothing in the last two.
   const float *project_in, *in_bias, *depthwise, *depthwise_bias, *project_out, *out_bias;
   void* packed;  // chunks * chunk_words(C) words of 32 bits, which `pack` writes and `run` reads
   unsigned chunks, across, down;  // how many chunks N has, tiles an image has
 };
 
-// The result's tile of a block, and the channels that it gates at a time.
+// The result's tile of a block, and the channels that it gates at a time; without a gate, half of those
+// that it convolves.
 constexpr int kTileWidth = 16, kTileHeight = 12, kChunk = 32;
 
 // The size of a chunk's parameters: see fused_feedforward_kernel.cu.
@@ -34,6 +37,7 @@ constexpr int chunk_words(int C) { return 48 * C + 768; }
 struct FusedFeedforwardKernel {
   void (*pack)(const FusedFeedforward&, cudaStream_t);
   void (*run)(const FusedFeedforward&, cudaStream_t);
+  void (*run_projection)(const FusedFeedforward&, cudaStream_t);  // without a gate
 };
 
 extern const FusedFeedforwardKernel fused_feedforward_bfloat16, fused_feedforward_half;

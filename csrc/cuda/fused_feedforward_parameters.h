@@ -1,6 +1,6 @@
 // The parameters of fused_feedforward in the order in which lanes take them, 16 bytes at a time: those of
 // kChunk channels of a and the same of b in one piece, as 16-bit elements T where they are multiplied on
-// tensor cores.
+// tensor cores. Without a gate a piece is of 2 kChunk channels, and its halves follow each other.
 #pragma once
 
 #include "fused_feedforward_kernel.h"
@@ -35,38 +35,44 @@ __device__ unsigned packed_word(const FusedFeedforward& f, int64_t i) {
   static_assert(sizeof(P) == 4 * chunk_words(C));
   const int first = static_cast<int>(i / chunk_words(C)) * kChunk, N = f.N;
   int w = static_cast<int>(i % chunk_words(C));
-  const auto hidden = [&](int half, int channel) { return int64_t{half} * N + first + channel; };
-  const auto there = [&](int channel) { return first + channel < N; };
+  const bool gated = f.project_out;
+  const auto hidden = [&](int half, int channel) {
+    return gated ? int64_t{half} * N + first + channel : 2 * first + half * kChunk + channel;
+  };
+  const auto there = [&](int half, int channel) {
+    return gated ? first + channel < N : hidden(half, channel) < N;
+  };
   const auto bits = [](float x) { return pack<float, 1>({x}).word; };
   if (w < int{sizeof(P::project_in) / 4}) {
     const int lane = w / 4 % 32, tile = w % 4 / 2, g = lane / 4, t = lane % 4;
     const int k = w / 128 % K * 16 + 2 * t + w % 2 * 8, pair = w / (128 * K);
-    const int channel = pair % 2 * 16 + tile * 8 + g;
-    if (!there(channel)) return 0;
-    const float* row = f.project_in + hidden(pair / 2, channel) * C + k;
+    const int channel = pair % 2 * 16 + tile * 8 + g, half = pair / 2;
+    if (!there(half, channel)) return 0;
+    const float* row = f.project_in + hidden(half, channel) * C + k;
     return word_of<T>(row[0], row[1]);
   }
   w -= sizeof(P::project_in) / 4;
   if (w < int{sizeof(P::project_out) / 4}) {
+    if (!gated) return 0;
     const int lane = w / 4 % 32, g = lane / 4, t = lane % 4;
     const int k = w % 4 / 2 * 16 + 2 * t + w % 2 * 8, channel = w / 128 * 8 + g;
     const float* row = f.project_out + int64_t{channel} * N + first + k;
-    return word_of<T>(there(k) ? row[0] : 0.f, there(k + 1) ? row[1] : 0.f);
+    return word_of<T>(there(0, k) ? row[0] : 0.f, there(0, k + 1) ? row[1] : 0.f);
   }
   w -= sizeof(P::project_out) / 4;
   if (w < int{sizeof(P::in_bias) / 4}) {
-    const int channel = w / 16 % 4 * 8 + w / 4 % 4 * 2 + w % 2;
-    return bits(f.in_bias && there(channel) ? f.in_bias[hidden(w / 64, channel)] : 0.f);
+    const int channel = w / 16 % 4 * 8 + w / 4 % 4 * 2 + w % 2, half = w / 64;
+    return bits(f.in_bias && there(half, channel) ? f.in_bias[hidden(half, channel)] : 0.f);
   }
   w -= sizeof(P::in_bias) / 4;
   const int channel = w % kChunk;
   if (w < int{sizeof(P::taps) / 4}) {
     const int tap = w / kChunk % 9, half = w / kChunk / 9;
-    return bits(there(channel) ? f.depthwise[hidden(half, channel) * 9 + tap] : 0.f);
+    return bits(there(half, channel) ? f.depthwise[hidden(half, channel) * 9 + tap] : 0.f);
   }
-  w -= sizeof(P::taps) / 4;
-  const bool given = f.depthwise_bias && there(channel);
-  return bits(given ? f.depthwise_bias[hidden(w / kChunk, channel)] : 0.f);
+  const int half = (w - sizeof(P::taps) / 4) / kChunk;
+  const bool given = f.depthwise_bias && there(half, channel);
+  return bits(given ? f.depthwise_bias[hidden(half, channel)] : 0.f);
 }
 
 }  // namespace moce

@@ -24,18 +24,10 @@ def forward(
     eps: float,
     parts: Parts = TRITON,
 ) -> Tensor:
-    if parts.fused_feedforward is not None and fused_feedforward.takes(x):
-        return parts.fused_feedforward(
-            x,
-            project_in,
-            in_bias,
-            depthwise,
-            depthwise_bias,
-            project_out,
-            out_bias,
-            norm,
-            eps,
-        )
+    fused = parts.fused_feedforward
+    if fused is not None and fused_feedforward.takes(x):
+        parameters = project_in, in_bias, depthwise, depthwise_bias, project_out, out_bias
+        return fused(x, *parameters, norm, eps)
     hidden = pointwise_conv.forward(x, project_in, in_bias, None, norm, eps)
     gated = parts.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     del hidden

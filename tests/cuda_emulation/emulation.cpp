@@ -54,31 +54,37 @@ void run_thread() {
   threads[threadIdx.x].state = State::kDone;
 }
 
-// Lets threads go on that wait for none but each other; false if there are none.
-bool release() {
-  const auto all = [](size_t from, size_t to, State barrier) {
-    bool any = false;
-    for (size_t i = from; i < to; i++) {
-      if (threads[i].state == State::kDone) continue;
-      if (threads[i].state != barrier) return false;
-      any = true;
-    }
-    return any;
-  };
-  const auto go = [](size_t from, size_t to) {
-    for (size_t i = from; i < to; i++)
-      if (threads[i].state != State::kDone) threads[i].state = State::kReady;
-  };
+// Whether threads wait at this barrier, and all of them that are not done.
+bool all_wait(size_t from, size_t to, State barrier) {
   bool any = false;
-  for (size_t warp = 0; warp < threads.size(); warp += 32)
-    if (all(warp, warp + 32, State::kAtWarpBarrier)) {
-      go(warp, warp + 32);
-      any = true;
-    }
+  for (size_t i = from; i < to; i++) {
+    if (threads[i].state == State::kDone) continue;
+    if (threads[i].state != barrier) return false;
+    any = true;
+  }
+  return any;
+}
+
+void go(size_t from, size_t to) {
+  for (size_t i = from; i < to; i++)
+    if (threads[i].state != State::kDone) threads[i].state = State::kReady;
+}
+
+// Lets a warp go on that waits for none but its own threads; false if it does not.
+bool release_warp(size_t warp) {
+  if (!all_wait(warp, warp + 32, State::kAtWarpBarrier)) return false;
+  go(warp, warp + 32);
+  return true;
+}
+
+// The same of parts of the block, and of all of it.
+bool release() {
+  bool any = false;
   for (size_t first = 0; first < threads.size(); first++) {
     if (threads[first].state != State::kAtPartBarrier || first % threads[first].part) continue;
     const unsigned part = threads[first].part, barrier = threads[first].barrier;
-    if (first + part > threads.size() || !all(first, first + part, State::kAtPartBarrier)) continue;
+    if (first + part > threads.size() || !all_wait(first, first + part, State::kAtPartBarrier))
+      continue;
     for (size_t i = 0; i < threads.size(); i++) {
       const bool inside = first <= i && i < first + part;
       const bool same = threads[i].part == part && threads[i].barrier == barrier;
@@ -88,7 +94,7 @@ bool release() {
     go(first, first + part);
     any = true;
   }
-  if (all(0, threads.size(), State::kAtBlockBarrier)) {
+  if (all_wait(0, threads.size(), State::kAtBlockBarrier)) {
     go(0, threads.size());
     any = true;
   }
@@ -104,12 +110,17 @@ void run_block(bool reversed) {
     t.context.uc_link = &scheduler;
     makecontext(&t.context, run_thread, 0);
   }
-  do {
-    for (size_t i = 0; i < threads.size(); i++) {
-      const size_t j = reversed ? threads.size() - 1 - i : i;
-      if (threads[j].state != State::kReady) continue;
-      threadIdx.x = static_cast<unsigned>(j);
-      swapcontext(&scheduler, &threads[j].context);
+  do {  // a warp goes as far as it can before the next one begins
+    for (size_t i = 0; i < threads.size(); i += 32) {
+      const size_t warp = reversed ? threads.size() - 32 - i : i;
+      do {
+        for (size_t lane = 0; lane < 32; lane++) {
+          const size_t j = warp + (reversed ? 31 - lane : lane);
+          if (threads[j].state != State::kReady) continue;
+          threadIdx.x = static_cast<unsigned>(j);
+          swapcontext(&scheduler, &threads[j].context);
+        }
+      } while (release_warp(warp));
     }
   } while (release());
   for (const Thread& t : threads)
