@@ -142,6 +142,7 @@ CUDA_INSTRUCTIONS = {
     "gated_kernel<4, 2, false>": 26.7,
     "gated_kernel<4, 2, true>": 71.0,
     "feedforward_kernel<BFloat16, 4>": 137.5,
+    "projection_kernel<BFloat16, 4>": 82.5,
     "window_convolve_kernel<4, float>": 1.09,
     "window_convolve_kernel<8, float>": 2.93,
     "window_convolve_kernel<16, float>": 6.85,
@@ -160,6 +161,7 @@ STORED = {
     "gated_kernel<4, 2, false>": 1.0,
     "gated_kernel<4, 2, true>": 4.0,
     "feedforward_kernel<BFloat16, 4>": 2.0,
+    "projection_kernel<BFloat16, 4>": 6.0,
     "window_convolve_kernel<4, float>": 4 * 8 / 64 / 4,
     "window_convolve_kernel<8, float>": 4 * 16 / 64 / 4,
     "window_convolve_kernel<16, float>": 4 * 32 / 64 / 4,
@@ -196,12 +198,16 @@ def cuda_kernels() -> dict[str, tuple[int, float, float]]:
     weights = (
         torch.empty(s) for s in ((256, 64), (256,), (256, 1, 3, 3), (256,), (64, 128), (64,))
     )
-    feedforward = (x[:, :, :240], *weights, True, 1e-5)  # whole tiles
+    tiled = x[:, :, :240]  # whole tiles
+    feedforward = (tiled, *weights, True, 1e-5)
+    projection = (tiled, *(torch.empty(s) for s in ((192, 64), (192,), (192, 1, 3, 3))), None)
+    projection = (*projection, True, 1e-5)
     ops = torch.ops.moce_kernels
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (ops.gated_depthwise_conv, (wide, torch.empty(128, 1, 3, 3), None)),
         (ops.gated_depthwise_conv_backward, (x, wide, torch.empty(128, 1, 3, 3), None)),
         (ops.fused_feedforward, feedforward),
+        (ops.fused_projection, projection),
         (ops.grouped_window_conv, (x, x, order, offsets, *experts)),
         (ops.grouped_window_conv_backward, (mixed, x, x, order, offsets, *experts, x, x)),
     ]
