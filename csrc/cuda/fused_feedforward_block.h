@@ -22,8 +22,9 @@ static_assert(kHalo <= kThreads);
 constexpr int input_stride(int C) { return C + 8; }
 constexpr int kHiddenStride = 2 * kChunk + 8;  // a, then b
 constexpr int kGatedStride = kChunk + 8;
-constexpr int kLowerHalf = kPixels / 2 * kGatedStride + 32;  // where the lower rows' gated pixels begin
 constexpr int sum_stride(int C) { return C + 8; }
+// Where the gated pixels of the lower rows begin.
+constexpr int kLowerHalf = kPixels / 2 * kGatedStride + 32;
 
 // The thread's and the block's number, read anew each time: what follows from them is computed again
 // where it is used and takes no registers in between.
@@ -52,11 +53,11 @@ struct Block {
   static constexpr int C = 16 * K;
   int64_t image;
   int height, width, y, x;  // of the image, and of the tile's first pixel
-  T* input;       // (kThreads, input_stride(C)): the pixels with their ring; the last are never used
-  T* hidden;      // (kHalo, kHiddenStride)
-  T* gated;       // (kPixels, kGatedStride), the lower rows from kLowerHalf on
-  float* parked;  // (kParked, kThreads, 4)
-  float* sums;    // (kPixels, sum_stride(C)): at last, in place of input and hidden
+  T* input;                 // (kThreads, input_stride(C)): the pixels with their ring, and four unused
+  T* hidden;                // (kHalo, kHiddenStride)
+  T* gated;                 // (kPixels, kGatedStride), the lower rows from kLowerHalf on
+  float* parked;            // (kParked, kThreads, 4)
+  float* sums;              // (kPixels, sum_stride(C)): at last, in place of input and hidden
   // Of a thread's sums with 64 channels, those that wait in shared memory until they are added to: there
   // are not enough registers for all.
   static constexpr int kParked = K == 4 ? 3 : 0;
@@ -93,7 +94,9 @@ struct Block {
       unpack<float, 4>(get_packed<float, 4>(parked_by_me(i.value)), sums[2][i.value].numbers);
     });
   }
-  __device__ float* parked_by_me(int i) const { return parked + 4 * (kThreads * i + thread_here()); }
+  __device__ float* parked_by_me(int i) const {
+    return parked + 4 * (kThreads * i + thread_here());
+  }
 
   // Of the tile with its ring, whether a pixel is in the image.
   __device__ bool inside(unsigned pixel) const {

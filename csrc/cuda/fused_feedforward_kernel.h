@@ -11,12 +11,12 @@ namespace moce {
 struct FusedFeedforward {
   int64_t B, C;
   int H, W;
-  int N;                   // channels after the depthwise convolution, or the gate if there is one
-  const void* x;           // channels are adjacent; the strides of images, rows and columns:
+  int N;          // channels after the depthwise convolution, or the gate if there is one
+  const void* x;  // channels are adjacent; the strides of images, rows and columns:
   int64_t image;
   int row, column;
-  void* out;               // (B, H, W, C or N) without gaps
-  bool aligned;            // x can be loaded 16 bytes at a time
+  void* out;     // (B, H, W, C or N) without gaps
+  bool aligned;  // x can be loaded 16 bytes at a time
   bool norm;
   float eps;
   // (2 N, C), (2 N), (2 N, 3, 3), (2 N), (C, N), (C); null where there is no bias. Without a gate N in place
