@@ -14,6 +14,15 @@ static const float* optional_vector(const std::optional<Tensor>& t, int64_t n, c
   return t ? float_vector(*t, n, name) : nullptr;
 }
 
+static FusedMatrix matrix(const Tensor& t, const Tensor& x, int64_t rows, int64_t columns,
+                          const char* name) {
+  const bool is_float = t.scalar_type() == ScalarType::Float;
+  STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == rows && t.size(1) == columns &&
+                      (is_float || t.scalar_type() == x.scalar_type()),
+                  name, " must be (", rows, ", ", columns, "), in float32 or x's dtype");
+  return {t.data_ptr(), t.stride(0), t.stride(1), is_float};
+}
+
 // Whether eight neighbouring channels of any pixel can be loaded at once.
 static bool is_aligned(const Strided& s) {
   return (s.b | s.h | s.w) % 8 == 0 && reinterpret_cast<uintptr_t>(s.data) % 16 == 0;
@@ -46,7 +55,7 @@ static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
   f.aligned = is_aligned(strided(x));
   f.norm = norm;
   f.eps = static_cast<float>(eps);
-  f.project_in = float_vector(project_in, hidden * f.C, "project_in");
+  f.project_in = matrix(project_in, x, hidden, f.C, "project_in");
   f.in_bias = optional_vector(in_bias, hidden, "in_bias");
   f.depthwise = float_vector(depthwise, hidden * 9, "depthwise");
   f.depthwise_bias = optional_vector(depthwise_bias, hidden, "depthwise_bias");
@@ -78,7 +87,7 @@ static Tensor fused_feedforward(const Tensor& x, const Tensor& project_in,
   const int64_t N = project_out.size(1);
   FusedFeedforward f =
       describe(x, N, 2 * N, project_in, in_bias, depthwise, depthwise_bias, norm, eps);
-  f.project_out = float_vector(project_out, f.C * N, "project_out");
+  f.project_out = matrix(project_out, x, f.C, N, "project_out");
   f.out_bias = optional_vector(out_bias, f.C, "out_bias");
   return launched(f, x, true);
 }

@@ -8,6 +8,13 @@
 
 namespace moce {
 
+// Of float32, or of x's elements; null: there is none.
+struct FusedMatrix {
+  const void* data;
+  int64_t row, column;  // strides
+  bool is_float;
+};
+
 struct FusedFeedforward {
   int64_t B, C;
   int H, W;
@@ -19,9 +26,11 @@ struct FusedFeedforward {
   bool aligned;  // x can be loaded 16 bytes at a time
   bool norm;
   float eps;
-  // (2 N, C), (2 N), (2 N, 3, 3), (2 N), (C, N), (C); null where there is no bias. Without a gate N in place
-  // of 2 N, and nothing in the last two.
-  const float *project_in, *in_bias, *depthwise, *depthwise_bias, *project_out, *out_bias;
+  // Without a gate N in place of 2 N, and nothing that comes after it. Null where there is no bias.
+  FusedMatrix project_in;                             // (2 N, C)
+  const float *in_bias, *depthwise, *depthwise_bias;  // (2 N), (2 N, 3, 3), (2 N)
+  FusedMatrix project_out;                            // (C, N)
+  const float* out_bias;                              // (C)
   void* packed;  // chunks * chunk_words(C) words of 32 bits, which `pack` writes and `run` reads
   unsigned chunks, across, down;  // how many chunks N has, tiles an image has
 };

@@ -27,6 +27,13 @@ __device__ unsigned word_of(float a, float b) {
   return pack<T, 2>(both).word;
 }
 
+template <class T>
+__device__ float element(const FusedMatrix& m, int64_t row, int64_t column) {
+  const int64_t at = row * m.row + column * m.column;
+  return m.is_float ? static_cast<const float*>(m.data)[at]
+                    : static_cast<float>(static_cast<const T*>(m.data)[at]);
+}
+
 // Word i of the parameters of all chunks, one after the other.
 template <class T, int K>
 __device__ unsigned packed_word(const FusedFeedforward& f, int64_t i) {
@@ -35,7 +42,7 @@ __device__ unsigned packed_word(const FusedFeedforward& f, int64_t i) {
   static_assert(sizeof(P) == 4 * chunk_words(C));
   const int first = static_cast<int>(i / chunk_words(C)) * kChunk, N = f.N;
   int w = static_cast<int>(i % chunk_words(C));
-  const bool gated = f.project_out;
+  const bool gated = f.project_out.data;
   const auto hidden = [&](int half, int channel) {
     return gated ? int64_t{half} * N + first + channel : 2 * first + half * kChunk + channel;
   };
@@ -48,16 +55,18 @@ __device__ unsigned packed_word(const FusedFeedforward& f, int64_t i) {
     const int k = w / 128 % K * 16 + 2 * t + w % 2 * 8, pair = w / (128 * K);
     const int channel = pair % 2 * 16 + tile * 8 + g, half = pair / 2;
     if (!there(half, channel)) return 0;
-    const float* row = f.project_in + hidden(half, channel) * C + k;
-    return word_of<T>(row[0], row[1]);
+    const int64_t row = hidden(half, channel);
+    return word_of<T>(element<T>(f.project_in, row, k), element<T>(f.project_in, row, k + 1));
   }
   w -= sizeof(P::project_in) / 4;
   if (w < int{sizeof(P::project_out) / 4}) {
     if (!gated) return 0;
     const int lane = w / 4 % 32, g = lane / 4, t = lane % 4;
     const int k = w % 4 / 2 * 16 + 2 * t + w % 2 * 8, channel = w / 128 * 8 + g;
-    const float* row = f.project_out + int64_t{channel} * N + first + k;
-    return word_of<T>(there(0, k) ? row[0] : 0.f, there(0, k + 1) ? row[1] : 0.f);
+    const auto weight = [&](int of) {
+      return there(0, of) ? element<T>(f.project_out, channel, first + of) : 0.f;
+    };
+    return word_of<T>(weight(k), weight(k + 1));
   }
   w -= sizeof(P::project_out) / 4;
   if (w < int{sizeof(P::in_bias) / 4}) {

@@ -142,6 +142,18 @@ def test_any_alignment(offset: int, kind: Any, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("kind", [feedforward, projection], ids=lambda kind: kind.__name__)
+def test_matrices_of_any_strides_and_of_either_dtype(kind: Any, device: torch.device) -> None:
+    """They are rounded to x's dtype in any case."""
+    torch.manual_seed(0)
+    s = kind(32, 40, (1, 5, 20), "channels_last", "bias").rounded(torch.float16)
+    cast = s.cast(torch.float16, device)
+    changed = {
+        name: t.half().t().contiguous().t() if t.dim() == 2 else t for name, t in cast.items()
+    }
+    assert torch.equal(call(s, changed), call(s, cast))
+
+
+@pytest.mark.parametrize("kind", [feedforward, projection], ids=lambda kind: kind.__name__)
 def test_images_and_pixels_do_not_mix(kind: Any, device: torch.device) -> None:
     """A NaN stays in its own pixel and the eight around it."""
     torch.manual_seed(0)
