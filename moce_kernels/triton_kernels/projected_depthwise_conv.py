@@ -21,4 +21,4 @@ def forward(
     parts: Parts = TRITON,
 ) -> Tensor:
     projected = pointwise_conv.forward(x, weight, bias, None, norm, eps)
-    return parts.depthwise_conv(projected, depthwise, depthwise_bias)
+    return parts.depthwise_conv(projected, depthwise, depthwise_bias, False)
