@@ -24,6 +24,7 @@ from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.specialists import Specialists
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
+from moceir.model.folded import Folded
 from moceir.pictures import codec
 from moceir.weights.bundled import BUNDLED, TOGETHER
 
@@ -100,6 +101,9 @@ class Restorer:
         if not isinstance(model, MoCEIR):
             model = load_model(model)
         self.model = model.eval().to(self.device)
+        # Small launches cost time on a GPU alone.
+        dtype = getattr(torch, precision)
+        self._folded = Folded(self.model, dtype) if self.device.type == "cuda" else None
         self._graphs = Replayed(self._forward)
         self._all_graphs = [self._graphs]
 
@@ -420,6 +424,7 @@ class Restorer:
         Raises:
             PictureError: the result is not finite.
         """
+        self._follow_weights()
         for precision in dict.fromkeys((self.precision, "float32")):
             restored, _ = self._forward(images, precision)
             if restored.isfinite().all():
@@ -430,16 +435,25 @@ class Restorer:
     def _network(self, images: Tensor, precision: str) -> tuple[Tensor, list[tuple[int, ...]]]:
         """(B, 3, H, W) restored, float32, not clamped; each image's expert of each block."""
         images = images.to(self.device, torch.float32)
+        self._follow_weights()
         if self.device.type == "cuda" and precision == self.precision:
             restored, experts = self._graphs(images)
         else:
             restored, experts = self._forward(images, precision)
         return restored, [tuple(of_image) for of_image in experts.tolist()]
 
+    def _follow_weights(self) -> None:
+        """What is made of the weights, and captured graphs read, is made again if they changed."""
+        if self._folded is not None and self._folded.refresh():
+            self._graphs.release()
+
     def _forward(self, images: Tensor, precision: str | None = None) -> tuple[Tensor, Tensor]:
-        dtype = getattr(torch, precision or self.precision)
+        precision = precision or self.precision
+        dtype, model = getattr(torch, precision), self.model
+        if self._folded is not None and precision == self.precision:
+            model = self._folded.network
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
-            restored, routing = self.model(images, return_routing=True)
+            restored, routing = model(images, return_routing=True)
         return restored.float(), routing.expert[:, :, 0].T + 1
 
 
