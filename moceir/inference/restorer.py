@@ -17,14 +17,13 @@ from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError, TooLittleMemory
 from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
-from moceir.inference.graphs import Replayed
+from moceir.inference.network import Network
 from moceir.inference.results import Restored, Run, said
 from moceir.inference.selection import BufferedCanvas, Found, select
 from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.specialists import Specialists
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
-from moceir.model.folded import Folded
 from moceir.pictures import codec
 from moceir.weights.bundled import BUNDLED, TOGETHER
 
@@ -57,7 +56,8 @@ class Restorer:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
             weights file, a published checkpoint, ``user/repository`` on the Hugging Face Hub.
             None, or ``specialists``: the bundled specialists, of which each image goes through
-            those that it needs.
+            those that it needs. After training a network, make a new ``Restorer`` of it: on a GPU
+            not every change of the weights is noticed.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
         precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
             image that overflows in a lower one is restored in float32, as its ``Run`` notes.
@@ -101,10 +101,8 @@ class Restorer:
         if not isinstance(model, MoCEIR):
             model = load_model(model)
         self.model = model.eval().to(self.device)
-        # Small launches cost time on a GPU alone.
-        dtype = getattr(torch, precision)
-        self._folded = Folded(self.model, dtype) if self.device.type == "cuda" else None
-        self._graphs = Replayed(self._forward)
+        self._run = Network(self.model, self.device, precision)
+        self._graphs = self._run.graphs
         self._all_graphs = [self._graphs]
 
     def sibling(self, name: str) -> Restorer:
@@ -424,9 +422,8 @@ class Restorer:
         Raises:
             PictureError: the result is not finite.
         """
-        self._follow_weights()
         for precision in dict.fromkeys((self.precision, "float32")):
-            restored, _ = self._forward(images, precision)
+            restored, _ = self._run(images, precision, replay=False)
             if restored.isfinite().all():
                 return restored.clamp(0, 1)
         raise _broken(*images.shape[2:])
@@ -434,27 +431,8 @@ class Restorer:
     @torch.inference_mode()
     def _network(self, images: Tensor, precision: str) -> tuple[Tensor, list[tuple[int, ...]]]:
         """(B, 3, H, W) restored, float32, not clamped; each image's expert of each block."""
-        images = images.to(self.device, torch.float32)
-        self._follow_weights()
-        if self.device.type == "cuda" and precision == self.precision:
-            restored, experts = self._graphs(images)
-        else:
-            restored, experts = self._forward(images, precision)
+        restored, experts = self._run(images.to(self.device, torch.float32), precision)
         return restored, [tuple(of_image) for of_image in experts.tolist()]
-
-    def _follow_weights(self) -> None:
-        """What is made of the weights, and captured graphs read, is made again if they changed."""
-        if self._folded is not None and self._folded.refresh():
-            self._graphs.release()
-
-    def _forward(self, images: Tensor, precision: str | None = None) -> tuple[Tensor, Tensor]:
-        precision = precision or self.precision
-        dtype, model = getattr(torch, precision), self.model
-        if self._folded is not None and precision == self.precision:
-            model = self._folded.network
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
-            restored, routing = model(images, return_routing=True)
-        return restored.float(), routing.expert[:, :, 0].T + 1
 
 
 def _broken(height: int, width: int) -> PictureError:

@@ -61,9 +61,10 @@ def folded(model: MoCEIR, dtype: torch.dtype) -> MoCEIR:
 class Folded:
     """``folded`` of a network whose weights may change.
 
-    ``refresh`` notices weights that were replaced or changed in place, unless they were changed
-    through ``.data`` or are tensors of inference mode, whose changes PyTorch does not count. The
-    copy then gets new values where it is in memory, so that CUDA graphs that read it stay right.
+    ``refresh`` notices weights that were replaced or changed in place. The copy then gets new
+    values where it is in memory, so that CUDA graphs that read it stay right. Unnoticed are changes
+    that PyTorch does not count: in place through ``.data``, by fused optimisers, by replayed
+    graphs, and of tensors made in inference mode.
     """
 
     def __init__(self, model: MoCEIR, dtype: torch.dtype) -> None:
