@@ -11,7 +11,7 @@ from moce_kernels.triton_kernels._common import blocks, exp, load, product, stor
 
 
 @triton.jit
-def _softmax(
+def _scores(
     gram,  # (B, heads, c, c)
     squares,  # (B, 2, C)
     temperature,  # (heads,)
@@ -22,8 +22,8 @@ def _softmax(
     heads,
     head,
 ):
-    """Rows i of a head's matrix: A, the cosines that it is the softmax of, the lengths of q's and
-    k's channels."""
+    """Of rows i and columns j of a head's matrix: the cosines times the temperature, the cosines,
+    the lengths of q's and k's channels."""
     mask = (i < head)[:, None] & (j < head)[None, :]
     matrix = (image * heads + h) * head * head
     dots = load(gram + matrix + i[:, None] * head + j[None, :], mask)
@@ -32,8 +32,16 @@ def _softmax(
     k = tl.maximum(tl.sqrt_rn(load(at + heads * head + j, j < head)), 1e-12)
     cosine = tl.div_rn(dots, q[:, None] * k[None, :])
     score = tl.where((j < head)[None, :], cosine * tl.load(temperature + h), float("-inf"))
-    score = exp(score - tl.max(score, axis=1)[:, None])
-    return tl.div_rn(score, tl.sum(score, axis=1)[:, None]), cosine, q, k
+    return score, cosine, q, k
+
+
+@triton.jit
+def _softmax(score):
+    """A, of whole rows; the largest of each row and the sum that it is divided by."""
+    most = tl.max(score, axis=1)
+    score = exp(score - most[:, None])
+    total = tl.sum(score, axis=1)
+    return tl.div_rn(score, total[:, None]), most, total
 
 
 @triton.jit
@@ -59,7 +67,8 @@ def _fold(
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, head, DEPTH):
         i = start + tl.arange(0, DEPTH)
-        value, _, _, _ = _softmax(gram, squares, temperature, image, h, i, j, heads, head)
+        score, _, _, _ = _scores(gram, squares, temperature, image, h, i, j, heads, head)
+        value, _, _ = _softmax(score)
         at = weight + n[:, None] * channels + h * head + i[None, :]
         # Rows beyond the last of A are not zero, but these weights are.
         total += product(load(at, (n < rows)[:, None] & (i < head)[None, :]), value)
@@ -85,6 +94,7 @@ def _attention_backward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
+    N_ROWS: tl.constexpr,  # of dweight at a time
 ):
     """Where M = W A has the gradient ``dmatrix``: dgram (B, heads, c, c), that of q k^T; the rows'
     part of dtemperature (B, blocks of rows, heads), and dweight (B, N, C) = dM A^T; the sums of
@@ -102,14 +112,21 @@ def _attention_backward(
         w = load(weight + at + i[None, :], (n < rows)[:, None] & (i < head)[None, :])
         m = load(dmatrix + at + j[None, :], (n < rows)[:, None] & (j < head)[None, :])
         d += product(tl.trans(w), m)
-    value, cosine, q, k = _softmax(gram, squares, temperature, image, h, i, j, heads, head)
+    score, cosine, q, k = _scores(gram, squares, temperature, image, h, i, j, heads, head)
+    value, most, total = _softmax(score)
     dweight += image * rows * channels
-    for start in range(0, rows, DEPTH):
-        n = start + tl.arange(0, DEPTH)
+    for first in range(0, rows, N_ROWS):
+        n = first + tl.arange(0, N_ROWS)
         at = n[:, None] * channels + h * head
-        m = load(dmatrix + at + j[None, :], (n < rows)[:, None] & (j < head)[None, :])
+        of_weight = tl.zeros((N_ROWS, ROWS), tl.float32)
+        for start in range(0, head, DEPTH):  # some columns of A at a time
+            part = start + tl.arange(0, DEPTH)
+            score, _, _, _ = _scores(gram, squares, temperature, image, h, i, part, heads, head)
+            columns = tl.div_rn(exp(score - most[:, None]), total[:, None])
+            m = load(dmatrix + at + part[None, :], (n < rows)[:, None] & (part < head)[None, :])
+            of_weight += product(m, tl.trans(columns))
         mask = (n < rows)[:, None] & (i < head)[None, :]
-        tl.store(dweight + at + i[None, :], product(m, tl.trans(value)), mask=mask)
+        tl.store(dweight + at + i[None, :], of_weight, mask=mask)
     d = value * (d - tl.sum(d * value, axis=1)[:, None])
     part = image * tl.num_programs(0) + tl.program_id(0)
     of_rows = tl.where(i < head, tl.sum(d * cosine, axis=1), 0.0)
@@ -245,6 +262,7 @@ def attention_backward(
         ROWS=rows,
         COLUMNS=columns,
         DEPTH=16,
+        N_ROWS=64,
         num_warps=warps,
     )
     found = new((outer, channels)), new((outer,)), new((heads,))
