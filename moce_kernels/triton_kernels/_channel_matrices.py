@@ -67,13 +67,48 @@ def _fold(
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, head, DEPTH):
         i = start + tl.arange(0, DEPTH)
-        score, _, _, _ = _scores(gram, squares, temperature, image, h, i, j, heads, head)
-        value, _, _ = _softmax(score)
+        score = _scores(gram, squares, temperature, image, h, i, j, heads, head)[0]
+        value = _softmax(score)[0]
         at = weight + n[:, None] * channels + h * head + i[None, :]
         # Rows beyond the last of A are not zero, but these weights are.
         total += product(load(at, (n < rows)[:, None] & (i < head)[None, :]), value)
     to = out + image * rows * channels + n[:, None] * channels + h * head + j[None, :]
     store(to, total, (n < rows)[:, None] & (j < head)[None, :])
+
+
+@triton.jit
+def _fold_backward(
+    dmatrix,  # (B, N, C)
+    gram,  # (B, heads, c, c)
+    squares,  # (B, 2, C)
+    temperature,  # (heads,)
+    dweight,  # (B, N, C)
+    rows,
+    heads,
+    head,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """dweight (B, N, C) = dM A^T, head by head: of A, some rows and columns at a time."""
+    image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLUMNS)
+    channels = heads * head
+    at = image * rows * channels + n[:, None] * channels + h * head
+    for first in range(0, head, DEPTH):
+        i = first + tl.arange(0, DEPTH)
+        score = _scores(gram, squares, temperature, image, h, i, j, heads, head)[0]
+        _, most, total = _softmax(score)
+        found = tl.zeros((ROWS, DEPTH), tl.float32)
+        for start in range(0, head, DEPTH):
+            some = start + tl.arange(0, DEPTH)
+            value = _scores(gram, squares, temperature, image, h, i, some, heads, head)[0]
+            value = tl.div_rn(exp(value - most[:, None]), total[:, None])
+            m = load(dmatrix + at + some[None, :], (n < rows)[:, None] & (some < head)[None, :])
+            found += product(m, tl.trans(value))
+        mask = (n < rows)[:, None] & (i < head)[None, :]
+        tl.store(dweight + at + i[None, :], found, mask=mask)
 
 
 @triton.jit
@@ -87,19 +122,17 @@ def _attention_backward(
     row_slopes,  # (B, C)
     column_slopes,  # (B, blocks of rows, C)
     dtemperature,  # (B, blocks of rows, heads)
-    dweight,  # (B, N, C)
     rows,
     heads,
     head,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    N_ROWS: tl.constexpr,  # of dweight at a time
 ):
     """Where M = W A has the gradient ``dmatrix``: dgram (B, heads, c, c), that of q k^T; the rows'
-    part of dtemperature (B, blocks of rows, heads), and dweight (B, N, C) = dM A^T; the sums of
-    cosine times its gradient, which are minus those of length times its own: row_slopes (B, C),
-    column_slopes (B, blocks of rows, C)."""
+    part of dtemperature (B, blocks of rows, heads); the sums of cosine times its gradient, which
+    are minus those of length times its own: row_slopes (B, C), column_slopes (B, blocks of rows,
+    C)."""
     image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLUMNS)
@@ -113,20 +146,7 @@ def _attention_backward(
         m = load(dmatrix + at + j[None, :], (n < rows)[:, None] & (j < head)[None, :])
         d += product(tl.trans(w), m)
     score, cosine, q, k = _scores(gram, squares, temperature, image, h, i, j, heads, head)
-    value, most, total = _softmax(score)
-    dweight += image * rows * channels
-    for first in range(0, rows, N_ROWS):
-        n = first + tl.arange(0, N_ROWS)
-        at = n[:, None] * channels + h * head
-        of_weight = tl.zeros((N_ROWS, ROWS), tl.float32)
-        for start in range(0, head, DEPTH):  # some columns of A at a time
-            part = start + tl.arange(0, DEPTH)
-            score, _, _, _ = _scores(gram, squares, temperature, image, h, i, part, heads, head)
-            columns = tl.div_rn(exp(score - most[:, None]), total[:, None])
-            m = load(dmatrix + at + part[None, :], (n < rows)[:, None] & (part < head)[None, :])
-            of_weight += product(m, tl.trans(columns))
-        mask = (n < rows)[:, None] & (i < head)[None, :]
-        tl.store(dweight + at + i[None, :], of_weight, mask=mask)
+    value = _softmax(score)[0]
     d = value * (d - tl.sum(d * value, axis=1)[:, None])
     part = image * tl.num_programs(0) + tl.program_id(0)
     of_rows = tl.where(i < head, tl.sum(d * cosine, axis=1), 0.0)
@@ -207,8 +227,8 @@ def folded(
     the temperature."""
     batch, heads, head, _ = gram.shape
     outer, channels = weight.shape
-    _, columns, warps = _rows(head)
-    rows = min(32, max(16, 4096 // columns))
+    _, columns, _ = _rows(head)
+    rows = min(32, max(16, 2048 // columns))
     out = weight.new_empty((batch, outer, channels), dtype=dtype)
     _fold[blocks(outer, rows), heads, batch](
         weight=weight,
@@ -222,7 +242,7 @@ def folded(
         ROWS=rows,
         COLUMNS=columns,
         DEPTH=16,
-        num_warps=warps,
+        num_warps=min(16, max(4, columns // 16)),
     )
     return out
 
@@ -255,15 +275,27 @@ def attention_backward(
         row_slopes=row_slopes,
         column_slopes=column_slopes,
         dtemperature=of_temperature,
-        dweight=of_weight,
         rows=outer,
         heads=heads,
         head=head,
         ROWS=rows,
         COLUMNS=columns,
         DEPTH=16,
-        N_ROWS=64,
         num_warps=warps,
+    )
+    _fold_backward[blocks(outer, 32), heads, batch](
+        dmatrix=dmatrix,
+        gram=gram,
+        squares=squares,
+        temperature=temperature,
+        dweight=of_weight,
+        rows=outer,
+        heads=heads,
+        head=head,
+        ROWS=32,
+        COLUMNS=columns,
+        DEPTH=16,
+        num_warps=min(16, max(4, columns // 16)),
     )
     found = new((outer, channels)), new((outer,)), new((heads,))
     weight_blocks, bias_blocks = blocks(outer * channels, 32), blocks(outer, 32)
