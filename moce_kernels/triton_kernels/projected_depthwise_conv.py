@@ -26,4 +26,4 @@ def forward(
     if fused is not None and fused_feedforward.takes_projection(x, weight, depthwise):
         return fused(x, weight, bias, depthwise, depthwise_bias, norm, eps)
     projected = pointwise_conv.forward(x, weight, bias, None, norm, eps)
-    return parts.depthwise_conv(projected, depthwise, depthwise_bias)
+    return parts.depthwise_conv(projected, depthwise, depthwise_bias, False)
