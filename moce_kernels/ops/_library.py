@@ -114,6 +114,8 @@ def _formula(
     name: str, again: bool, backward: Callable[..., Any], ops: Any, ctx: Any, *grads: Any
 ) -> Any:
     """The gradients that ``backward`` gives, and no wrong numbers where they are differentiated."""
+    if all(grad is None for grad in grads):  # where an operator does not ask for zeros
+        return (None,) * len(ctx.needs_input_grad)
     if forward_ad._current_level >= 0:
         refuse_tangents(name, (grads, ctx.saved_tensors))
     if again or not torch.is_grad_enabled():  # without create_graph
