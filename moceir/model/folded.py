@@ -30,7 +30,8 @@ def folded(model: MoCEIR, dtype: torch.dtype) -> MoCEIR:
     """
     own = {id(m): m for m in model.modules() if isinstance(m, (Router, ExpertBank))}
     network: MoCEIR = copy.deepcopy(model, own)
-    with torch.no_grad():
+    # Parameters, not activations: in full precision.
+    with torch.no_grad(), torch.autocast(model.output.weight.device.type, enabled=False):
         for module in network.modules():
             # The matrices of attention over channels stay as they are: each image has its own,
             # which a kernel makes of them.

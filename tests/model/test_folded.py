@@ -51,6 +51,15 @@ def test_it_restores_what_the_network_does(
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
+def test_autocast_around_it_changes_nothing() -> None:
+    model = network()
+    expected = folded(model, torch.float32).state_dict()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = folded(model, torch.float32).state_dict()
+    for name, t in expected.items():
+        torch.testing.assert_close(found[name], t, rtol=0, atol=0, msg=name)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_as_near_to_the_truth_in_16_bits(dtype: torch.dtype) -> None:
     model = network()
