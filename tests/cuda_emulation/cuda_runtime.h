@@ -1,6 +1,7 @@
 // As much of CUDA as csrc/cuda uses, on a CPU: a block's threads take turns, each until it comes to a
-// barrier, and each warp until it comes to one of more threads than its own. Every second block has its threads in reverse order, so that a barrier that is missing
-// shows in the results; shared memory begins as NaN.
+// barrier, and each warp until it comes to one of more threads than its own. Every second block has its
+// threads in reverse order, so that a barrier that is missing shows in the results; shared memory begins
+// as NaN.
 #pragma once
 
 #include <cmath>
