@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class Folded:
         self._model, self._dtype = model, dtype
         self._modules = list(model.modules())
         self._lock = threading.Lock()
-        self._seen = self._versions()
+        self._seen, self._held = self._versions(), self._weights()
         self.network = folded(model, dtype)
         self._places = [t.data_ptr() for t in self.network.state_dict().values()]
 
@@ -88,17 +89,21 @@ class Folded:
                 places.append(t.data_ptr())
                 if t.data_ptr() != fresh[name].data_ptr():  # else it is the network's own
                     t.copy_(fresh[name])
-            moved, self._places, self._seen = places != self._places, places, versions
+            moved, self._places = places != self._places, places
+            self._seen, self._held = versions, self._weights()
             return moved
+
+    def _weights(self) -> list[Tensor]:
+        """While they are held, no other weights can come to where they are."""
+        return [p.detach() for p in self._parameters()]
 
     def _versions(self) -> list[tuple[int, int]]:
         """Where each weight is, and how often it was written to."""
-        return [
-            (p.data_ptr(), 0 if p.is_inference() else p._version)
-            for module in self._modules
-            for p in module._parameters.values()
-            if p is not None
-        ]
+        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._parameters()]
+
+    def _parameters(self) -> Iterator[Tensor]:
+        for module in self._modules:
+            yield from (p for p in module._parameters.values() if p is not None)
 
 
 def _parameter(t: Tensor) -> nn.Parameter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -139,6 +140,19 @@ def test_it_follows_the_weights_where_it_is(change: Callable[[MoCEIR], None]) ->
         assert near(found, model(x)) and not near(found, before)
     now = {name: t.data_ptr() for name, t in ready.network.state_dict().items()}
     assert moved == (now != places) == (change is assigned)
+
+
+def test_a_place_is_not_taken_before_it_is_noticed() -> None:
+    """Weights that are replaced twice could come to where they were, and look unchanged."""
+    model = network()
+    memory = model.stem.weight.detach().numpy().copy()
+    model.stem.weight.data = torch.from_numpy(memory)
+    ready, place = Folded(model, torch.float32), weakref.ref(memory)
+    del memory
+    model.stem.weight.data = model.stem.weight.data * 2
+    assert place() is not None
+    ready.refresh()
+    assert place() is None
 
 
 def test_nothing_is_done_where_nothing_changed(monkeypatch: pytest.MonkeyPatch) -> None:
