@@ -1,4 +1,7 @@
-"""The network as ``Restorer`` calls it: on a GPU folded, and replayed from graphs."""
+"""The network as ``Restorer`` calls it: on a GPU folded, and replayed from graphs.
+
+Hooks that are put on its modules afterwards do not run there.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from moceir.inference.graphs import Replayed
 from moceir.model import MoCEIR
@@ -22,8 +26,11 @@ class Network:
 
     def __init__(self, model: MoCEIR, device: torch.device, precision: str) -> None:
         self._model, self._device, self._precision = model, device, precision
-        on_gpu = device.type == "cuda"  # elsewhere launches cost nothing
-        self._folded = Folded(model, getattr(torch, precision)) if on_gpu else None
+        self._on_gpu = device.type == "cuda"  # elsewhere launches cost nothing
+        self._folded = None
+        # What computes its weights anew at every call cannot be folded once.
+        if self._on_gpu and not any(map(is_parametrized, model.modules())):
+            self._folded = Folded(model, getattr(torch, precision))
         self.graphs = Replayed(functools.partial(self._run, precision=precision))
 
     def __call__(self, images: Tensor, precision: str, replay: bool = True) -> tuple[Tensor, ...]:
@@ -35,7 +42,7 @@ class Network:
         # What is made of the weights, and read by graphs, follows them.
         if self._folded is not None and self._folded.refresh():
             self.graphs.release()
-        if replay and self._folded is not None and precision == self._precision:
+        if replay and self._on_gpu and precision == self._precision:
             return self.graphs(images)
         return self._run(images, precision)
 
