@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moce_kernels import backends, composites, registry, triton_kernels
+from moce_kernels.ops import _library
 
 Launch = Callable[..., Any]
 """Called with the kernel (a ``JITFunction``), its grid, positional and keyword arguments."""
@@ -143,6 +144,8 @@ def absent_gpu(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced(backends, "choose", choose))
+        # Fake tensors are on the CPU, but are to be taken for a GPU's.
+        stack.enter_context(_replaced(_library, "fuses_gradients", lambda *_: False))
         stack.enter_context(_replaced(JITFunction, "run", run))
         stack.enter_context(_replaced(FakeTensor, "data_ptr", _address))
         # Not reset_active(), which looks for a GPU.

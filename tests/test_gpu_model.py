@@ -59,10 +59,10 @@ def test_channels_last_from_end_to_end(train: bool, library: bool) -> None:
 # Triton's launches, PyTorch's, and MB, at most; 3 to 15 launches and 4 % of the bytes of a step are
 # those of expert_path.
 CEILINGS = {
-    (False, False): (179, 186, 65.0),
-    (False, True): (145, 186, 65.0),
-    (True, False): (682, 1082, 1046.1),
-    (True, True): (553, 998, 961.5),
+    (False, False): (165, 48, 54.6),
+    (False, True): (131, 48, 54.6),
+    (True, False): (752, 430, 1015.0),
+    (True, True): (595, 430, 930.8),
 }
 
 
@@ -123,6 +123,8 @@ def test_instructions_for_each_result(kernel: str) -> None:
 OBJECTS = (
     "depthwise_conv",
     "depthwise_conv_kernel_bfloat16",
+    "fused_feedforward",
+    "fused_feedforward_kernel_bfloat16",
     "gated_depthwise_conv",
     "gated_depthwise_conv_kernel_bfloat16",
     "grouped_window_conv",
@@ -139,6 +141,8 @@ CUDA_INSTRUCTIONS = {
     "backward_weight_kernel<7, 1>": 79.0,
     "gated_kernel<4, 2, false>": 26.7,
     "gated_kernel<4, 2, true>": 71.0,
+    "feedforward_kernel<BFloat16, 4>": 137.5,
+    "projection_kernel<BFloat16, 4>": 82.5,
     "window_convolve_kernel<4, float>": 1.09,
     "window_convolve_kernel<8, float>": 2.93,
     "window_convolve_kernel<16, float>": 6.85,
@@ -156,6 +160,8 @@ STORED = {
     "forward_kernel<7, 8, 1>": 2.0,
     "gated_kernel<4, 2, false>": 1.0,
     "gated_kernel<4, 2, true>": 4.0,
+    "feedforward_kernel<BFloat16, 4>": 2.0,
+    "projection_kernel<BFloat16, 4>": 6.0,
     "window_convolve_kernel<4, float>": 4 * 8 / 64 / 4,
     "window_convolve_kernel<8, float>": 4 * 16 / 64 / 4,
     "window_convolve_kernel<16, float>": 4 * 32 / 64 / 4,
@@ -189,15 +195,24 @@ def cuda_kernels() -> dict[str, tuple[int, float, float]]:
     mixed = torch.empty_like(x, dtype=torch.float32)
     order, offsets = (torch.empty(n, dtype=torch.int64) for n in (8, 5))
     experts = [8, 16, 32, 64], [4, 8, 16, 32]
+    weights = (
+        torch.empty(s) for s in ((256, 64), (256,), (256, 1, 3, 3), (256,), (64, 128), (64,))
+    )
+    tiled = x[:, :, :240]  # whole tiles
+    feedforward = (tiled, *weights, True, 1e-5)
+    projection = (tiled, *(torch.empty(s) for s in ((192, 64), (192,), (192, 1, 3, 3))), None)
+    projection = (*projection, True, 1e-5)
     ops = torch.ops.moce_kernels
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (ops.gated_depthwise_conv, (wide, torch.empty(128, 1, 3, 3), None)),
         (ops.gated_depthwise_conv_backward, (x, wide, torch.empty(128, 1, 3, 3), None)),
+        (ops.fused_feedforward, feedforward),
+        (ops.fused_projection, projection),
         (ops.grouped_window_conv, (x, x, order, offsets, *experts)),
         (ops.grouped_window_conv_backward, (mixed, x, x, order, offsets, *experts, x, x)),
     ]
     for taps in (3, 7):
-        calls.append((ops.depthwise_conv, (x, torch.empty(64, 1, taps, taps), None)))
+        calls.append((ops.depthwise_conv, (x, torch.empty(64, 1, taps, taps), None, False)))
         calls.append((ops.depthwise_conv_backward_weight, (x, x, taps)))
     found = {}
     for operator, arguments in calls:

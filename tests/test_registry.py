@@ -67,7 +67,7 @@ def test_cost(spec: OpSpec) -> None:
 def test_cost_by_hand() -> None:
     """A depthwise 3 x 3 convolution of 2 x 3 values: 9 products and sums each, in and out once."""
     x, weight = torch.empty(1, 1, 2, 3), torch.empty(1, 1, 3, 3)
-    cost = registry.OPERATORS["depthwise_conv"].cost(x, weight, None)
+    cost = registry.OPERATORS["depthwise_conv"].cost(x, weight, None, False)
     assert cost == (2 * 24, 6 * 18, 4 * 24, 2 * 6 * 18)
     with torch.device("meta"):
         (sample,) = spec_of("gated_feedforward").timed(1, 4)

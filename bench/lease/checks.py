@@ -17,6 +17,7 @@ from torch import Tensor
 from moce_kernels import backends, info
 from moceir import MoCEIR, MoCEIRConfig, preset
 from moceir.inference.graphs import Replayed
+from moceir.model.folded import Folded
 from moceir.model.routing import Router
 from moceir.training.loss import restoration_loss
 from tests.ops.samples import SPECS
@@ -231,11 +232,13 @@ def synchronisation(device: torch.device) -> Iterator[Row]:
 
 
 def graph(device: torch.device) -> Iterator[Row]:
-    """The forward pass replayed from a CUDA graph, as Restorer does it: equal to the eager pass."""
+    """The forward pass replayed from a CUDA graph, as Restorer does it: equal to the eager pass,
+    also after the weights have changed."""
     model = _small(device)
+    ready = Folded(model, torch.float32)
 
     def forward(batch: Tensor) -> tuple[Tensor]:
-        return (model(batch),)
+        return (ready.network(batch),)
 
     with torch.inference_mode():
         if device.type == "cpu":
@@ -249,4 +252,12 @@ def graph(device: torch.device) -> Iterator[Row]:
             (ours,), (eager,) = replayed(batch), forward(batch)
             difference = float((ours - eager).abs().max())
             yield {"graph": f"images {seed}", "difference": difference, "ok": difference == 0}
+        for p in model.parameters():
+            p.mul_(1.1)
+        moved = ready.refresh()
+        batch = _images(device, 4)
+        (ours,), now = replayed(batch), model(batch)
+        difference = float((ours - now).norm() / now.norm())
+        ok = not moved and difference < 1e-5
+        yield {"graph": "after a change of the weights", "difference": difference, "ok": ok}
         yield {"graph": "captured", "ok": replayed.release()}

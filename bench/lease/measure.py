@@ -22,6 +22,7 @@ from torch import Tensor
 from bench.contenders import published_network
 from moce_kernels.backends import VARIABLE
 from moceir import MoCEIR, preset
+from moceir.model.folded import folded
 from moceir.training.loss import restoration_loss
 
 Row = dict[str, Any]
@@ -116,6 +117,8 @@ def _step_and_infer(
         torch.manual_seed(0)
         model = MoCEIR(preset(name))
     model = model.to(batch.device).train(train)
+    if batch.device.type == "cuda" and not theirs and not train:
+        model = folded(model, dtype)  # as Restorer does
     call = torch.compile(model) if "compile" in who else model
     cast = functools.partial(
         torch.autocast, batch.device.type, dtype, enabled=dtype != torch.float32

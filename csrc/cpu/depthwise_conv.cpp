@@ -32,11 +32,13 @@ static DepthwiseConv describe(const Tensor& x, int64_t kernel) {
   return a;
 }
 
-static Tensor depthwise_conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+static Tensor depthwise_conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                             bool flip) {
   STD_TORCH_CHECK(weight.dim() == 4, "weight must be (C, 1, K, K)");
   const int64_t K = weight.size(3);
   DepthwiseConv a = describe(x, K);
   a.weight = float_vector(weight, a.C * K * K, "weight");
+  a.flip = flip;
   a.bias = bias ? float_vector(*bias, a.C, "bias") : nullptr;
   Tensor out = new_output(x);
   if (out.numel() == 0) return out;

@@ -68,7 +68,7 @@ static void pack(const DepthwiseConv& a, float* packed) {
       for (int i = 0; i < w; i++) {
         const int64_t c = block * kLanes + i;
         float& to = packed[k * w + i] = 0.f;
-        if (i < n && k < area) to = a.weight[c * area + k];
+        if (i < n && k < area) to = a.weight[c * area + (a.flip ? area - 1 - k : k)];
         if (i < n && k == area && a.bias) to = a.bias[c];
       }
   }

@@ -14,6 +14,7 @@ struct DepthwiseConv {
   int kernel;  // 3 or 7
   Strided x;
   const float *weight, *bias;  // (C, kernel, kernel) and (C,) or null
+  bool flip;                   // the taps: the gradient of x is such a convolution of that of out
 
   Strided out;          // forward
   const float* packed;  // the weights as pack() arranges them

@@ -62,11 +62,9 @@ static Tensor pointwise_conv(const Tensor& x, const Tensor& weight, std::optiona
   return out;
 }
 
-static std::tuple<Tensor, Tensor, Tensor> pointwise_conv_backward(const Tensor& grad,
-                                                                  const Tensor& x,
-                                                                  const Tensor& weight, bool norm,
-                                                                  double eps, bool needs_x,
-                                                                  bool needs_weight) {
+static std::tuple<Tensor, Tensor, Tensor> pointwise_conv_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, std::optional<Tensor> plus, bool norm,
+    double eps, bool needs_x, bool needs_weight) {
   PointwiseConv a = describe(x, weight, norm, eps);
   STD_TORCH_CHECK(grad.dim() == 4 && grad.scalar_type() == x.scalar_type() &&
                       grad.size(0) == a.B && grad.size(1) == a.outer && grad.size(2) == a.H &&
@@ -84,6 +82,10 @@ static std::tuple<Tensor, Tensor, Tensor> pointwise_conv_backward(const Tensor& 
   }
   a.grad = strided(grad);
   if (needs_x) a.dx = strided(dx);
+  if (plus) {
+    check_like(*plus, x, "plus");
+    a.residual = strided(*plus);
+  }
   flatten(a);
   const auto& kernel = pointwise_conv_for_this_cpu();
   const Scratch packed = allocate_scratch(kernel.packed_size(a));

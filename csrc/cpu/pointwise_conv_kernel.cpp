@@ -32,7 +32,7 @@ struct Pointwise {
     return forward > backward ? forward : backward;
   }
   int64_t sums_size() const { return a.outer * Kp + Np; }
-  int64_t scratch() const { return kBlock * (3 * Kp + 2 * Np + 1) + 16; }
+  int64_t scratch() const { return kBlock * (4 * Kp + 2 * Np + 1) + 16; }
 
   void pack(bool backward) const {
     if (backward) {
@@ -91,7 +91,7 @@ struct Pointwise {
 
   void backward(int64_t begin, int64_t end, float* scratch) const {
     float *x_copy = scratch, *d = x_copy + 2 * kBlock * Kp;
-    float *g_copy = d + kBlock * Kp, *rstd = g_copy + kBlock * Np;
+    float *plus = d + kBlock * Kp, *g_copy = plus + kBlock * Kp, *rstd = g_copy + kBlock * Np;
     In* normed = normed_in(scratch);
     for (int64_t group = begin; group < end; group++) {
       float *dweight = a.sums + group * sums_size(), *dbias = dweight + a.outer * Kp;
@@ -106,15 +106,18 @@ struct Pointwise {
           add_pixels<W>(g.data, g.pixel, Np, n, dbias);
         }
         if (!a.dx.data) continue;
+        Pixels more{nullptr, 0};
+        if (a.residual.data) more = read_pixels<W, T>(a.residual, a.inner, b, y, x, n, plus);
         int64_t pixel;
         float* to = place_for_pixels<W, T>(a.dx, a.inner, b, y, x, x_copy, pixel);
         if (a.norm) {
           multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0, d,
                                 Kp, n);
-          normalise_gradient<W>(d, normed, in.pixel, rstd, a.inner, n, to, pixel);
+          normalise_gradient<W>(d, normed, in.pixel, rstd, a.inner, n, to, pixel, more.data,
+                                more.pixel);
         } else {
-          multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, nullptr, 0,
-                                to, pixel, n);
+          multiply_panels<W, T>(g.data, g.pixel, a.outer, a.packed, a.inner, nullptr, more.data,
+                                more.pixel, to, pixel, n);
         }
         write_pixels<W, T>(to, a.dx, a.inner, b, y, x, n);
       }

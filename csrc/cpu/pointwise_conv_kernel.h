@@ -12,7 +12,7 @@ struct PointwiseConv {
   int64_t inner, outer;  // channels of x and of out
   bool norm;
   float eps;
-  Strided x, residual, out;   // residual.data may be null
+  Strided x, residual, out;   // residual.data may be null; backward it is added to dx
   const float *weight, *bias;  // (outer, inner), (outer,) or null
   float* packed;               // the weights as the kernels read them, made by `pack`
 

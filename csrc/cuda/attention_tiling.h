@@ -35,20 +35,6 @@ inline int even_parts(int64_t groups, int64_t most) {
   return static_cast<int>(tiles_of(groups, tiles_of(groups, std::min(groups, most))));
 }
 
-// Windows of 4 side by side: that leave few threads over, and room for 8 blocks.
-inline int windows_together(const FftAttention& a, int slot) {
-  const int64_t threads = part_threads(4), pairs = tiles_of(a.C, 2);
-  const int64_t most = std::clamp<int64_t>(26 * 1024 / (sizeof(float) * 8 * slot), 1,
-                                           std::min<int64_t>(tiles_of(a.W, 4), 64));
-  int64_t best = 1;
-  const auto share = [&](int64_t windows) {  // of the threads' turns that have work
-    return static_cast<double>(windows * pairs) / tiles_of(windows * pairs, threads);
-  };
-  for (int64_t windows = 2; windows <= most; windows++)
-    if (share(windows) > 1.01 * share(best)) best = windows;
-  return static_cast<int>(best);
-}
-
 inline AttentionTiling tiling(const FftAttention& a, int P, bool backward, const Device& device) {
   AttentionTiling t{window_tiling(a, P)};
   const int64_t groups = P == 4 ? 1 : tiles_of(a.C, channels_together(P));
@@ -70,7 +56,9 @@ inline AttentionTiling tiling(const FftAttention& a, int P, bool backward, const
   const int64_t most = std::min(device.shared_for_block(), device.shared_for_all() / 2 - 1024);
   Tiling fused = t;
   fused.channels = a.C;
-  fused.windows = P == 4 ? windows_together(a, t.slot) : 1;
+  // Windows of 4: so few that there is room for 8 blocks.
+  const int64_t slots = std::clamp<int64_t>(26 * 1024 / (sizeof(float) * 8 * t.slot), 1, 64);
+  fused.windows = P == 4 ? windows_together(tiles_of(a.C, 2), tiles_of(a.W, 4), slots) : 1;
   for (fused.parts = P == 4 ? 1 : even_parts(groups, most_parts(P)); fused.parts > 0;
        fused.parts = fused.parts > 1 ? even_parts(groups, fused.parts - 1) : 0) {
     cut(a, P, fused);

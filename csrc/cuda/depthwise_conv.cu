@@ -62,8 +62,9 @@ std::tuple<Tensor, Tensor> depthwise_conv_backward_weight(const Tensor& grad, co
   return {dweight, dbias};
 }
 
-static Tensor forward(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
-  return depthwise_conv(x, weight, bias ? &*bias : nullptr, false);
+static Tensor forward(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                      bool flip) {
+  return depthwise_conv(x, weight, bias ? &*bias : nullptr, flip);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(moce_kernels, MOCE_DEVICE_KEY, m) {

@@ -83,7 +83,9 @@ inline WeightTiles weight_tiles(const DepthwiseConv& a, int kernel, int64_t mult
   s.lanes = narrow(tiles_of(s.units, s.groups));
   s.per = std::min(kRowThreads / s.lanes, s.runs);
   s.across = narrow(tiles_of(s.runs, s.per));
-  const int64_t resident = multiprocessors * resident_for_weight(kernel);
+  // Narrower blocks leave registers, and shared memory, for more of them.
+  const int64_t resident =
+      multiprocessors * (resident_for_weight(kernel) * kRowThreads / s.threads());
   const int64_t slots = std::max<int64_t>(1, resident / s.groups);
   s.rows = narrow(tiles_of(a.H, tiles_down(a.H, kernel, a.B * s.across, slots)));
   s.down = narrow(tiles_of(a.H, s.rows));

@@ -65,6 +65,19 @@ inline void cut(const WindowFftConv& a, int P, Tiling& t) {
   t.tiles = narrow(a.B * int64_t{t.of_image});
 }
 
+// How many windows of 4 to take side by side, of so many pairs of channels, such that few threads are
+// over in a row of `across` windows.
+inline int windows_together(int64_t pairs, int64_t across, int64_t most) {
+  const auto turns = [&](int64_t windows) { return tiles_of(windows * pairs, part_threads(4)); };
+  const auto of_row = [&](int64_t windows) {
+    return across / windows * turns(windows) + turns(across % windows);
+  };
+  int64_t best = 1;
+  for (int64_t windows = 2; windows <= std::min(most, across); windows++)
+    if (100 * of_row(windows) < 99 * of_row(best)) best = windows;
+  return static_cast<int>(best);
+}
+
 constexpr int convolve_parts(int window) { return window == 8 ? 4 : 1; }  // with a tile each
 
 // For convolutions alone.
@@ -72,9 +85,10 @@ inline Tiling window_tiling(const WindowFftConv& a, int P) {
   Tiling t{};
   t.windows = 1;
   t.channels = std::min(P == 4 ? 2 * part_threads(P) : channels_together(P), a.C);
-  if (P == 4)
-    t.windows = static_cast<int>(
-        std::clamp<int64_t>(part_threads(P) / tiles_of(t.channels, 2), 1, tiles_of(a.W, P)));
+  if (P == 4) {
+    const int64_t pairs = tiles_of(t.channels, 2);
+    t.windows = windows_together(pairs, tiles_of(a.W, P), 4 * tiles_of(part_threads(P), pairs));
+  }
   t.parts = convolve_parts(P);
   t.shared = sizeof(float) * t.parts * 2 * matrix_floats(P);
   cut(a, P, t);

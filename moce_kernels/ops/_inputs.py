@@ -10,6 +10,9 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
+Norm = tuple[Tensor, Tensor] | bool | None
+"""LayerNorm over channels: its weight and bias, True without them, or no norm."""
+
 
 def autocast(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in autocast's dtype where it is on, as PyTorch's own operators take them."""
@@ -81,11 +84,9 @@ def check_parameters(
             raise ValueError(f"{operator}: {name} is on {t.device}, the activations on {device}")
 
 
-def of_norm(
-    norm: tuple[Tensor, Tensor] | None, channels: int
-) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+def of_norm(norm: Norm, channels: int) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
     """LayerNorm's weight and bias as ``check_parameters`` takes them."""
-    if norm is None:
+    if norm is None or isinstance(norm, bool):
         return {}
     weight, bias = norm
     return {"norm[0]": (weight, (channels,)), "norm[1]": (bias, (channels,))}
@@ -126,6 +127,14 @@ def beside(
 def float_parameters(*parameters: Tensor | None) -> list[Tensor | None]:
     """As the kernels take them: contiguous float32."""
     return [None if p is None else p.float().contiguous() for p in parameters]
+
+
+def matrix(t: Tensor, x: Tensor, runs: str) -> Tensor:
+    """A matrix that x's channels are multiplied with, in float32. GPUs take any strides, and
+    multiply in x's dtype: a matrix that has it, and is not trained, stays as it is."""
+    if runs not in ("triton", "cuda"):
+        return t.float().contiguous()
+    return t if t.dtype == x.dtype and not t.requires_grad else t.float()
 
 
 def new_like(t: Tensor, channels: int | None = None) -> Tensor:

@@ -36,7 +36,7 @@ class _Named:
     """The compiled operators, of which one that the GPU cannot load is named."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        call = functools.partial(_named, name, getattr(torch.ops.moce_kernels, name))
+        call = functools.partial(named, name, getattr(torch.ops.moce_kernels, name))
         setattr(self, name, call)
         return call
 
@@ -114,6 +114,8 @@ def _formula(
     name: str, again: bool, backward: Callable[..., Any], ops: Any, ctx: Any, *grads: Any
 ) -> Any:
     """The gradients that ``backward`` gives, and no wrong numbers where they are differentiated."""
+    if all(grad is None for grad in grads):  # where an operator does not ask for zeros
+        return (None,) * len(ctx.needs_input_grad)
     if forward_ad._current_level >= 0:
         refuse_tangents(name, (grads, ctx.saved_tensors))
     if again or not torch.is_grad_enabled():  # without create_graph
@@ -124,7 +126,7 @@ def _formula(
     return tree_unflatten(list(results), structure)
 
 
-def _named(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def named(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """The function's result. What fails inside is blamed on the operator ``name``, the one that was
     called: only its own backend can be chosen."""
     try:
@@ -178,5 +180,5 @@ def declare(
         torch.library.register_fake(operator, fake)
         if backward is not None:
             ops = getattr(torch.ops, namespace)
-            formula = functools.partial(_named, name, _formula, name, again, backward, ops)
+            formula = functools.partial(named, name, _formula, name, again, backward, ops)
             torch.library.register_autograd(operator, formula, setup_context=setup_context)

@@ -137,6 +137,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     _, gram, squares = output
     ctx.save_for_backward(query, key_value, gram, squares, temperature, weight)
     ctx.mark_non_differentiable(gram, squares)
+    ctx.set_materialize_grads(False)  # zeros for what has no gradient
 
 
 def _backward(ops: Any, ctx: Any, grad: Tensor, *of_sums: None) -> tuple[Tensor | None, ...]:

@@ -40,45 +40,49 @@ def depthwise_conv(
         raise ValueError(
             f"{OPERATOR}: weight must be (C, 1, 3, 3) or (C, 1, 7, 7), not {tuple(weight.shape)}"
         )
-    parameters = {"weight": (weight, (channels, 1, kernel, kernel)), "bias": (bias, (channels,))}
-    _inputs.check_parameters(OPERATOR, x.device, parameters)
+    shapes = {"weight": (weight, (channels, 1, kernel, kernel)), "bias": (bias, (channels,))}
+    _inputs.check_parameters(OPERATOR, x.device, shapes)
     runs = backends.choose(OPERATOR, backend, x.device, x.dtype)
     if runs == "reference":
         with _inputs.no_autocast(x.device):
             return reference.depthwise_conv(x, weight, bias)
-    return _library.kernels(runs).depthwise_conv(x, *_inputs.float_parameters(weight, bias))
+    parameters = _inputs.float_parameters(weight, bias)
+    return _library.kernels(runs).depthwise_conv(x, *parameters, False)
 
 
-def _cost(x: Tensor, weight: Tensor, bias: Tensor | None) -> Cost:
+def _cost(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool) -> Cost:
     """K^2 products for each value; backward twice as many more. Forward reads x and writes the
     output; backward reads the gradient twice and x, and writes a gradient."""
     operations = 2 * weight.shape[-1] ** 2 * x.numel()
     return Cost(2 * x.nbytes, operations, 4 * x.nbytes, 2 * operations)
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _fake(x: Tensor, *_: Any) -> Tensor:
     return _inputs.new_like(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _ = inputs
+    x, weight, _, ctx.flip = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
     dx = dweight = dbias = None
     if needs_x:
-        dx = ops.depthwise_conv(grad, weight.flip(2, 3), None)
+        dx = ops.depthwise_conv(grad, weight, None, not ctx.flip)
     if needs_weight or needs_bias:
         dweight, dbias = ops.depthwise_conv_backward_weight(grad, x, weight.shape[-1])
-    return dx, dweight if needs_weight else None, dbias if needs_bias else None
+        if ctx.flip:
+            dweight = dweight.flip(2, 3)
+    return dx, dweight if needs_weight else None, dbias if needs_bias else None, None
 
 
+# With `flip` the taps are reversed: the gradient of x is such a convolution of that of the output.
 _library.operator(
     OPERATOR,
-    "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    "(Tensor x, Tensor weight, Tensor? bias, bool flip) -> Tensor",
     _fake,
     _setup_context,
     _backward,
@@ -109,8 +113,8 @@ def _backward_weight(
     needs_grad, needs_x, _ = ctx.needs_input_grad
     by_weight = by_weight.contiguous()
     return (
-        ops.depthwise_conv(x, by_weight, by_bias.contiguous()) if needs_grad else None,
-        ops.depthwise_conv(grad, by_weight.flip(2, 3), None) if needs_x else None,
+        ops.depthwise_conv(x, by_weight, by_bias.contiguous(), False) if needs_grad else None,
+        ops.depthwise_conv(grad, by_weight, None, True) if needs_x else None,
         None,
     )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
-from moce_kernels.ops.pointwise_conv import fold_norm
+from moce_kernels.ops.fold_norm import fold_norm
 from moce_kernels.reference import gated_feedforward as reference
 from moce_kernels.registry import Cost
 
@@ -23,7 +23,7 @@ def gated_feedforward(
     in_bias: Tensor | None = None,
     depthwise_bias: Tensor | None = None,
     out_bias: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
+    norm: _inputs.Norm = None,
     eps: float = 1e-5,
     backend: str | None = None,
 ) -> Tensor:
@@ -41,7 +41,8 @@ def gated_feedforward(
         depthwise: (2N, 1, 3, 3).
         project_out: W_o, (C, N).
         in_bias, depthwise_bias, out_bias: (2N,), (2N,), (C,).
-        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; True: one without them;
+            None: x as it is.
         eps: of the LayerNorm.
 
     Returns:
@@ -68,13 +69,15 @@ def gated_feedforward(
             return reference.gated_feedforward(
                 x, project_in, depthwise, project_out, in_bias, depthwise_bias, out_bias, norm, eps
             )
-        project_in, in_bias = fold_norm(project_in, in_bias, norm)
+        project_in, in_bias = fold_norm(OPERATOR, project_in, in_bias, norm, x, runs)
         return _library.kernels(runs).gated_feedforward(
             x,
             project_in,
             in_bias,
-            *_inputs.float_parameters(depthwise, depthwise_bias, project_out, out_bias),
-            norm is not None,
+            *_inputs.float_parameters(depthwise, depthwise_bias),
+            _inputs.matrix(project_out, x, runs),
+            *_inputs.float_parameters(out_bias),
+            bool(norm),
             eps,
         )
 
@@ -121,10 +124,11 @@ def _composed(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """The gradients as those of the parts, one after the other."""
+    project_in = project_in.to(x.dtype)  # once for both products
     hidden = ops.pointwise_conv(x, project_in, in_bias, None, norm, eps)
     gated = ops.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     dgated, dproject_out, dout_bias = ops.pointwise_conv_backward(
-        grad, gated, project_out, False, eps, True, needs[5] or needs[6]
+        grad, gated, project_out, None, False, eps, True, needs[5] or needs[6]
     )
     del gated
     dhidden, ddepthwise, ddepthwise_bias = ops.gated_depthwise_conv_backward(
@@ -132,17 +136,9 @@ def _composed(
     )
     del dgated, hidden
     dx, dproject_in, din_bias = ops.pointwise_conv_backward(
-        dhidden, x, project_in, norm, eps, needs[0], needs[1] or needs[2]
+        dhidden, x, project_in, grad, norm, eps, needs[0], needs[1] or needs[2]
     )
-    return (
-        dx + grad if needs[0] else None,
-        dproject_in,
-        din_bias,
-        ddepthwise,
-        ddepthwise_bias,
-        dproject_out,
-        dout_bias,
-    )
+    return dx, dproject_in, din_bias, ddepthwise, ddepthwise_bias, dproject_out, dout_bias
 
 
 def _fake_backward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
+from moce_kernels.ops.fold_norm import fold_norm
 from moce_kernels.reference import pointwise_conv as reference
 from moce_kernels.registry import Cost
 
@@ -19,7 +21,7 @@ def pointwise_conv(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
+    norm: _inputs.Norm = None,
     residual: Tensor | None = None,
     eps: float = 1e-5,
     backend: str | None = None,
@@ -35,7 +37,8 @@ def pointwise_conv(
         x: (B, C, H, W).
         weight: (N, C).
         bias: (N,).
-        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; True: one without them;
+            None: x as it is.
         residual: (B, N, H, W).
         eps: of the LayerNorm.
 
@@ -59,22 +62,8 @@ def pointwise_conv(
         with _inputs.no_autocast(x.device):
             return reference.pointwise_conv(x, weight, bias, norm, residual, eps)
     with _inputs.no_autocast(x.device):
-        weight, bias = fold_norm(weight, bias, norm)
-    return _library.kernels(runs).pointwise_conv(x, weight, bias, residual, norm is not None, eps)
-
-
-def fold_norm(
-    weight: Tensor, bias: Tensor | None, norm: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor | None]:
-    """The float32 weight (N, C) and bias (N,) of the product that takes what is normalised:
-    LayerNorm's own scale and shift are those of the product."""
-    weight = weight.float()
-    bias = None if bias is None else bias.float()
-    if norm is not None:
-        scale, shift = (t.float() for t in norm)
-        bias = torch.mv(weight, shift) if bias is None else torch.addmv(bias, weight, shift)
-        weight = weight * scale
-    return weight.contiguous(), None if bias is None else bias.contiguous()
+        weight, bias = fold_norm(OPERATOR, weight, bias, norm, x, runs)
+    return _library.kernels(runs).pointwise_conv(x, weight, bias, residual, bool(norm), eps)
 
 
 def _cost(
@@ -100,17 +89,16 @@ def _fake_backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    plus: Tensor | None,
     norm: bool,
     eps: float,
     needs_x: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = weight.shape[0] if needs_weight else 0
-    return (
-        _inputs.new_like(x) if needs_x else weight.new_empty((0,)),
-        weight.new_empty((rows, weight.shape[1])),
-        weight.new_empty((rows,)),
-    )
+    new = functools.partial(weight.new_empty, dtype=torch.float32)
+    dx = _inputs.new_like(x) if needs_x else new((0,))
+    return dx, new((rows, weight.shape[1])), new((rows,))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -124,7 +112,7 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     dx = dweight = dbias = None
     if needs_x or needs_weight or needs_bias:
         dx, dweight, dbias = ops.pointwise_conv_backward(
-            grad, x, weight, ctx.norm, ctx.eps, needs_x, needs_weight or needs_bias
+            grad, x, weight, None, ctx.norm, ctx.eps, needs_x, needs_weight or needs_bias
         )
     return (
         dx if needs_x else None,
@@ -145,9 +133,10 @@ _library.operator(
     cost=_cost,
     kernels=("cpu", "triton"),
 )
+# plus: what is added to the gradient of x, that of a residual.
 _library.declare(
     "pointwise_conv_backward",
-    "(Tensor grad, Tensor x, Tensor weight, bool norm, float eps, bool needs_x, bool needs_weight)"
-    " -> (Tensor, Tensor, Tensor)",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor? plus, bool norm, float eps, bool needs_x,"
+    " bool needs_weight) -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )

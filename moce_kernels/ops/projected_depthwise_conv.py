@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library
-from moce_kernels.ops.pointwise_conv import fold_norm
+from moce_kernels.ops.fold_norm import fold_norm
 from moce_kernels.reference import projected_depthwise_conv as reference
 from moce_kernels.registry import Cost
 
@@ -21,7 +21,7 @@ def projected_depthwise_conv(
     depthwise: Tensor,
     bias: Tensor | None = None,
     depthwise_bias: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
+    norm: _inputs.Norm = None,
     eps: float = 1e-5,
     backend: str | None = None,
 ) -> Tensor:
@@ -37,7 +37,8 @@ def projected_depthwise_conv(
         weight: W, (N, C).
         depthwise: (N, 1, K, K), K 3 or 7.
         bias, depthwise_bias: (N,).
-        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; True: one without them;
+            None: x as it is.
         eps: of the LayerNorm.
 
     Returns:
@@ -66,13 +67,13 @@ def projected_depthwise_conv(
             return reference.projected_depthwise_conv(
                 x, weight, depthwise, bias, depthwise_bias, norm, eps
             )
-        weight, bias = fold_norm(weight, bias, norm)
+        weight, bias = fold_norm(OPERATOR, weight, bias, norm, x, runs)
         return _library.kernels(runs).projected_depthwise_conv(
             x,
             weight,
             bias,
             *_inputs.float_parameters(depthwise, depthwise_bias),
-            norm is not None,
+            bool(norm),
             eps,
         )
 
@@ -108,7 +109,7 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             grad, x, weight, bias, depthwise, ctx.norm, ctx.eps
         )
         return *(g if n else None for g, n in zip(found, needs, strict=True)), None, None
-    projected = None
+    projected, weight = None, weight.to(x.dtype)  # once for both products
     if needs[3] or needs[4]:
         projected = ops.pointwise_conv(x, weight, bias, None, ctx.norm, ctx.eps)
     return (
@@ -128,9 +129,10 @@ def gradients(
     norm: bool,
     eps: float,
     needs: tuple[bool, ...],
+    plus: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Those of x, weight, bias, depthwise and depthwise_bias that ``needs`` asks for, from what
-    the depthwise convolution took."""
+    the depthwise convolution took. plus: added to that of x."""
     ddepthwise = ddepthwise_bias = None
     if needs[3] or needs[4]:
         ddepthwise, ddepthwise_bias = ops.depthwise_conv_backward_weight(
@@ -138,9 +140,9 @@ def gradients(
         )
     dx = dweight = dbias = None
     if any(needs[:3]):
-        dprojected = ops.depthwise_conv(grad, depthwise.flip(2, 3), None)
+        dprojected = ops.depthwise_conv(grad, depthwise, None, True)
         dx, dweight, dbias = ops.pointwise_conv_backward(
-            dprojected, x, weight, norm, eps, needs[0], needs[1] or needs[2]
+            dprojected, x, weight, plus, norm, eps, needs[0], needs[1] or needs[2]
         )
     found = (dx, dweight, dbias, ddepthwise, ddepthwise_bias)
     return tuple(g if n else None for g, n in zip(found, needs, strict=True))

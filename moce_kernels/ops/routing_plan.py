@@ -77,6 +77,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, .
     _, index, order, offsets = output
     ctx.save_for_backward(inputs[0], index)
     ctx.mark_non_differentiable(index, order, offsets)
+    ctx.set_materialize_grads(False)  # zeros for what has no gradient
 
 
 def _backward(ops: Any, ctx: Any, grad: Tensor, *of_integers: None) -> tuple[Tensor, None]:

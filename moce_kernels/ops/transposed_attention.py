@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moce_kernels import backends
 from moce_kernels.ops import _inputs, _library, projected_depthwise_conv
-from moce_kernels.ops.pointwise_conv import fold_norm
+from moce_kernels.ops.fold_norm import fold_norm
 from moce_kernels.reference import transposed_attention as reference
 from moce_kernels.registry import Cost
 
@@ -24,7 +24,7 @@ def transposed_attention(
     qkv_bias: Tensor | None = None,
     depthwise_bias: Tensor | None = None,
     bias: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
+    norm: _inputs.Norm = None,
     residual: Tensor | None = None,
     eps: float = 1e-5,
     backend: str | None = None,
@@ -45,7 +45,8 @@ def transposed_attention(
         temperature: (heads,), heads a divisor of N.
         weight: (M, N), the output projection.
         qkv_bias, depthwise_bias, bias: (3N,), (3N,), (M,).
-        norm: weight and bias, (C,) each, of a LayerNorm over channels; None: x as it is.
+        norm: weight and bias, (C,) each, of a LayerNorm over channels; True: one without them;
+            None: x as it is.
         residual: (B, M, H, W).
         eps: of the LayerNorm.
 
@@ -77,14 +78,14 @@ def transposed_attention(
             return reference.transposed_attention(
                 x, qkv, depthwise, temperature, weight, *biases, norm, residual, eps
             )
-        qkv, qkv_bias = fold_norm(qkv, qkv_bias, norm)
+        qkv, qkv_bias = fold_norm(OPERATOR, qkv, qkv_bias, norm, x, runs)
         out, _, _ = _library.kernels(runs).transposed_attention(
             x,
             qkv,
             qkv_bias,
             *_inputs.float_parameters(depthwise, depthwise_bias, temperature, weight, bias),
             residual,
-            norm is not None,
+            bool(norm),
             eps,
         )
     return out
@@ -149,17 +150,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
         x, qkv, qkv_bias, depthwise, depthwise_bias, temperature, weight, gram, squares
     )
     ctx.mark_non_differentiable(gram, squares)
+    ctx.set_materialize_grads(False)  # zeros for what has no gradient
 
 
 def _backward(ops: Any, ctx: Any, grad: Tensor, *of_sums: None) -> tuple[Tensor | None, ...]:
     saved, needs = ctx.saved_tensors, ctx.needs_input_grad
-    of_residual: Tensor | None = grad
     if _library.fuses_gradients(ops, grad):
         gradients = ops.transposed_attention_backward(grad, *saved, ctx.norm, ctx.eps, ctx.adds_x)
-        of_residual = None if ctx.adds_x else grad  # else it is in that of x
     else:
-        gradients = _composed(ops, grad, *saved, norm=ctx.norm, eps=ctx.eps, needs=needs[:5])
-    found = (*gradients, of_residual)
+        gradients = _composed(
+            ops,
+            grad,
+            *saved,
+            plus=grad if ctx.adds_x else None,
+            norm=ctx.norm,
+            eps=ctx.eps,
+            needs=needs[:5],
+        )
+    found = (*gradients, None if ctx.adds_x else grad)  # else it is in that of x
     return *(g if n else None for g, n in zip(found, needs[:9], strict=True)), None, None
 
 
@@ -176,19 +184,21 @@ def _composed(
     gram: Tensor,
     squares: Tensor,
     *,
+    plus: Tensor | None,
     norm: bool,
     eps: float,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """The gradients as those of the parts, one after the other."""
+    qkv = qkv.to(x.dtype)  # once for both products
     projected = ops.pointwise_conv(x, qkv, qkv_bias, None, norm, eps)
-    query = ops.depthwise_conv(projected, depthwise, depthwise_bias)
+    query = ops.depthwise_conv(projected, depthwise, depthwise_bias, False)
     dquery, _, dtemperature, dweight, dbias = ops.channel_attention_backward(
         grad, query, None, gram, squares, temperature, weight
     )
     del query
     gradients = projected_depthwise_conv.gradients(
-        ops, dquery, x, qkv, depthwise, projected, norm, eps, needs
+        ops, dquery, x, qkv, depthwise, projected, norm, eps, needs, plus
     )
     return *gradients, dtemperature, dweight, dbias
 

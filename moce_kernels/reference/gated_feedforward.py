@@ -16,7 +16,7 @@ def gated_feedforward(
     in_bias: Tensor | None = None,
     depthwise_bias: Tensor | None = None,
     out_bias: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
+    norm: tuple[Tensor, Tensor] | bool | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
     """``x + W_o (GELU(a) * b)`` with ``a, b = DW3x3(W_i LayerNorm_C(x))``; shapes as in the

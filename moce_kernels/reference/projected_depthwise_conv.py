@@ -14,7 +14,7 @@ def projected_depthwise_conv(
     depthwise: Tensor,
     bias: Tensor | None = None,
     depthwise_bias: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
+    norm: tuple[Tensor, Tensor] | bool | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
     """``DW(W LayerNorm_C(x) + b)``; shapes as in the operator of this name."""

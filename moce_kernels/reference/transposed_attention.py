@@ -17,7 +17,7 @@ def transposed_attention(
     qkv_bias: Tensor | None = None,
     depthwise_bias: Tensor | None = None,
     bias: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
+    norm: tuple[Tensor, Tensor] | bool | None = None,
     residual: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:

@@ -27,7 +27,7 @@ def load() -> str | None:
         importlib.import_module("triton")
     except ImportError as error:
         return f"Triton does not load: {error}"
-    for operator in registry.names("triton"):
+    for operator in (*registry.names("triton"), "fold_norm"):
         importlib.import_module(f"{__name__}.{operator}")
     _say_when_compiling()
     return None

@@ -72,15 +72,17 @@ def normalise_gradient(d, normed, scale, channels):
 def _norm_backward(
     d,  # (B, C, H, W)
     x,  # (B, C, H, W)
+    plus,  # (B, C, H, W)
     eps,
     channels,
     size,
     width,
+    PLUS: tl.constexpr,
     FLAT: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The gradient of x in the place of d, that of its normalisation."""
+    """The gradient of x in the place of d, that of its normalisation, plus `plus`."""
     image = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * PIXELS
     p = tl.arange(0, PIXELS)
@@ -91,7 +93,10 @@ def _norm_backward(
     value = load(places(image_of(x, image), first, p, c, width, FLAT), mask)
     upstream = load(place, mask)
     normed, scale = normalise(value, inside, channels, eps)
-    store(place, normalise_gradient(upstream, normed, scale, channels), mask)
+    found = normalise_gradient(upstream, normed, scale, channels)
+    if PLUS:
+        found += load(places(image_of(plus, image), first, p, c, width, FLAT), mask)
+    store(place, found, mask)
 
 
 @triton.jit
@@ -121,19 +126,21 @@ def _norm_statistics(
 # --- launches ------------------------------------------------------------------------------------
 
 
-def norm_backward(d: Tensor, x: Tensor, eps: float) -> None:
-    """Turns d, the gradient of the normalised x, into that of x."""
+def norm_backward(d: Tensor, x: Tensor, plus: Tensor | None, eps: float) -> None:
+    """Turns d, the gradient of the normalised x, into that of x, and adds ``plus``."""
     batch, channels, height, width = x.shape
     size, wide = height * width, triton.next_power_of_2(channels)
     block = pixel_block(max(1, 2048 // wide), size)
     _norm_backward[blocks(size, block), batch](
         d=strided(d),
         x=strided(x),
+        plus=strided(x if plus is None else plus),
         eps=eps,
         channels=channels,
         size=size,
         width=width,
-        FLAT=flat(d, x),
+        PLUS=plus is not None,
+        FLAT=flat(*(t for t in (d, x, plus) if t is not None)),
         PIXELS=block,
         CHANNELS=wide,
         num_warps=4,

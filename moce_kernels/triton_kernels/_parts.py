@@ -19,6 +19,10 @@ class Parts(NamedTuple):
     # (d, q, kv, plan, dq, dkv), into the last two.
     window_conv: Callable[[Tensor, Tensor, Plan], Tensor]
     window_correlate: Callable[..., None]
+    # All of gated_feedforward and of projected_depthwise_conv, for what ``ops.fused_feedforward``
+    # says they take; Triton has no such kernels.
+    fused_feedforward: Callable[..., Tensor] | None = None
+    fused_projection: Callable[..., Tensor] | None = None
 
 
 def _window_conv(q: Tensor, kv: Tensor, plan: Plan) -> Tensor:
@@ -55,5 +59,10 @@ def of_cuda_library(compiled: Any) -> Parts:
         )
 
     return Parts(
-        compiled.depthwise_conv, compiled.gated_depthwise_conv, window_conv, window_correlate
+        compiled.depthwise_conv,
+        compiled.gated_depthwise_conv,
+        window_conv,
+        window_correlate,
+        compiled.fused_feedforward,
+        compiled.fused_projection,
     )

@@ -2,8 +2,8 @@
 
 Two passes over the pixels. The first leaves q k^T (c x c for each head, c = C / heads) and the
 squared lengths of q's and k's channels as sums over every n-th run of pixels, in float32 and in a
-fixed order, which are added up after. Two small launches turn them into A and fold A into the
-output projection: M = W A, a matrix for each image. The second pass is pointwise_conv's kernel with
+fixed order, which are added up after. A small launch turns them into A and folds A into the output
+projection: M = W A, a matrix for each image. The second pass is pointwise_conv's kernel with
 M for its matrix. 3 C + N elements are moved for each pixel and N more with a residual, and
 2 C (c + N) float operations done: with 16-bit activations bound by memory, float32 by arithmetic.
 
@@ -23,7 +23,6 @@ from torch import Tensor
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._channel_matrices import (
     attention_backward,
-    attention_of,
     folded,
 )
 from moce_kernels.triton_kernels._common import (
@@ -111,7 +110,8 @@ def _query_key_gradients(
     dgram,  # (B, heads, c, c)
     squares,  # (B, 2, C)
     row_slopes,  # (B, C)
-    column_slopes,  # (B, C)
+    column_slopes,  # (B, row_blocks, C): parts of sums
+    row_blocks,
     heads,
     head,
     size,
@@ -161,7 +161,11 @@ def _query_key_gradients(
     store(at, by_k + own * e[None, :], mask)
     at = squares + (image * 2 + 1) * heads * head + h * head + i
     square = load(at, i < head)
-    e = tl.where(square > 1e-24, -load(column_slopes + of_row, i < head) / square, 0.0)
+    slope = tl.zeros((CHANNELS,), tl.float32)
+    column_slopes += image * row_blocks * heads * head + h * head
+    for part in range(row_blocks):
+        slope += load(column_slopes + part * heads * head + i, i < head)
+    e = tl.where(square > 1e-24, -slope / square, 0.0)
     own = load(places(k, first, p, c, width, FLAT), mask)
     at = places(dk, first, p, c, width, FLAT)
     store(at, by_q + own * e[None, :], mask)
@@ -232,8 +236,7 @@ def forward(
         )
     q, k, v = _parts_of(query, key_value)
     gram, squares = _gram_and_squares(q, k, heads)
-    attention = attention_of(gram, squares, temperature)
-    matrix = folded(weight, attention, query.new_empty((batch, outer, channels)))
+    matrix = folded(weight, gram, squares, temperature, query.dtype)
     pointwise(v, matrix, bias, out, residual=residual)
     return out, gram, squares
 
@@ -250,23 +253,22 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dquery = new_like(query)
     dkey_value = weight.new_empty((0,)) if key_value is None else new_like(key_value)
-    (outer, channels), (batch, heads, head, _) = weight.shape, gram.shape
+    batch, heads, head, _ = gram.shape
     if grad.numel() == 0:
         dweight, dtemperature = torch.zeros_like(weight), torch.zeros_like(temperature)
-        return dquery, dkey_value, dtemperature, dweight, weight.new_zeros((outer,))
+        return dquery, dkey_value, dtemperature, dweight, weight.new_zeros(weight.shape[:1])
     q, k, v = _parts_of(query, key_value)
     dq, dk, dv = _parts_of(dquery, None if key_value is None else dkey_value)
     gram, squares = gram.contiguous(), squares.contiguous()
 
     dmatrix, dbias = pointwise_backward_weight(grad, v, each_image=True)
-    attention = attention_of(gram, squares, temperature)
-    # In the images' own matrices first: a loop over them would be all that a few programs do.
-    dweight = folded(dmatrix, attention.transpose(2, 3), torch.empty_like(dmatrix))
-    matrix = folded(weight, attention, query.new_empty((batch, outer, channels)))
+    matrix = folded(weight, gram, squares, temperature, query.dtype)
     pointwise(grad, matrix.transpose(1, 2), None, dv)
 
-    dgram, row_slopes, column_slopes, dtemperature = attention_backward(
-        gram, squares, temperature, weight, dmatrix
+    # The weight's and the bias's in the images' own matrices first: a loop over them would be all
+    # that a few programs do.
+    dgram, row_slopes, column_slopes, dtemperature, dweight, dbias = attention_backward(
+        gram, squares, temperature, weight, dmatrix, dbias
     )
 
     height, width = q.shape[2:]
@@ -281,6 +283,7 @@ def backward(
         squares=squares,
         row_slopes=row_slopes,
         column_slopes=column_slopes,
+        row_blocks=column_slopes.shape[1],
         heads=heads,
         head=head,
         size=size,
@@ -293,4 +296,4 @@ def backward(
         DEPTH=16,
         num_warps=8,
     )
-    return dquery, dkey_value, dtemperature, dweight.sum(dim=0), dbias.sum(dim=0)
+    return dquery, dkey_value, dtemperature, dweight, dbias

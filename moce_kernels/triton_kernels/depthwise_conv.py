@@ -25,6 +25,7 @@ from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels import interpreted
 from moce_kernels.triton_kernels._common import (
     Plan,
+    add_up,
     aligned,
     aligned_strides,
     alignment,
@@ -176,7 +177,7 @@ def _depthwise_conv(
 def _depthwise_conv_backward_weight(
     grad,  # (slots, C, H, W)
     x,  # (slots, C, H, W)
-    sums,  # (splits, K K + 1, total)
+    sums,  # (splits, total (K K + 1))
     rank,
     height,
     width,
@@ -193,8 +194,8 @@ def _depthwise_conv_backward_weight(
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """sums (splits, K K + 1, total): the gradient of each tap and, after them, grad's sum. A row of
-    x meets the K rows of grad around it, which wait in registers."""
+    """sums (splits, total (K K + 1)): the gradients of the taps, channel by channel, and after them
+    grad's sums. A row of x meets the K rows of grad around it, which wait in registers."""
     block, split, e = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     r, rows, _, _ = expert_shape(e, RANKS, WINDOWS, rank)
     channels = TIMES * r
@@ -239,11 +240,12 @@ def _depthwise_conv_backward_weight(
                     at = found[t] + beside[KERNEL - 1 - t // KERNEL] * wide[t % KERNEL]
                     more = append(more, at)
                 found = more
-        found = append(found, found_bias)
-        to = sums + split.to(tl.int64) * (KERNEL * KERNEL + 1) * total
-        to += TIMES * rows + c
-        for t in tl.static_range(KERNEL * KERNEL + 1):
-            tl.store(to + t * total, tl.sum(found[t], axis=0), mask=exists)
+        TAPS: tl.constexpr = KERNEL * KERNEL
+        to = sums + split.to(tl.int64) * (TAPS + 1) * total
+        c += TIMES * rows
+        for t in tl.static_range(TAPS):
+            tl.store(to + c * TAPS + t, tl.sum(found[t], axis=0), mask=exists)
+        tl.store(to + TAPS * total + c, tl.sum(found_bias, axis=0), mask=exists)
 
 
 # --- launches ------------------------------------------------------------------------------------
@@ -329,7 +331,8 @@ def depthwise_backward_weight(
     tile = _tile(height, width, slots, times * rank, kernel, plan)
     total = times * plan.total(rank)
     parts = splits(slots * tile.parts, max(1, 512 // tile.deep))
-    sums = torch.empty((parts, kernel**2 + 1, total), dtype=torch.float32, device=x.device)
+    taps = kernel**2
+    sums = torch.empty((1, parts, total * (taps + 1)), dtype=torch.float32, device=x.device)
     _depthwise_conv_backward_weight[tile.deep, parts, plan.experts](
         grad=strided(grad),
         x=strided(x),
@@ -348,20 +351,18 @@ def depthwise_backward_weight(
         CHANNELS=tile.channels,
         num_warps=4,
     )
-    whole = sums.sum(dim=0)
-    return whole[:-1].t().reshape(total, kernel, kernel), whole[-1].clone()
+    return add_up(sums, (total, kernel, kernel), (total,))
 
 
 # --- the operator --------------------------------------------------------------------------------
 
 
 @implement("depthwise_conv")
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool) -> Tensor:
     out = new_like(x)
     if out.numel():
-        channels, kernel = x.shape[1], weight.shape[-1]
-        weight = weight.contiguous()
-        depthwise(x, weight, bias, out, rank=channels, plan=no_plan(), kernel=kernel)
+        size = {"rank": x.shape[1], "kernel": weight.shape[-1]}
+        depthwise(x, weight.contiguous(), bias, out, plan=no_plan(), flip=flip, **size)
     return out
 
 

@@ -1,9 +1,11 @@
-"""A GDFN in three launches: norm and 1x1, depthwise and gate, 1x1 and residual."""
+"""A GDFN in three launches: norm and 1x1, depthwise and gate, 1x1 and residual; or in the CUDA
+library's one kernel, where it takes x."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from moce_kernels.ops import fused_feedforward
 from moce_kernels.triton_kernels import pointwise_conv
 from moce_kernels.triton_kernels._common import implement
 from moce_kernels.triton_kernels._parts import TRITON, Parts
@@ -22,6 +24,10 @@ def forward(
     eps: float,
     parts: Parts = TRITON,
 ) -> Tensor:
+    fused = parts.fused_feedforward
+    if fused is not None and fused_feedforward.takes(x):
+        parameters = project_in, in_bias, depthwise, depthwise_bias, project_out, out_bias
+        return fused(x, *parameters, norm, eps)
     hidden = pointwise_conv.forward(x, project_in, in_bias, None, norm, eps)
     gated = parts.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     del hidden

@@ -18,6 +18,7 @@ and in a fixed order; what they found is added up after.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +70,8 @@ class Matrix(NamedTuple):
 @triton.jit
 def _pointwise_conv(
     x,  # (B, C, H, W)
-    beside,  # (B, N, H, W)
+    residual,  # (B, N, H, W)
+    normalised,  # (B, N, H, W)
     out,  # (B, N, H, W)
     weight,  # Matrix, (N, C) or (B, N, C)
     bias,  # (N,) or None
@@ -80,9 +82,9 @@ def _pointwise_conv(
     width,
     channel_blocks,
     NORM: tl.constexpr,  # x is normalised
-    RESIDUAL: tl.constexpr,  # `beside` is added
-    # The result is the gradient of the normalised `beside`, whose own is wanted; all its channels
-    # are in one program.
+    RESIDUAL: tl.constexpr,  # `residual` is added
+    # The result is the gradient of what `normalised` is normalised to, whose own is wanted; all its
+    # channels are in one program.
     NORM_GRADIENT: tl.constexpr,
     WHOLE: tl.constexpr,  # x is loaded once: DEPTH is all of its channels
     FLAT: tl.constexpr,
@@ -100,7 +102,7 @@ def _pointwise_conv(
     inside, wanted = (p < size - first)[:, None], (n < come_out)[None, :]
     mask = inside & wanted
     if RESIDUAL or NORM_GRADIENT:  # loaded with the rest, so that memory is waited for once
-        beside = image_of(beside, image)
+        beside = image_of(normalised if NORM_GRADIENT else residual, image)
         beside = places(beside, first, p, n, width, FLAT)
         value = tl.load(beside, mask=mask, other=0.0)
     if WHOLE:
@@ -134,6 +136,8 @@ def _pointwise_conv(
     if NORM_GRADIENT:
         normed, scale = normalise(value.to(tl.float32), wanted, come_out, eps)
         total = normalise_gradient(total, normed, scale, come_out)
+        if RESIDUAL:
+            total += load(places(image_of(residual, image), first, p, n, width, FLAT), mask)
     elif RESIDUAL:
         total += value.to(tl.float32)
     store(places(image_of(out, image), first, p, n, width, FLAT), total, mask)
@@ -222,7 +226,8 @@ def pointwise(
 ) -> None:
     """out = weight n(x) + bias + residual with a matrix (N, C), or one for each image, (B, N, C),
     of any strides; n normalises if ``norm``. With ``normalised``, of at most ``WHOLE`` channels,
-    the result is taken for the gradient of n(normalised), and out is that of ``normalised``."""
+    the product is taken for the gradient of n(normalised), and out is that of ``normalised`` plus
+    the residual."""
     batch, go_in, height, width = x.shape
     come_out, size = out.shape[1], height * width
     block, wide, depth, warps = _tile(x.dtype, go_in, come_out)
@@ -230,14 +235,14 @@ def pointwise(
         wide = up_to(WHOLE, come_out)
         warps = 8 if wide == WHOLE else warps
     block = pixel_block(block, size)
-    beside = residual if normalised is None else normalised
     stages = 2 if x.dtype == torch.float32 and compute_capability() < 90 else 3  # 3 spill there
     weight = weight.to(x.dtype)
     strides = weight.stride() if weight.dim() == 3 else (0, *weight.stride())
     channel_blocks = blocks(come_out, wide)
     _pointwise_conv[blocks(size, block) * channel_blocks, batch](
         x=strided(x),
-        beside=strided(out if beside is None else beside),
+        residual=strided(out if residual is None else residual),
+        normalised=strided(out if normalised is None else normalised),
         out=strided(out),
         weight=Matrix(weight, *strides),
         bias=bias,
@@ -251,7 +256,7 @@ def pointwise(
         RESIDUAL=residual is not None,
         NORM_GRADIENT=normalised is not None,
         WHOLE=go_in <= depth,
-        FLAT=flat(x, out, *(() if beside is None else (beside,))),
+        FLAT=flat(*(t for t in (x, out, residual, normalised) if t is not None)),
         PRECISION=float32_precision(),
         PIXELS=block,
         CHANNELS=wide,
@@ -326,22 +331,27 @@ def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    plus: Tensor | None,
     norm: bool,
     eps: float,
     needs_x: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx = new_like(x) if needs_x else weight.new_empty((0,))
-    dweight, dbias = weight.new_empty((0, weight.shape[1])), weight.new_empty((0,))
+    new = functools.partial(weight.new_empty, dtype=torch.float32)
+    dx = new_like(x) if needs_x else new((0,))
+    dweight, dbias = new((0, weight.shape[1])), new((0,))
     if x.numel() == 0:
         if needs_weight:
-            dweight, dbias = torch.zeros_like(weight), weight.new_zeros(weight.shape[:1])
+            dweight, dbias = new(weight.shape).zero_(), new(weight.shape[:1]).zero_()
         return dx, dweight, dbias
     if needs_x:
-        whole = norm and x.shape[1] <= WHOLE
-        pointwise(grad, weight.t(), None, dx, normalised=x if whole else None, eps=eps)
+        whole, transposed = x.shape[1] <= WHOLE, weight.t()
         if norm and not whole:
-            norm_backward(dx, x, eps)
+            pointwise(grad, transposed, None, dx)
+            norm_backward(dx, x, plus, eps)
+        else:
+            normalised = x if norm else None
+            pointwise(grad, transposed, None, dx, residual=plus, normalised=normalised, eps=eps)
     if needs_weight:
         statistics = norm_statistics(x, eps) if norm else None
         dweight, dbias = pointwise_backward_weight(grad, x, statistics)

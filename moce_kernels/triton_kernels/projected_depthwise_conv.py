@@ -1,9 +1,11 @@
-"""The 1x1 and the depthwise convolution, one launch each."""
+"""The 1x1 and the depthwise convolution, one launch each; or in the CUDA library's one kernel,
+where it takes x."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from moce_kernels.ops import fused_feedforward
 from moce_kernels.triton_kernels import pointwise_conv
 from moce_kernels.triton_kernels._common import implement
 from moce_kernels.triton_kernels._parts import TRITON, Parts
@@ -20,5 +22,8 @@ def forward(
     eps: float,
     parts: Parts = TRITON,
 ) -> Tensor:
+    fused = parts.fused_projection
+    if fused is not None and fused_feedforward.takes_projection(x, weight, depthwise):
+        return fused(x, weight, bias, depthwise, depthwise_bias, norm, eps)
     projected = pointwise_conv.forward(x, weight, bias, None, norm, eps)
-    return parts.depthwise_conv(projected, depthwise, depthwise_bias)
+    return parts.depthwise_conv(projected, depthwise, depthwise_bias, False)

@@ -17,7 +17,7 @@ from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError, TooLittleMemory
 from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
-from moceir.inference.graphs import Replayed
+from moceir.inference.network import Network
 from moceir.inference.results import Restored, Run, said
 from moceir.inference.selection import BufferedCanvas, Found, select
 from moceir.inference.settings import Settings, Wanted, check
@@ -56,7 +56,8 @@ class Restorer:
         model: a network, or what ``moceir.load_model`` takes: a bundled name, a folder, a
             weights file, a published checkpoint, ``user/repository`` on the Hugging Face Hub.
             None, or ``specialists``: the bundled specialists, of which each image goes through
-            those that it needs.
+            those that it needs. After training a network, make a new ``Restorer`` of it: on a GPU
+            not every change of the weights is noticed.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
         precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
             image that overflows in a lower one is restored in float32, as its ``Run`` notes.
@@ -100,7 +101,8 @@ class Restorer:
         if not isinstance(model, MoCEIR):
             model = load_model(model)
         self.model = model.eval().to(self.device)
-        self._graphs = Replayed(self._forward)
+        self._run = Network(self.model, self.device, precision)
+        self._graphs = self._run.graphs
         self._all_graphs = [self._graphs]
 
     def sibling(self, name: str) -> Restorer:
@@ -421,7 +423,7 @@ class Restorer:
             PictureError: the result is not finite.
         """
         for precision in dict.fromkeys((self.precision, "float32")):
-            restored, _ = self._forward(images, precision)
+            restored, _ = self._run(images, precision, replay=False)
             if restored.isfinite().all():
                 return restored.clamp(0, 1)
         raise _broken(*images.shape[2:])
@@ -429,18 +431,8 @@ class Restorer:
     @torch.inference_mode()
     def _network(self, images: Tensor, precision: str) -> tuple[Tensor, list[tuple[int, ...]]]:
         """(B, 3, H, W) restored, float32, not clamped; each image's expert of each block."""
-        images = images.to(self.device, torch.float32)
-        if self.device.type == "cuda" and precision == self.precision:
-            restored, experts = self._graphs(images)
-        else:
-            restored, experts = self._forward(images, precision)
+        restored, experts = self._run(images.to(self.device, torch.float32), precision)
         return restored, [tuple(of_image) for of_image in experts.tolist()]
-
-    def _forward(self, images: Tensor, precision: str | None = None) -> tuple[Tensor, Tensor]:
-        dtype = getattr(torch, precision or self.precision)
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
-            restored, routing = self.model(images, return_routing=True)
-        return restored.float(), routing.expert[:, :, 0].T + 1
 
 
 def _broken(height: int, width: int) -> PictureError:

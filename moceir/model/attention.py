@@ -41,7 +41,7 @@ class TransposedAttention(nn.Module):
             qkv_bias,
             depthwise.bias,
             out.bias,
-            norm=(norm.weight, norm.bias),
+            norm=norm.affine,
             residual=residual,
         )
 
@@ -63,7 +63,7 @@ class SharedExpert(TransposedAttention):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__(dim, heads, bias=False)
-        self.project_in = PointwiseConv(dim, dim, bias=True)
+        self.project_in: PointwiseConv | None = PointwiseConv(dim, dim, bias=True)
 
     def forward(self, x: Tensor, norm: ChannelNorm) -> Tensor:
         """``MDTA(project_in(norm(x)))``, on (B, C, H, W).

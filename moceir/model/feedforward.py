@@ -38,5 +38,5 @@ class GatedFeedForward(nn.Module):
             project_in.bias,
             depthwise.bias,
             self.project_out.bias,
-            norm=(norm.weight, norm.bias),
+            norm=norm.affine,
         )

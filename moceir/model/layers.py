@@ -68,6 +68,12 @@ class ChannelNorm(nn.LayerNorm):
         """(B, C, H, W) to the same shape, channels-last in memory."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
+    @property
+    def affine(self) -> tuple[Tensor, Tensor] | bool:
+        """As the operators take it: weight and bias, or True where the next convolution has them
+        (``moceir.model.folded``)."""
+        return True if self.weight is None else (self.weight, self.bias)
+
 
 def normalised(x: Tensor) -> Tensor:
     """(B, C, H, W) with mean 0 and variance 1 over C: a LayerNorm without parameters, eps 1e-5."""
@@ -85,8 +91,8 @@ class PointwiseConv(nn.Conv2d):
         self, x: Tensor, norm: ChannelNorm | None = None, residual: Tensor | None = None
     ) -> Tensor:
         """``W norm(x) + b + residual``: (B, dim_in, H, W) to (B, dim_out, H, W)."""
-        scale_shift = None if norm is None else (norm.weight, norm.bias)
-        return pointwise_conv(x, self.weight.flatten(1), self.bias, scale_shift, residual)
+        affine = None if norm is None else norm.affine
+        return pointwise_conv(x, self.weight.flatten(1), self.bias, affine, residual)
 
     def after(self, first: PointwiseConv | None) -> tuple[Tensor, Tensor | None]:
         """Weight (N, C) and bias of ``x -> self(first(x))``, as one 1x1 convolution."""

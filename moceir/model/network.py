@@ -27,7 +27,7 @@ from moceir.model.layers import (
     pixel_unshuffle,
     pooled,
 )
-from moceir.model.routing import BlockRouting, Router
+from moceir.model.routing import BlockRouting, Router, auxiliary_loss
 from moceir.weights.files import read_weights, write_weights
 from moceir.weights.state import check_state
 
@@ -211,7 +211,7 @@ class MoCEIR(
         for level in self.encoder:
             x = level(x, skips)
         x = self.bottleneck(x)
-        frequency = self.frequency_embedding(x)
+        frequency = self.frequency_embedding(x).float()  # for the routers
         routings: list[BlockRouting] = []
         for level in self.decoder:
             x, of_level = level(x, skips, frequency)
@@ -225,7 +225,7 @@ class MoCEIR(
         return restored, Routing(
             expert=torch.stack([r.plan.expert for r in routings]),
             gate=torch.stack([r.plan.gate for r in routings]),
-            aux_loss=torch.stack([r.aux_loss for r in routings]).mean(),
+            aux_loss=auxiliary_loss(routings),
         )
 
     def pad(self, image: Tensor) -> Tensor:

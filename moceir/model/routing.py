@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,8 +18,11 @@ class BlockRouting(NamedTuple):
     """What the router of one decoder block decided for a batch of B images."""
 
     plan: RoutingPlan
-    aux_loss: Tensor
-    """L_aux of eq. 7, a scalar; zero in evaluation."""
+    logits: Tensor
+    """(B, n)"""
+    noisy: Tensor
+    """(B, n): what was decided by."""
+    router: Router
 
 
 class Router(nn.Module):
@@ -67,49 +70,56 @@ class Router(nn.Module):
         """x: (B, C, H, W); frequency: (B, F)."""
         # A route is a discrete choice: made in float32 whatever the precision around it.
         with torch.autocast(x.device.type, enabled=False):
-            features = pooled(x, torch.float32)
-            logits = self.from_features(features) + self.from_frequency(frequency.float())
+            of_frequency = self.from_frequency(frequency.float())
+            of_features = self.from_features.weight.mT
+            logits = torch.addmm(of_frequency, pooled(x, torch.float32), of_features)
         noisy = logits
         if self.noise == "always" or (self.noise == "train" and self.training):
             # Processes that share a batch draw the whole batch's noise, and each takes its rows.
-            rank, world = self._replicas()
+            rank, world = _replicas(self)
             noise = torch.randn((world, *logits.shape), dtype=logits.dtype, device=logits.device)[
                 rank
             ]
-            noisy = logits + self.noise_std * noise
+            noisy = torch.add(logits, noise, alpha=self.noise_std)
         if self.forced is not None:
             noisy = _with_first_choice(noisy, self.forced)
-        plan = routing_plan(noisy, self.top_k)
-        return BlockRouting(plan, self.auxiliary_loss(logits, noisy, plan))
+        return BlockRouting(routing_plan(noisy, self.top_k), logits, noisy, self)
 
-    def auxiliary_loss(self, logits: Tensor, noisy: Tensor, plan: RoutingPlan) -> Tensor:
-        """Eq. 7: ``1/2 CV(Imp)^2 + 1/2 CV(Load)^2``; zero in evaluation.
 
-        Over the batches of all processes that train together. Within ``supervised`` it is the cross
-        entropy of the logits and the experts named there instead.
-        """
-        if not self.training:
-            return logits.new_zeros(())
-        if self.target is not None:
-            return F.cross_entropy(logits, self.target)
-        importance = logits.softmax(dim=-1).sum(dim=0)
-        if self.use_complexity:
-            importance = self.complexity_bias * importance
-        # Load (Shazeer et al. 2017): the chance, under fresh noise, to reach the k-th noisy logit.
-        threshold = noisy.gather(1, plan.expert[:, -1:])
-        load = torch.special.ndtr((logits - threshold) / self.noise_std).mean(dim=0)
-        _, world = self._replicas()
-        if world > 1:
-            from torch.distributed.nn.functional import all_reduce
+def auxiliary_loss(routings: Sequence[BlockRouting]) -> Tensor:
+    """Mean over the blocks of eq. 7, ``1/2 CV(Imp)^2 + 1/2 CV(Load)^2``; zero in evaluation.
 
-            importance, load = all_reduce(torch.stack([importance, load / world]))
-        return 0.5 * squared_variation(importance) + 0.5 * squared_variation(load)
+    Over the batches of all processes that train together. Within ``supervised`` it is the cross
+    entropy of the logits and the experts named there instead. Blocks are taken together: their
+    numbers are few, and on a GPU every launch costs. Their routers differ in their experts'
+    complexity alone.
+    """
+    one = routings[0].router
+    if not one.training:
+        return routings[0].logits.new_zeros(())
+    logits = torch.stack([r.logits for r in routings])  # (D, B, n)
+    if one.target is not None:
+        return F.cross_entropy(logits.flatten(0, 1), one.target.repeat(len(routings)))
+    importance = logits.softmax(dim=-1).sum(dim=1)
+    if one.use_complexity:
+        importance = torch.stack([r.router.complexity_bias for r in routings]) * importance
+    # Load (Shazeer et al. 2017): the chance, under fresh noise, to reach the k-th noisy logit.
+    noisy = torch.stack([r.noisy for r in routings])
+    last = torch.stack([r.plan.expert[:, -1:] for r in routings])
+    load = torch.special.ndtr((logits - noisy.gather(2, last)) / one.noise_std).mean(dim=1)
+    _, world = _replicas(one)
+    if world > 1:
+        from torch.distributed.nn.functional import all_reduce
 
-    def _replicas(self) -> tuple[int, int]:
-        """Rank and number of the processes that train together."""
-        if self.training and distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-        return 0, 1
+        importance, load = all_reduce(torch.stack([importance, load / world]))
+    return 0.5 * squared_variation(torch.stack([importance, load])).sum(dim=0).mean()
+
+
+def _replicas(router: Router) -> tuple[int, int]:
+    """Rank and number of the processes that train together."""
+    if router.training and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def routers(model: nn.Module) -> Iterator[Router]:
@@ -157,5 +167,5 @@ def _with_first_choice(logits: Tensor, expert: int) -> Tensor:
 
 
 def squared_variation(x: Tensor) -> Tensor:
-    """Squared coefficient of variation, with the unbiased standard deviation."""
-    return (x.std() / (x.mean() + 1e-8)) ** 2
+    """Squared coefficient of variation of the last dimension, with the unbiased deviation."""
+    return (x.std(dim=-1) / (x.mean(dim=-1) + 1e-8)) ** 2

@@ -19,6 +19,7 @@ from moce_kernels.precompile import Compiled, capability, precompile
 from moceir.config import PRECISIONS, MoCEIRConfig, preset
 from moceir.errors import ConfigError
 from moceir.model import MoCEIR
+from moceir.model.folded import folded
 from moceir.training.loss import restoration_loss
 
 PRODUCTS = ("default", "tf32", "ieee")
@@ -101,6 +102,8 @@ def network_work(
         train: forward, loss and backward instead of an inference.
     """
     model = MoCEIR(config).train(train)
+    if not train:
+        model = folded(model, dtype)
 
     def call() -> None:
         images = torch.empty(shape)

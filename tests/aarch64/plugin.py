@@ -102,7 +102,12 @@ class Program:
 
 
 # In CUDA's library alone.
-OTHERS = ("grouped_window_conv", "grouped_window_conv_backward")
+OTHERS = (
+    "fused_feedforward",
+    "fused_projection",
+    "grouped_window_conv",
+    "grouped_window_conv_backward",
+)
 
 
 def replace_library(path: str) -> torch.library.Library:

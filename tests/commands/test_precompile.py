@@ -54,7 +54,7 @@ def test_fake_tensors_launch_what_real_ones_do(
         x = torch.empty(2, 8, 6, 5, dtype=dtype).contiguous(memory_format=torch.channels_last)
         for first in range(4):  # channels whose address is a multiple of 2, 4, 8 or 16 elements
             part = x[:, first : first + 4]
-            _library.kernels("triton").depthwise_conv(part, torch.empty(4, 1, 3, 3), None)
+            _library.kernels("triton").depthwise_conv(part, torch.empty(4, 1, 3, 3), None, False)
 
     fake = variants(work)
     monkeypatch.setattr(absent_gpu, "FakeTensorMode", lambda **_: contextlib.nullcontext())

@@ -28,12 +28,15 @@ struct Thread {
   unsigned barrier, part;  // the named barrier it waits at, and how many threads share it
   float value;
   bool flag;
+  const void* given;
+  int barriers;  // of the block and of the warp, that it has come to
 };
 
 std::vector<Thread> threads;
 std::vector<float> shared;
 ucontext_t scheduler;
 const std::function<void()>* body;
+int left_out;  // the barrier at which no thread waits, from 1: for tests of the tests
 
 [[noreturn]] void fail(const char* why) {
   std::fprintf(stderr, "emulated kernel: %s\n", why);
@@ -51,31 +54,37 @@ void run_thread() {
   threads[threadIdx.x].state = State::kDone;
 }
 
-// Lets threads go on that wait for none but each other; false if there are none.
-bool release() {
-  const auto all = [](size_t from, size_t to, State barrier) {
-    bool any = false;
-    for (size_t i = from; i < to; i++) {
-      if (threads[i].state == State::kDone) continue;
-      if (threads[i].state != barrier) return false;
-      any = true;
-    }
-    return any;
-  };
-  const auto go = [](size_t from, size_t to) {
-    for (size_t i = from; i < to; i++)
-      if (threads[i].state != State::kDone) threads[i].state = State::kReady;
-  };
+// Whether threads wait at this barrier, and all of them that are not done.
+bool all_wait(size_t from, size_t to, State barrier) {
   bool any = false;
-  for (size_t warp = 0; warp < threads.size(); warp += 32)
-    if (all(warp, warp + 32, State::kAtWarpBarrier)) {
-      go(warp, warp + 32);
-      any = true;
-    }
+  for (size_t i = from; i < to; i++) {
+    if (threads[i].state == State::kDone) continue;
+    if (threads[i].state != barrier) return false;
+    any = true;
+  }
+  return any;
+}
+
+void go(size_t from, size_t to) {
+  for (size_t i = from; i < to; i++)
+    if (threads[i].state != State::kDone) threads[i].state = State::kReady;
+}
+
+// Lets a warp go on that waits for none but its own threads; false if it does not.
+bool release_warp(size_t warp) {
+  if (!all_wait(warp, warp + 32, State::kAtWarpBarrier)) return false;
+  go(warp, warp + 32);
+  return true;
+}
+
+// The same of parts of the block, and of all of it.
+bool release() {
+  bool any = false;
   for (size_t first = 0; first < threads.size(); first++) {
     if (threads[first].state != State::kAtPartBarrier || first % threads[first].part) continue;
     const unsigned part = threads[first].part, barrier = threads[first].barrier;
-    if (first + part > threads.size() || !all(first, first + part, State::kAtPartBarrier)) continue;
+    if (first + part > threads.size() || !all_wait(first, first + part, State::kAtPartBarrier))
+      continue;
     for (size_t i = 0; i < threads.size(); i++) {
       const bool inside = first <= i && i < first + part;
       const bool same = threads[i].part == part && threads[i].barrier == barrier;
@@ -85,7 +94,7 @@ bool release() {
     go(first, first + part);
     any = true;
   }
-  if (all(0, threads.size(), State::kAtBlockBarrier)) {
+  if (all_wait(0, threads.size(), State::kAtBlockBarrier)) {
     go(0, threads.size());
     any = true;
   }
@@ -95,17 +104,23 @@ bool release() {
 void run_block(bool reversed) {
   for (Thread& t : threads) {
     t.state = State::kReady;
+    t.barriers = 0;
     getcontext(&t.context);
     t.context.uc_stack = {t.stack.get(), 0, kStack};
     t.context.uc_link = &scheduler;
     makecontext(&t.context, run_thread, 0);
   }
-  do {
-    for (size_t i = 0; i < threads.size(); i++) {
-      const size_t j = reversed ? threads.size() - 1 - i : i;
-      if (threads[j].state != State::kReady) continue;
-      threadIdx.x = static_cast<unsigned>(j);
-      swapcontext(&scheduler, &threads[j].context);
+  do {  // a warp goes as far as it can before the next one begins
+    for (size_t i = 0; i < threads.size(); i += 32) {
+      const size_t warp = reversed ? threads.size() - 32 - i : i;
+      do {
+        for (size_t lane = 0; lane < 32; lane++) {
+          const size_t j = warp + (reversed ? 31 - lane : lane);
+          if (threads[j].state != State::kReady) continue;
+          threadIdx.x = static_cast<unsigned>(j);
+          swapcontext(&scheduler, &threads[j].context);
+        }
+      } while (release_warp(warp));
     }
   } while (release());
   for (const Thread& t : threads)
@@ -114,8 +129,11 @@ void run_block(bool reversed) {
 
 }  // namespace
 
-void __syncthreads() { wait(State::kAtBlockBarrier); }
-void __syncwarp() { wait(State::kAtWarpBarrier); }
+static void wait_at_barrier(State barrier) {
+  if (++threads[threadIdx.x].barriers != left_out) wait(barrier);
+}
+void __syncthreads() { wait_at_barrier(State::kAtBlockBarrier); }
+void __syncwarp() { wait_at_barrier(State::kAtWarpBarrier); }
 void __barrier_sync_count(unsigned barrier, unsigned count) {
   threads[threadIdx.x].barrier = barrier;
   threads[threadIdx.x].part = count;
@@ -140,6 +158,15 @@ unsigned __ballot_sync(unsigned, bool flag) {
   return flags;
 }
 
+void emulated_gather(const void* mine, size_t bytes, void* all) {
+  threads[threadIdx.x].given = mine;
+  wait(State::kAtWarpBarrier);
+  for (unsigned lane = 0; lane < 32; lane++)
+    std::memcpy(static_cast<char*>(all) + lane * bytes,
+                threads[threadIdx.x / 32 * 32 + lane].given, bytes);
+  wait(State::kAtWarpBarrier);
+}
+
 float* emulated_shared() { return shared.data(); }
 
 void emulate(unsigned blocks, unsigned count, size_t shared_bytes,
@@ -149,6 +176,8 @@ void emulate(unsigned blocks, unsigned count, size_t shared_bytes,
   blockDim = {count, 1, 1};
   gridDim = {blocks, 1, 1};
   body = &kernel;
+  const char* barrier = std::getenv("MOCE_EMULATED_WITHOUT_BARRIER");
+  left_out = barrier ? std::atoi(barrier) : 0;
   threads.resize(count);
   for (Thread& t : threads)
     if (!t.stack) t.stack.reset(new char[kStack]);

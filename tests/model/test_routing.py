@@ -5,16 +5,29 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moce_kernels import routing_plan
+from moce_kernels import RoutingPlan, routing_plan
 from moceir.config import preset
 from moceir.model import MoCEIR
 from moceir.model.experts import ExpertBank
-from moceir.model.routing import Router, forced_expert, squared_variation, supervised
+from moceir.model.routing import (
+    BlockRouting,
+    Router,
+    auxiliary_loss,
+    forced_expert,
+    squared_variation,
+    supervised,
+)
 
 
 def router(top_k: int = 1, use_complexity: bool = True, scale: str = "max") -> Router:
     complexity = torch.tensor([100.0, 200.0, 400.0, 1000.0])
     return Router(8, 16, complexity, top_k, use_complexity, scale, noise="never").train()
+
+
+def loss_of(
+    one: Router, logits: torch.Tensor, noisy: torch.Tensor, plan: RoutingPlan
+) -> torch.Tensor:
+    return auxiliary_loss([BlockRouting(plan, logits, noisy, one)])
 
 
 @pytest.mark.parametrize(
@@ -37,7 +50,7 @@ def test_auxiliary_loss(top_k: int) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 0.3 * torch.randn(3, 4, generator=generator)
     noisy = logits + one.noise_std * torch.randn(3, 4, generator=generator)
-    loss = one.auxiliary_loss(logits, noisy, routing_plan(noisy, top_k))
+    loss = loss_of(one, logits, noisy, routing_plan(noisy, top_k))
 
     importance = (one.complexity_bias * logits.softmax(1)).sum(0)
     threshold = noisy.sort(1, descending=True).values[:, top_k - 1, None]
@@ -47,12 +60,27 @@ def test_auxiliary_loss(top_k: int) -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=0.02)
 
 
+@pytest.mark.parametrize("targets", [False, True])
+def test_the_loss_of_blocks_is_the_mean_of_theirs(targets: bool) -> None:
+    blocks = [router(scale=scale) for scale in ("max", "min", "max")]
+    routings = []
+    for one in blocks:
+        logits = torch.randn(5, 4)
+        noisy = logits + torch.randn(5, 4)
+        routings.append(BlockRouting(routing_plan(noisy, 2), logits, noisy, one))
+    if targets:
+        for one in blocks:
+            one.target = torch.tensor([0, 3, 1, 1, 2])
+    each = [auxiliary_loss([routing]) for routing in routings]
+    torch.testing.assert_close(auxiliary_loss(routings), torch.stack(each).mean())
+
+
 def test_balance_ignores_complexity() -> None:
     """Uniform logits: importance is even without the bias, and uneven with it."""
     logits = torch.zeros(4, 4)
     plan = routing_plan(logits, 1)
-    balanced = router(use_complexity=False).auxiliary_loss(logits, logits, plan)
-    biased = router(use_complexity=True).auxiliary_loss(logits, logits, plan)
+    balanced = loss_of(router(use_complexity=False), logits, logits, plan)
+    biased = loss_of(router(use_complexity=True), logits, logits, plan)
     assert balanced.item() == pytest.approx(0, abs=1e-6)
     assert biased.item() > 0.1
 
@@ -65,7 +93,7 @@ def test_where_the_loss_settles(use_complexity: bool) -> None:
     optimizer = torch.optim.Adam([logits], lr=0.02)
     for _ in range(300):
         optimizer.zero_grad()
-        one.auxiliary_loss(logits, logits, routing_plan(logits, 1)).backward()
+        loss_of(one, logits, logits, routing_plan(logits, 1)).backward()
         optimizer.step()
     usage = logits.detach().softmax(1).mean(0)
     if use_complexity:
@@ -78,7 +106,7 @@ def test_where_the_loss_settles(use_complexity: bool) -> None:
 def test_no_loss_in_evaluation() -> None:
     one = router().eval()
     routing = one(torch.rand(2, 8, 4, 4), torch.rand(2, 16))
-    assert routing.aux_loss.item() == 0
+    assert auxiliary_loss([routing]).item() == 0
 
 
 def test_bank_counts_each_expert() -> None:
@@ -98,13 +126,13 @@ def test_a_supervised_router_has_the_cross_entropy() -> None:
     one = router()
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     plan = routing_plan(logits, 1)
-    before = one.auxiliary_loss(logits, logits, plan)
+    before = loss_of(one, logits, logits, plan)
     with supervised(torch.nn.Sequential(one), torch.tensor([0, 3, 1])):
-        loss = one.auxiliary_loss(logits, logits, plan)
+        loss = loss_of(one, logits, logits, plan)
     expected = -logits.log_softmax(1)[[0, 1, 2], [0, 3, 1]].mean()
     torch.testing.assert_close(loss, expected)
-    assert one.auxiliary_loss(logits, logits, plan) == before != expected
-    assert one.eval().auxiliary_loss(logits, logits, plan) == 0
+    assert loss_of(one, logits, logits, plan) == before != expected
+    assert loss_of(one.eval(), logits, logits, plan) == 0
 
 
 def test_a_forced_expert_has_the_gate_of_the_first_choice() -> None:

@@ -43,8 +43,9 @@ def test_table_of_operators(library: Path, shared_memory: int, tests: str) -> No
     run_tests(library, "tests/ops/test_all_ops.py", f"({operators}) and ({tests})", shared_memory)
 
 
-def test_step_of_grouped_experts(library: Path) -> None:
-    run_tests(library, "tests/ops/test_grouped_window_conv.py", "", 228 * 1024)
+@pytest.mark.parametrize("part", ["grouped_window_conv", "fused_feedforward"])
+def test_parts_of_other_operators(part: str, library: Path) -> None:
+    run_tests(library, f"tests/ops/test_{part}.py", "", 228 * 1024)
 
 
 def test_composed_operators(library: Path) -> None:

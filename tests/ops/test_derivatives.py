@@ -65,6 +65,31 @@ def test_a_graph_changes_no_gradient(spec: OpSpec, kernel: str) -> None:
             assert leaf.grad is not None and torch.equal(leaf.grad, gradient)
 
 
+class NoGradient(torch.autograd.Function):
+    """Its input as it is, and no gradient of it, which is not the same as zeros."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("spec", "kernel"), KERNELS)
+def test_no_gradient_comes_in(spec: OpSpec, kernel: str) -> None:
+    skip_unless_it_runs(kernel, spec.name, device_of(kernel))
+    cast = next(spec.tiny()).cast(torch.float32, device_of(kernel))
+    leaves = {n: t.detach().requires_grad_() for n, t in cast.items()}
+    NoGradient.apply(next(spec.tiny()).call(kernel, **leaves)).sum().backward()
+    assert all(leaf.grad is None or not leaf.grad.any() for leaf in leaves.values())
+
+
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
 def test_forward_mode_is_refused(spec: OpSpec, kernel: str) -> None:
     skip_unless_it_runs(kernel, spec.name, device_of(kernel))

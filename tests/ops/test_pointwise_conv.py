@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moce_kernels import pointwise_conv
+from moce_kernels.ops import _library
 from tests.ops.spec import (
     activations,
     assert_close_to_float64,
@@ -50,7 +52,7 @@ def test_reference_by_hand() -> None:
     outer=sizes(40),
     height=st.integers(1, 9),
     width=sizes(70),
-    norm=st.booleans(),
+    norm=st.sampled_from([None, True, "affine"]),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "sliced_last", "expanded"]),
     grad_layout=st.sampled_from(["contiguous", "channels_last", "sliced_last", "expanded"]),
 )
@@ -60,7 +62,7 @@ def test_any_shape(
     outer: int,
     height: int,
     width: int,
-    norm: bool,
+    norm: bool | str | None,
     layout: str,
     grad_layout: str,
 ) -> None:
@@ -69,14 +71,20 @@ def test_any_shape(
     (x,) = activations(1, (2, inner, height, width), layout)
     (grad,) = activations(1, (2, outer, height, width), grad_layout)
     tensors = [x, torch.randn(outer, inner)]
-    if norm:
+    if norm == "affine":
         tensors += [torch.rand(inner), torch.randn(inner)]
 
     def call(runs: str, x: Tensor, weight: Tensor, *affine: Tensor) -> Tensor:
-        both = (affine[0], affine[1]) if norm else None
-        return pointwise_conv(x, weight, norm=both, eps=1.0, backend=runs)
+        how = (affine[0], affine[1]) if affine else bool(norm)
+        return pointwise_conv(x, weight, norm=how, eps=1.0, backend=runs)
 
     assert_close_to_float64(backend, call, tensors, grad)
+
+    # What is added to the gradient of x in the same pass.
+    (plus,) = activations(1, x.shape, grad_layout)
+    gradient = functools.partial(_library.raw(backend).pointwise_conv_backward, grad, x, tensors[1])
+    found, without = (gradient(p, bool(norm), 1.0, True, False)[0] for p in (plus, None))
+    torch.testing.assert_close(found, without + plus, rtol=1e-5, atol=1e-5)
 
 
 def test_autocast() -> None:
@@ -107,3 +115,20 @@ def test_autocast() -> None:
 def test_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"pointwise_conv: {message}"):
         pointwise_conv(**inputs(**change))
+
+
+@pytest.mark.parametrize("channels", [4, 200])  # 200: more than a GPU's program sees at once
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_a_gradient_is_added_in_every_dtype(backend: str, norm: bool, channels: int) -> None:
+    skip_unless_it_runs(backend, "pointwise_conv")
+    weight = torch.randn(6, channels) / channels**0.5
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x, plus = (torch.randn(2, channels, 5, 7).to(dtype) for _ in range(2))
+        grad = torch.randn(2, 6, 5, 7).to(dtype)
+        backward = _library.raw(backend).pointwise_conv_backward
+        found, _, _ = backward(grad, x, weight, plus, norm, 1e-5, True, False)
+        alone, _, _ = backward(grad, x, weight, None, norm, 1e-5, True, False)
+        assert found.dtype == dtype
+        error = (found.float() - (alone.float() + plus.float())).abs().max()
+        assert error <= 2 * torch.finfo(dtype).eps * (1 + found.float().abs().max())

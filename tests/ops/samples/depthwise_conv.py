@@ -20,7 +20,7 @@ def sample(shape: tuple[int, int, int, int], layout: str, kernel: int, bias: boo
         f"{'x'.join(map(str, shape))}-{layout}-kernel{kernel}{'' if bias else '-no_bias'}",
         tensors,
         lambda backend, **t: depthwise_conv(**t, backend=backend),
-        lambda x, weight, bias=None: (x, weight, bias),
+        lambda x, weight, bias=None: (x, weight, bias, False),
     )
 
 

@@ -18,6 +18,7 @@ def sample(shape: tuple[int, int, int, int], layout: str, bias: bool = True) -> 
         depthwise_sample(shape, layout, 3, bias),
         name=f"{'x'.join(map(str, shape))}-{layout}{'' if bias else '-no_bias'}",
         call=lambda backend, **t: gated_depthwise_conv(**t, backend=backend),
+        raw=lambda x, weight, bias=None: (x, weight, bias),
     )
 
 

@@ -47,6 +47,7 @@ def samples() -> Iterator[Sample]:
     yield sample((2, 12, 6, 20), "channels_last", 16, "norm", "bias")
     yield sample((0, 8, 16, 16), "channels_last", 8, "norm", "bias")
     yield sample((1, 64, 5, 20), "sliced_last", 64, "norm")
+    yield sample((1, 32, 13, 18), "channels_last", 40, "norm", "bias")
 
 
 def tiny() -> Iterator[Sample]:

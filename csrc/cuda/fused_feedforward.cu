@@ -1,0 +1,110 @@
+// The operators moce_kernels::fused_feedforward and fused_projection on GPUs: checks, output, launches. The
+// arithmetic is in fused_feedforward_kernel.cu.
+
+#include "fused_feedforward_kernel.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "device.h"
+
+namespace moce {
+
+static const float* optional_vector(const std::optional<Tensor>& t, int64_t n, const char* name) {
+  return t ? float_vector(*t, n, name) : nullptr;
+}
+
+static FusedMatrix matrix(const Tensor& t, const Tensor& x, int64_t rows, int64_t columns,
+                          const char* name) {
+  const bool is_float = t.scalar_type() == ScalarType::Float;
+  STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == rows && t.size(1) == columns &&
+                      (is_float || t.scalar_type() == x.scalar_type()),
+                  name, " must be (", rows, ", ", columns, "), in float32 or x's dtype");
+  return {t.data_ptr(), t.stride(0), t.stride(1), is_float};
+}
+
+// Whether eight neighbouring channels of any pixel can be loaded at once.
+static bool is_aligned(const Strided& s) {
+  return (s.b | s.h | s.w) % 8 == 0 && reinterpret_cast<uintptr_t>(s.data) % 16 == 0;
+}
+
+// What both have in common: of x, and of the `hidden` channels that are convolved to give `N`.
+static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
+                                 const Tensor& project_in, const std::optional<Tensor>& in_bias,
+                                 const Tensor& depthwise,
+                                 const std::optional<Tensor>& depthwise_bias, bool norm,
+                                 double eps) {
+  check_like(x, x, "x");
+  STD_TORCH_CHECK(type_of(x) != Type::kFloat, "x must be of 16 bits");
+  STD_TORCH_CHECK(x.stride(1) == 1, "x must be channels-last");
+  FusedFeedforward f{};
+  f.B = x.size(0);
+  f.C = x.size(1);
+  f.H = static_cast<int>(narrow(x.size(2)));
+  f.W = static_cast<int>(narrow(x.size(3)));
+  f.N = static_cast<int>(narrow(N));
+  STD_TORCH_CHECK(f.C % 16 == 0 && f.C >= 16 && f.C <= 64,
+                  "x must have 16, 32, 48 or 64 channels, not ", f.C);
+  f.x = x.data_ptr();
+  f.image = x.stride(0);
+  f.row = static_cast<int>(x.stride(2));
+  f.column = static_cast<int>(x.stride(3));
+  // Within a tile places are counted in 32 bits.
+  const int64_t out_row = f.W * std::max(f.C, N);
+  narrow(std::max(x.stride(2), out_row) * (kTileHeight + 2) + x.stride(3) * (kTileWidth + 2));
+  f.aligned = is_aligned(strided(x));
+  f.norm = norm;
+  f.eps = static_cast<float>(eps);
+  f.project_in = matrix(project_in, x, hidden, f.C, "project_in");
+  f.in_bias = optional_vector(in_bias, hidden, "in_bias");
+  f.depthwise = float_vector(depthwise, hidden * 9, "depthwise");
+  f.depthwise_bias = optional_vector(depthwise_bias, hidden, "depthwise_bias");
+  f.chunks = narrow(tiles_of(hidden, 2 * kChunk));
+  f.across = narrow(tiles_of(f.W, kTileWidth));
+  f.down = narrow(tiles_of(f.H, kTileHeight));
+  return f;
+}
+
+static Tensor launched(FusedFeedforward& f, const Tensor& x, bool gated) {
+  const Device device(x);
+  Tensor out = new_like(x, gated ? f.C : f.N);
+  if (out.numel() == 0) return out;
+  f.out = out.mutable_data_ptr();
+  Tensor packed = empty_floats({int64_t{f.chunks}, chunk_words(static_cast<int>(f.C))}, x);
+  f.packed = packed.mutable_data_ptr();
+  const FusedFeedforwardKernel& kernel =
+      type_of(x) == Type::kBFloat16 ? fused_feedforward_bfloat16 : fused_feedforward_half;
+  kernel.pack(f, device.stream());
+  (gated ? kernel.run : kernel.run_projection)(f, device.stream());
+  return out;
+}
+
+static Tensor fused_feedforward(const Tensor& x, const Tensor& project_in,
+                                std::optional<Tensor> in_bias, const Tensor& depthwise,
+                                std::optional<Tensor> depthwise_bias, const Tensor& project_out,
+                                std::optional<Tensor> out_bias, bool norm, double eps) {
+  STD_TORCH_CHECK(project_out.dim() == 2, "project_out must be (C, N)");
+  const int64_t N = project_out.size(1);
+  FusedFeedforward f =
+      describe(x, N, 2 * N, project_in, in_bias, depthwise, depthwise_bias, norm, eps);
+  f.project_out = matrix(project_out, x, f.C, N, "project_out");
+  f.out_bias = optional_vector(out_bias, f.C, "out_bias");
+  return launched(f, x, true);
+}
+
+static Tensor fused_projection(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                               const Tensor& depthwise, std::optional<Tensor> depthwise_bias,
+                               bool norm, double eps) {
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) % 2 == 0,
+                  "weight must be (N, C), N an even number");
+  const int64_t N = weight.size(0);
+  FusedFeedforward f = describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps);
+  return launched(f, x, false);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(moce_kernels, MOCE_DEVICE_KEY, m) {
+  m.impl("fused_feedforward", TORCH_BOX(&fused_feedforward));
+  m.impl("fused_projection", TORCH_BOX(&fused_projection));
+}
+
+}  // namespace moce

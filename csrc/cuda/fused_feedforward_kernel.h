@@ -1,0 +1,54 @@
+// A gated feed-forward network in one kernel, and its first two steps alone: what
+// fused_feedforward_kernel.cu offers to fused_feedforward.cu.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "moce/types.h"
+
+namespace moce {
+
+// Of float32, or of x's elements; null: there is none.
+struct FusedMatrix {
+  const void* data;
+  int64_t row, column;  // strides
+  bool is_float;
+};
+
+struct FusedFeedforward {
+  int64_t B, C;
+  int H, W;
+  int N;          // channels after the depthwise convolution, or the gate if there is one
+  const void* x;  // channels are adjacent; the strides of images, rows and columns:
+  int64_t image;
+  int row, column;
+  void* out;     // (B, H, W, C or N) without gaps
+  bool aligned;  // x can be loaded 16 bytes at a time
+  bool norm;
+  float eps;
+  // Without a gate N in place of 2 N, and nothing that comes after it. Null where there is no bias.
+  FusedMatrix project_in;                             // (2 N, C)
+  const float *in_bias, *depthwise, *depthwise_bias;  // (2 N), (2 N, 3, 3), (2 N)
+  FusedMatrix project_out;                            // (C, N)
+  const float* out_bias;                              // (C)
+  void* packed;  // chunks * chunk_words(C) words of 32 bits, which `pack` writes and `run` reads
+  unsigned chunks, across, down;  // how many chunks N has, tiles an image has
+};
+
+// The result's tile of a block, and the channels that it gates at a time; without a gate, half of those
+// that it convolves.
+constexpr int kTileWidth = 16, kTileHeight = 12, kChunk = 32;
+
+// The size of a chunk's parameters: see fused_feedforward_kernel.cu.
+constexpr int chunk_words(int C) { return 48 * C + 768; }
+
+// For 16-bit elements, and C of 16, 32, 48 and 64.
+struct FusedFeedforwardKernel {
+  void (*pack)(const FusedFeedforward&, cudaStream_t);
+  void (*run)(const FusedFeedforward&, cudaStream_t);
+  void (*run_projection)(const FusedFeedforward&, cudaStream_t);  // without a gate
+};
+
+extern const FusedFeedforwardKernel fused_feedforward_bfloat16, fused_feedforward_half;
+
+}  // namespace moce
