@@ -26,10 +26,9 @@ class Network:
 
     def __init__(self, model: MoCEIR, device: torch.device, precision: str) -> None:
         self._model, self._device, self._precision = model, device, precision
-        self._on_gpu = device.type == "cuda"  # elsewhere launches cost nothing
-        self._folded = None
+        self._folded = None  # on a CPU launches cost nothing
         # What computes its weights anew at every call cannot be folded once.
-        if self._on_gpu and not any(map(is_parametrized, model.modules())):
+        if device.type == "cuda" and not any(map(is_parametrized, model.modules())):
             self._folded = Folded(model, getattr(torch, precision))
         self.graphs = Replayed(functools.partial(self._run, precision=precision))
 
@@ -42,7 +41,7 @@ class Network:
         # What is made of the weights, and read by graphs, follows them.
         if self._folded is not None and self._folded.refresh():
             self.graphs.release()
-        if replay and self._on_gpu and precision == self._precision:
+        if replay and self._folded is not None and precision == self._precision:
             return self.graphs(images)
         return self._run(images, precision)
 

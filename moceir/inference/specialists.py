@@ -44,6 +44,10 @@ POSSIBLE = 0.02
 """A specialist is not tried on an image that has its kinds with less than this probability, by the
 selector. Of patches that are better by 1 dB or more for a specialist, 0.8 % are lost so."""
 
+SURE = 1.0
+"""How sure the judge must be: at 0, what is won and what is lost by a yes would balance. Chosen on
+training photos that it had not seen (docs/training-log.md, run 10)."""
+
 
 class Onward:
     """The results of one network as the images of the next, whose results go to ``canvas``."""
@@ -195,7 +199,7 @@ class Specialists:
                 if not needed.any():
                     continue
                 pairs = [self._pair(self._of(name), place, canvas) for place in places]
-                needed &= judge(name, _seen(pairs), logits, applied) > 0
+                needed &= judge(name, _seen(pairs), logits, applied) > SURE
                 applied[:, turn] = needed
                 places = [after.where(needed[:, None, None, None], b) for b, after in pairs]
                 for i in needed.nonzero().flatten().tolist():

@@ -42,15 +42,12 @@ class Judge(nn.Module):
     mean: Tensor
     scale: Tensor
     """(6, width) each: of the inputs in training."""
-    margin: Tensor
-    """(6,) From here on a specialist's part is believed."""
 
     def __init__(self, hidden: int = 32) -> None:
         super().__init__()
         width = len(KINDS) + len(SPECIALISTS) + _SIZES + _SHIFTS + _LIGHT
         for name in ("mean", "scale"):
             self.register_buffer(name, torch.ones(len(SPECIALISTS), width))
-        self.register_buffer("margin", torch.zeros(len(SPECIALISTS)))
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
             for _ in SPECIALISTS
@@ -64,7 +61,7 @@ class Judge(nn.Module):
         )
 
     def forward(self, name: str, seen: Tensor, logits: Tensor, applied: Tensor) -> Tensor:
-        """(B,): positive if the images are better for it.
+        """(B,): the more, the surer it is that the images are better for it.
 
         Args:
             name: of the specialist.
@@ -75,4 +72,4 @@ class Judge(nn.Module):
         which = [*SPECIALISTS].index(name)
         x = (self.inputs(seen, logits, applied) - self.mean[which]) / self.scale[which]
         # What lies far outside of all training images counts no more than what lies at their edge.
-        return self.heads[which](x.clamp(-5, 5))[:, 0] - self.margin[which]
+        return self.heads[which](x.clamp(-5, 5))[:, 0]

@@ -11,7 +11,6 @@ gains, and the judge learns whether it gains anything. The specialists are not t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,10 +57,6 @@ _MOST = 15.0
 _CHOICES = -9  # a stream of random numbers
 
 DROPOUT, WEIGHT_DECAY = 0.1, 0.3
-FOLDS = 4
-HARM = 0.003
-"""Share of the patches that may lose more than 1 dB by a specialist: the judge is made so cautious
-on patches of pictures that it has not been trained on."""
 
 Examples = dict[str, np.ndarray]
 """Of n trials of a specialist: ``picture`` (n,), a number for each that patches are cut from,
@@ -86,13 +81,12 @@ class Trials:
 
     def of(self, numbers: list[int]) -> Iterator[dict[str, Tensor]]:
         """Trials of all specialists, the fields as in ``Examples``."""
-        chance = uniforms(
-            states(self._seed, np.asarray(numbers), _CHOICES), 0, 2 + 2 * len(SPECIALISTS)
-        )
+        choices = states(self._seed, np.asarray(numbers), _CHOICES)
+        chance = torch.from_numpy(uniforms(choices, 0, 2 * len(SPECIALISTS)))
         clean = self._clean(numbers)
         pictures = torch.from_numpy(self._source.samples.take(self._seed, numbers))
         recipe = synthesis.draw(self._seed + 1, numbers, max_mixture=3, mixed=0.4, clean=0.16)[0]
-        tried, erring = torch.from_numpy(chance).chunk(2, dim=1)
+        tried, erring = chance.chunk(2, dim=1)
         now = target = synthesis.degrade(clean, recipe)
         part = part_of(now, self._networks[BUNDLED[0]].restored(now))
         logits = logits_of(self._selector, iter([part]))
@@ -149,15 +143,8 @@ def fit(judge: Judge, examples: Examples, steps: int, batch: int, lr: float) -> 
         x = judge.inputs(own["seen"], own["logits"], own["applied"])
         judge.mean[stage], judge.scale[stage] = x.mean(0), x.std(0) + 1e-3
         x = ((x - judge.mean[stage]) / judge.scale[stage]).clamp(-5, 5)
-        gain, weight = own["gain"].clamp(-_MOST, _MOST), own["weight"]
-        said = torch.empty(len(x))
-        for fold in range(FOLDS):
-            left_out, other = own["picture"] % FOLDS == fold, copy.deepcopy(head)
-            _fit_head(other, x[~left_out], gain[~left_out], weight[~left_out], steps, batch, lr)
-            with torch.no_grad():
-                said[left_out] = other(x[left_out])[:, 0]
-        judge.margin[stage] = _margin(said, gain, weight)
-        _fit_head(head, x, gain, weight, steps, batch, lr)
+        gain = own["gain"].clamp(-_MOST, _MOST)
+        _fit_head(head, x, gain, own["weight"], steps, batch, lr)
 
 
 def _fit_head(
@@ -175,13 +162,6 @@ def _fit_head(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-
-
-def _margin(said: Tensor, gain: Tensor, weight: Tensor) -> float:
-    """The least from which on no more than HARM of the patches are spoilt, and 0 or more."""
-    order = said.argsort(descending=True)
-    spoilt = (weight * (gain < -1))[order].cumsum(0) / weight.sum()
-    return max(0.0, said[order][spoilt > HARM].max().item()) if (spoilt > HARM).any() else 0.0
 
 
 def read(paths: tuple[Path, ...]) -> Examples:

@@ -235,7 +235,7 @@ def test_the_judge_decides(
     def judge(name: str, seen: Tensor, logits: Tensor, applied: Tensor) -> Tensor:
         asked.append((name, applied[0].tolist()))
         assert seen.isfinite().all() and logits.shape == (len(seen), len(KINDS))
-        return torch.full((len(seen),), 1.0 if name in names else -1.0)
+        return torch.full((len(seen),), 2.0 if name in names else 0.5)
 
     monkeypatch.setattr(specialists, "load_judge", lambda device: judge)
     monkeypatch.setattr(specialists, "POSSIBLE", 0.0)
