@@ -28,7 +28,7 @@ def restored(*words: object, stdin: bytes | None = None) -> Result:
 
 
 def photograph(path: Path, **parameters: object) -> Path:
-    with Image.open(CLEAN[0]) as image:
+    with Image.open(CLEAN[-1]) as image:
         image.convert("RGB").crop((0, 0, 256, 256)).save(path, **parameters)
     return path
 
@@ -100,7 +100,7 @@ def test_the_help_names_all_kinds() -> None:
 
 
 def test_a_file_of_several_frames_stays_whole(tmp_path: Path) -> None:
-    with Image.open(CLEAN[0]) as image:
+    with Image.open(CLEAN[-1]) as image:
         frame = image.convert("RGB").crop((0, 0, 256, 256))
     buffer = BytesIO()
     frame.save(buffer, "TIFF", save_all=True, append_images=[frame])
