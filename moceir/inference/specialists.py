@@ -36,7 +36,6 @@ SIDE = 256
 PLACES = 3
 """The most places in a row, and the most rows of them."""
 
-
 Needed = dict[str, str]
 """The specialists that an image needs, in order, and the kind that it is likely to have of each."""
 

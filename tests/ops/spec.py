@@ -32,6 +32,19 @@ def skip_unless_it_runs(backend: str, operator: str, device: torch.device = CPU)
         pytest.skip(f"{backend}: {reason}")
 
 
+def device_of_library(operator: str, raw: str) -> torch.device:
+    """Where ``raw``, a step of ``operator`` in the CUDA library, runs: on a GPU, or with what
+    test_cuda_kernels.py compiles for CPUs; skips where neither is."""
+    if torch.cuda.is_available():
+        skip_unless_it_runs("cuda", operator, torch.device("cuda"))
+        return torch.device("cuda")
+    if native.load("cpu") or not torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"moce_kernels::{raw}", "CPU"
+    ):
+        pytest.skip("no GPU; test_cuda_kernels.py runs these tests with an emulated one")
+    return CPU
+
+
 def skip_unless_compiled(instruction_set: str) -> None:
     """Of the CPU library, which from source is compiled for this machine's best set alone."""
     skip_unless_it_runs("cpu", "fft_attention")

@@ -11,11 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from moce_kernels import native
-from moce_kernels.backends import why_not
 from moce_kernels.ops import fused_feedforward
 from tests.ops.samples import gated_feedforward, projected_depthwise_conv
-from tests.ops.spec import Sample
+from tests.ops.spec import Sample, device_of_library
 from tests.ops.test_all_ops import error
 
 DTYPES = [torch.bfloat16, torch.float16]
@@ -24,17 +22,7 @@ FLOOR = {torch.bfloat16: 2e-4, torch.float16: 3e-5}  # as tests/ops/spec.py has 
 
 @pytest.fixture(scope="module")
 def device() -> torch.device:
-    if torch.cuda.is_available():
-        reason = why_not("cuda", "gated_feedforward", torch.device("cuda"))
-        if reason:
-            pytest.skip(f"cuda: {reason}")
-        return torch.device("cuda")
-    reason = native.load("cpu")
-    if reason or not torch._C._dispatch_has_kernel_for_dispatch_key(
-        "moce_kernels::fused_feedforward", "CPU"
-    ):
-        pytest.skip("no GPU; test_cuda_kernels.py runs these tests with an emulated one")
-    return torch.device("cpu")
+    return device_of_library("gated_feedforward", "fused_feedforward")
 
 
 def feedforward(channels: int, hidden: int, size: tuple[int, int, int], *more: str) -> Sample:

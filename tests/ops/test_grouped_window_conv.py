@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from moce_kernels import native
-from moce_kernels.backends import why_not
 from moce_kernels.ops import grouped_window_conv as _defines  # noqa: F401
 from moce_kernels.reference.window_fft_conv import window_fft_conv
+from tests.ops.spec import device_of_library
 
 RANKS, WINDOWS = [3, 6, 12, 24], [4, 8, 16, 32]
 EXPERTS = len(RANKS)
@@ -31,17 +30,7 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def device() -> torch.device:
-    if torch.cuda.is_available():
-        reason = why_not("cuda", "window_fft_conv", torch.device("cuda"))
-        if reason:
-            pytest.skip(f"cuda: {reason}")
-        return torch.device("cuda")
-    reason = native.load("cpu")
-    if reason or not torch._C._dispatch_has_kernel_for_dispatch_key(
-        "moce_kernels::grouped_window_conv", "CPU"
-    ):
-        pytest.skip("no GPU; test_cuda_kernels.py runs these tests with an emulated one")
-    return torch.device("cpu")
+    return device_of_library("window_fft_conv", "grouped_window_conv")
 
 
 def tensor(shape: tuple[int, ...], dtype: torch.dtype, layout: str, device: torch.device) -> Tensor:
