@@ -27,8 +27,11 @@ ruff format --check .
 ruff check .
 mypy
 NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --site-dir "$environment/site"
-# Files of tests run side by side: one for each core that has 4 GB of memory.
+# Files of tests run side by side: one for each core that has 4 GB of memory. The cores are divided
+# among them: more threads than cores wait for each other, and tests of networks take three times as
+# long.
 workers=$(python -c "import os
 from moceir.machine import host_bytes
 print(max(1, min(os.cpu_count() or 1, (host_bytes() or 0) // 2**32)))")
-python -m pytest -n "$workers" --dist loadfile "$@"
+cores=$(python -c "import os; print(os.cpu_count() or 1)")
+OMP_NUM_THREADS=$((cores / workers)) python -m pytest -n "$workers" --dist loadfile "$@"
