@@ -19,7 +19,7 @@ def app(model: str | None, device: str | None, threads: int | None, port: int) -
     from moceir.inference.restorer import Restorer
 
     with web.listen(port) as server:  # before the network, which takes longer to load
-        restorer = Restorer(model, device, threads=threads)
+        restorer = Restorer(model, device, "auto", threads)
         host, port = server.getsockname()
         click.echo(f"open http://{host}:{port}/ in a browser; Ctrl-C stops the server")
         web.serve(restorer, server)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moceir.commands import files
-from moceir.commands.common import DEVICE, MODEL, PRECISION, THREADS
+from moceir.commands.common import DEVICE, MODEL, THREADS
+from moceir.config import PRECISIONS
 
 if TYPE_CHECKING:
     from moceir.inference.restorer import Restorer
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
     help="Pixels shared by neighbouring tiles.",
 )
 @DEVICE
-@PRECISION
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", *PRECISIONS)),
+    default="auto",
+    show_default=True,
+    help="Precision of the activations. auto: bfloat16 for bundled weights on a GPU, else float32.",
+)
 @THREADS
 @click.option(
     "--strength",
@@ -82,7 +89,7 @@ def restore(
     tile: int | None,
     tile_overlap: int,
     device: str | None,
-    precision: str | None,
+    precision: str,
     threads: int | None,
     strength: float,
     light: float | None,
@@ -110,7 +117,7 @@ def restore(
         from moceir.inference.restorer import Restorer
 
         restorer = Restorer(model, device, precision, threads)
-        run.say(_describe(restorer))
+        run.say(_describe(restorer, precision))
         return restorer
 
     with run.until_stopped():
@@ -130,13 +137,18 @@ def restore(
     run.finish()
 
 
-def _describe(restorer: Restorer) -> str:
+def _describe(restorer: Restorer, precision: str) -> str:
     windows = enumerate(restorer.model.config.windows, start=1)
     choice = "experts " + ", ".join(f"{i}: window {window}" for i, window in windows)
     choice += ", one choice per decoder block"
     if restorer.specialists is not None:
         choice = "specialists as each image needs them; " + choice
     on = f", threads {restorer.threads}" if restorer.device.type == "cpu" else ""
+    # That it is not float32 is said where nobody asked for it, with what it costs.
+    loss = (
+        ", 0.01 dB below float32 on average" if precision != restorer.precision != "float32" else ""
+    )
     return (
-        f"device {restorer.device}{on}, backend {restorer.backend}, {restorer.precision}; {choice}"
+        f"device {restorer.device}{on}, backend {restorer.backend}, {restorer.precision}{loss}; "
+        f"{choice}"
     )

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from moce_kernels.backends import BackendUnavailableError, choose
-from moceir.config import PRECISIONS
 from moceir.errors import ConfigError, PictureError, TooLittleMemory
 from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.network import Network
+from moceir.inference.precision import chosen
 from moceir.inference.results import Restored, Run, said
 from moceir.inference.selection import BufferedCanvas, Found, select
 from moceir.inference.settings import Settings, Wanted, check
@@ -59,8 +59,9 @@ class Restorer:
             those that it needs. After training a network, make a new ``Restorer`` of it: on a GPU
             not every change of the weights is noticed.
         device: a torch device; None: a CUDA GPU if there is one, else the CPU.
-        precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; None: float32. An
-            image that overflows in a lower one is restored in float32, as its ``Run`` notes.
+        precision: ``float32``, ``bfloat16`` or ``float16``, of the activations; ``auto``: bfloat16
+            for the bundled weights on a GPU that has it, else float32; None: float32. An image that
+            overflows in a lower one is restored in float32, as its ``Run`` notes.
         threads: CPU threads that restore an image; None: PyTorch's setting. While an image is
             restored, PyTorch uses that number in the whole process.
 
@@ -78,16 +79,11 @@ class Restorer:
         precision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        precision = precision or "float32"
-        if precision not in PRECISIONS:
-            raise ConfigError(
-                f"unknown precision {precision!r}: choose {', '.join(PRECISIONS)}", "precision"
-            )
         if threads is not None and threads < 1:
             raise ConfigError(f"threads {threads}: give at least 1", "threads")
         self._threads = threads
         self.device = memory.find_device(device)
-        self.precision = precision
+        self.precision = precision = chosen(precision, model, self.device)
         one_thread_after_fork()
         try:
             self.backend = choose("grouped_experts", None, self.device, getattr(torch, precision))
