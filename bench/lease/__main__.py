@@ -11,11 +11,11 @@ something is measured, and continues afterwards.
 
 First it checks correctness: every operator's values and gradients against float64 on every backend,
 the network against its reference, no synchronisation with the device, a CUDA graph equal to the
-eager pass. Then it measures, one after another: the card's peak rates, operators, the layer of
-experts, the whole network and its training step against the published code (a clone of which
-``--published`` names; it needs einops), and each kernel of one call. With all operators, the
-step ``counters`` (Nsight Compute) has run into its time limit; ``--only counters --operators A,B``
-took 26 s for two.
+eager pass, the bundled specialists against those on a CPU. Then it measures, one after another: the
+card's peak rates, operators, the layer of experts, the whole network and its training step against
+the published code (a clone of which ``--published`` names; it needs einops), and each kernel of one
+call. With all operators, the step ``counters`` (Nsight Compute) has run into its time limit;
+``--only counters --operators A,B`` took 26 s for two.
 
 ``--train MINUTES --pictures FOLDER`` then trains a slice, from the state in ``--state`` if there is
 one, and writes OUT/state. Operators that failed a check run in plain PyTorch.
@@ -50,6 +50,8 @@ COMPILED = (
     ("moce_ir_s 1280 x 720", "bfloat16"),
     ("moce_ir_s step of 32 x 128 x 128", "float32"),
 )
+# Tests of what the table of operators does not reach by itself.
+TESTS = ("tests/ops/test_fused_feedforward.py", "tests/ops/test_grouped_window_conv.py")
 # Sections of Nsight Compute.
 COUNTERS = ("SpeedOfLight", "LaunchStats", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis")
 
@@ -93,8 +95,12 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     steps += [
         Step("no waiting", "checks.synchronisation", (), 150),
         Step("CUDA graph", "checks.graph", (), 150),
+        Step("specialists", "checks.specialists", (), 150),
         Step("training, no waiting", "training.waiting", (), 120),
     ]
+    # Those skip without a GPU: a dry run has others.
+    files = ("tests/model/test_folded.py",) if dry else TESTS
+    steps += [Step(name, "checks.tests", (name,), 150) for name in files]
     fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # as deterministic algorithms ask for
     steps += [
         Step(f"training, CUDA graph {dtype}", "training.graph", (dtype,), 120, (), fixed)
@@ -105,6 +111,9 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     for backend in ("cuda", "triton") if shutil.which(sanitizer[0]) and not dry else ():
         name = f"compute-sanitizer {backend}"
         steps.append(Step(name, "checks.smallest", (backend,), 65, sanitizer, unused))
+        if backend == "cuda":
+            name = "compute-sanitizer " + TESTS[0]
+            steps.append(Step(name, "checks.tests", (TESTS[0],), 120, sanitizer, unused))
     return steps
 
 

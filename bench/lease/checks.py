@@ -9,22 +9,29 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from moce_kernels import backends, info
-from moceir import MoCEIR, MoCEIRConfig, preset
+from moceir import MoCEIR, MoCEIRConfig, Restorer, preset
+from moceir.evaluation.metrics import psnr
+from moceir.evaluation.rows import parse_row
 from moceir.inference.graphs import Replayed
 from moceir.model.folded import Folded
 from moceir.model.routing import Router
+from moceir.pictures.pixels import to_tensor
 from moceir.training.loss import restoration_loss
 from tests.ops.samples import SPECS
 from tests.ops.spec import OpSpec, Sample
 from tests.ops.test_all_ops import error, run
 
 Row = dict[str, Any]
+ROOT = Path(__file__).parents[2]
 SMALL = MoCEIRConfig(dim=16, num_blocks=(1, 1, 1, 1), num_dec_blocks=(1, 1, 1))
 
 
@@ -261,3 +268,54 @@ def graph(device: torch.device) -> Iterator[Row]:
         ok = not moved and difference < 1e-5
         yield {"graph": "after a change of the weights", "difference": difference, "ok": ok}
         yield {"graph": "captured", "ok": replayed.release()}
+
+
+# --- what uses the network ------------------------------------------------------------------------
+
+
+def specialists(device: torch.device) -> Iterator[Row]:
+    """A photo restored by the specialists: as on a CPU, from CUDA graphs as without them, and in
+    the precision that ``auto`` takes nearly as in float32."""
+    with Image.open(ROOT / "samples/clean/canyon-wren.png") as picture:
+        clean = to_tensor(picture.crop((0, 0, 192, 160)))
+    there, here = Restorer(device="cpu"), Restorer(device=device)
+    auto = Restorer(device=device, precision="auto")
+    kinds = ("noise:sigma=25", "rain", "haze:view=0", "low_light", "noise,jpeg:quality=30")
+    for number, kind in enumerate(kinds if device.type == "cuda" else kinds[:1]):
+        image = parse_row(kind).degrade(clean, number).mul(255).round().div(255)[None]
+        expected, *ours, lower = (r(image)[0] for r in (there, here, here, here, auto))
+        near, nearly = psnr(ours[0], expected), psnr(lower, expected)
+        same = all(torch.equal(each, ours[0]) for each in ours)
+        yield {
+            "check": f"specialists, {kind}",
+            "gain": psnr(expected, clean) - psnr(image[0], clean),
+            "psnr_to_cpu": near,
+            "psnr_of_auto": nearly,
+            "graphs_equal": same,
+            "ok": same and near > 50 and nearly > 35,
+        }
+
+
+class _Outcomes:
+    """Of the tests that pytest runs, as a plugin."""
+
+    def __init__(self) -> None:
+        self.passed = self.skipped = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.passed += report.when == "call" and report.passed
+        self.skipped += report.skipped
+
+
+def tests(device: torch.device, files: str) -> Iterator[Row]:
+    """Tests of what the operators' table does not reach by itself. They run in this process, so
+    that compute-sanitizer can read along."""
+    outcomes = _Outcomes()
+    words = ["-q", "-p", "no:cacheprovider", *files.split(",")]
+    code = pytest.main(words, plugins=[outcomes])
+    yield {
+        "check": files,
+        "passed": outcomes.passed,
+        "skipped": outcomes.skipped,
+        "ok": code == 0 and outcomes.passed > 0,
+    }

@@ -89,9 +89,10 @@ def correctness(rows: list[Row]) -> list[str]:
     lines += table(
         "check | right",
         (
-            (r.get("without_waiting") or r.get("graph"), r["ok"])
+            (r[key], r["ok"])
             for r in rows
-            if "without_waiting" in r or "graph" in r
+            for key in ("without_waiting", "graph", "check")
+            if key in r
         ),
     )
     return lines
