@@ -40,8 +40,7 @@ def _fake_projection(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
 torch.library.define(
     f"{_library.COMPILED}::fused_feedforward",
     "(Tensor x, Tensor project_in, Tensor? in_bias, Tensor depthwise, Tensor? depthwise_bias,"
-    " Tensor project_out, Tensor? out_bias, bool norm, float eps,"
-    " bool tf32) -> Tensor",
+    " Tensor project_out, Tensor? out_bias, bool norm, float eps, bool tf32) -> Tensor",
 )
 torch.library.register_fake(f"{_library.COMPILED}::fused_feedforward", _fake)
 torch.library.define(
