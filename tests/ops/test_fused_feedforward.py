@@ -131,7 +131,7 @@ def test_one_product_of_tf32(kind: Any, device: torch.device) -> None:
     exact = s.call("reference", **s.cast(torch.float64))
     cast = s.cast(torch.float32, device)
     ours, t = call(s, cast, tf32=True), {name: of.double() for name, of in s.tensors.items()}
-    weight = nearest_tf32(t.get("project_in", t.get("weight")))
+    weight = nearest_tf32(t["project_in" if kind is feedforward else "weight"])
     hidden = torch.einsum("nc,bchw->bnhw", weight, nearest_tf32(t["x"]))
     expected = torch.nn.functional.conv2d(hidden, t["depthwise"], padding=1, groups=hidden.shape[1])
     if kind is feedforward:
