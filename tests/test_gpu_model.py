@@ -125,6 +125,7 @@ OBJECTS = (
     "depthwise_conv_kernel_bfloat16",
     "fused_feedforward",
     "fused_feedforward_kernel_bfloat16",
+    "fused_feedforward_kernel_float",
     "gated_depthwise_conv",
     "gated_depthwise_conv_kernel_bfloat16",
     "grouped_window_conv",
@@ -141,8 +142,10 @@ CUDA_INSTRUCTIONS = {
     "backward_weight_kernel<7, 1>": 79.0,
     "gated_kernel<4, 2, false>": 26.7,
     "gated_kernel<4, 2, true>": 71.0,
-    "feedforward_kernel<BFloat16, 4>": 137.5,
-    "projection_kernel<BFloat16, 4>": 82.5,
+    "feedforward_kernel<BFloat16, 4, 1>": 137.5,
+    "projection_kernel<BFloat16, 4, 1>": 82.5,
+    "feedforward_kernel<float, 4, 3>": 335.2,
+    "projection_kernel<float, 4, 3>": 150.4,
     "window_convolve_kernel<4, float>": 1.09,
     "window_convolve_kernel<8, float>": 2.93,
     "window_convolve_kernel<16, float>": 6.85,
@@ -160,8 +163,10 @@ STORED = {
     "forward_kernel<7, 8, 1>": 2.0,
     "gated_kernel<4, 2, false>": 1.0,
     "gated_kernel<4, 2, true>": 4.0,
-    "feedforward_kernel<BFloat16, 4>": 2.0,
-    "projection_kernel<BFloat16, 4>": 6.0,
+    "feedforward_kernel<BFloat16, 4, 1>": 2.0,
+    "projection_kernel<BFloat16, 4, 1>": 6.0,
+    "feedforward_kernel<float, 4, 3>": 4.0,
+    "projection_kernel<float, 4, 3>": 12.0,
     "window_convolve_kernel<4, float>": 4 * 8 / 64 / 4,
     "window_convolve_kernel<8, float>": 4 * 16 / 64 / 4,
     "window_convolve_kernel<16, float>": 4 * 32 / 64 / 4,
@@ -199,15 +204,17 @@ def cuda_kernels() -> dict[str, tuple[int, float, float]]:
         torch.empty(s) for s in ((256, 64), (256,), (256, 1, 3, 3), (256,), (64, 128), (64,))
     )
     tiled = x[:, :, :240]  # whole tiles
-    feedforward = (tiled, *weights, True, 1e-5)
+    feedforward = (tiled, *weights, True, 1e-5, False)
     projection = (tiled, *(torch.empty(s) for s in ((192, 64), (192,), (192, 1, 3, 3))), None)
-    projection = (*projection, True, 1e-5)
+    projection = (*projection, True, 1e-5, False)
     ops = torch.ops.moce_kernels
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (ops.gated_depthwise_conv, (wide, torch.empty(128, 1, 3, 3), None)),
         (ops.gated_depthwise_conv_backward, (x, wide, torch.empty(128, 1, 3, 3), None)),
         (ops.fused_feedforward, feedforward),
         (ops.fused_projection, projection),
+        (ops.fused_feedforward, (tiled.float(), *feedforward[1:])),
+        (ops.fused_projection, (tiled.float(), *projection[1:])),
         (ops.grouped_window_conv, (x, x, order, offsets, *experts)),
         (ops.grouped_window_conv_backward, (mixed, x, x, order, offsets, *experts, x, x)),
     ]

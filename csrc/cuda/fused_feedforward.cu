@@ -23,19 +23,20 @@ static FusedMatrix matrix(const Tensor& t, const Tensor& x, int64_t rows, int64_
   return {t.data_ptr(), t.stride(0), t.stride(1), is_float};
 }
 
-// Whether eight neighbouring channels of any pixel can be loaded at once.
-static bool is_aligned(const Strided& s) {
-  return (s.b | s.h | s.w) % 8 == 0 && reinterpret_cast<uintptr_t>(s.data) % 16 == 0;
+// Whether 16 bytes of neighbouring channels of any pixel can be loaded at once.
+static bool is_aligned(const Strided& s, int size) {
+  return (s.b | s.h | s.w) * size % 16 == 0 && reinterpret_cast<uintptr_t>(s.data) % 16 == 0;
 }
+
+static int element_size(const Tensor& t) { return type_of(t) == Type::kFloat ? 4 : 2; }
 
 // What both have in common: of x, and of the `hidden` channels that are convolved to give `N`.
 static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
                                  const Tensor& project_in, const std::optional<Tensor>& in_bias,
                                  const Tensor& depthwise,
                                  const std::optional<Tensor>& depthwise_bias, bool norm,
-                                 double eps) {
+                                 double eps, bool tf32) {
   check_like(x, x, "x");
-  STD_TORCH_CHECK(type_of(x) != Type::kFloat, "x must be of 16 bits");
   STD_TORCH_CHECK(x.stride(1) == 1, "x must be channels-last");
   FusedFeedforward f{};
   f.B = x.size(0);
@@ -49,19 +50,21 @@ static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
   f.image = x.stride(0);
   f.row = static_cast<int>(x.stride(2));
   f.column = static_cast<int>(x.stride(3));
+  const int size = element_size(x), height = tile_height(size, f.C);
   // Within a tile places are counted in 32 bits.
   const int64_t out_row = f.W * std::max(f.C, N);
-  narrow(std::max(x.stride(2), out_row) * (kTileHeight + 2) + x.stride(3) * (kTileWidth + 2));
-  f.aligned = is_aligned(strided(x));
+  narrow(std::max(x.stride(2), out_row) * (height + 2) + x.stride(3) * (kTileWidth + 2));
+  f.aligned = is_aligned(strided(x), size);
   f.norm = norm;
   f.eps = static_cast<float>(eps);
+  f.tf32 = tf32;
   f.project_in = matrix(project_in, x, hidden, f.C, "project_in");
   f.in_bias = optional_vector(in_bias, hidden, "in_bias");
   f.depthwise = float_vector(depthwise, hidden * 9, "depthwise");
   f.depthwise_bias = optional_vector(depthwise_bias, hidden, "depthwise_bias");
-  f.chunks = narrow(tiles_of(hidden, 2 * kChunk));
+  f.chunks = narrow(tiles_of(hidden, 2 * chunk_channels(size)));
   f.across = narrow(tiles_of(f.W, kTileWidth));
-  f.down = narrow(tiles_of(f.H, kTileHeight));
+  f.down = narrow(tiles_of(f.H, height));
   return f;
 }
 
@@ -70,10 +73,11 @@ static Tensor launched(FusedFeedforward& f, const Tensor& x, bool gated) {
   Tensor out = new_like(x, gated ? f.C : f.N);
   if (out.numel() == 0) return out;
   f.out = out.mutable_data_ptr();
-  Tensor packed = empty_floats({int64_t{f.chunks}, chunk_words(static_cast<int>(f.C))}, x);
+  const int words = chunk_words(element_size(x), static_cast<int>(f.C));
+  Tensor packed = empty_floats({int64_t{f.chunks}, words}, x);
   f.packed = packed.mutable_data_ptr();
-  const FusedFeedforwardKernel& kernel =
-      type_of(x) == Type::kBFloat16 ? fused_feedforward_bfloat16 : fused_feedforward_half;
+  const FusedFeedforwardKernel& kernel = for_type_of(
+      x, fused_feedforward_float, fused_feedforward_bfloat16, fused_feedforward_half);
   kernel.pack(f, device.stream());
   (gated ? kernel.run : kernel.run_projection)(f, device.stream());
   return out;
@@ -82,11 +86,11 @@ static Tensor launched(FusedFeedforward& f, const Tensor& x, bool gated) {
 static Tensor fused_feedforward(const Tensor& x, const Tensor& project_in,
                                 std::optional<Tensor> in_bias, const Tensor& depthwise,
                                 std::optional<Tensor> depthwise_bias, const Tensor& project_out,
-                                std::optional<Tensor> out_bias, bool norm, double eps) {
+                                std::optional<Tensor> out_bias, bool norm, double eps, bool tf32) {
   STD_TORCH_CHECK(project_out.dim() == 2, "project_out must be (C, N)");
   const int64_t N = project_out.size(1);
   FusedFeedforward f =
-      describe(x, N, 2 * N, project_in, in_bias, depthwise, depthwise_bias, norm, eps);
+      describe(x, N, 2 * N, project_in, in_bias, depthwise, depthwise_bias, norm, eps, tf32);
   f.project_out = matrix(project_out, x, f.C, N, "project_out");
   f.out_bias = optional_vector(out_bias, f.C, "out_bias");
   return launched(f, x, true);
@@ -94,11 +98,11 @@ static Tensor fused_feedforward(const Tensor& x, const Tensor& project_in,
 
 static Tensor fused_projection(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                                const Tensor& depthwise, std::optional<Tensor> depthwise_bias,
-                               bool norm, double eps) {
+                               bool norm, double eps, bool tf32) {
   STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) % 2 == 0,
                   "weight must be (N, C), N an even number");
   const int64_t N = weight.size(0);
-  FusedFeedforward f = describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps);
+  FusedFeedforward f = describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps, tf32);
   return launched(f, x, false);
 }
 

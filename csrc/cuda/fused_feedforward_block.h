@@ -11,20 +11,11 @@
 namespace moce {
 
 constexpr int kThreads = 256;
-constexpr int kHaloWidth = kTileWidth + 2, kHalo = kHaloWidth * (kTileHeight + 2);
-constexpr int kPixels = kTileWidth * kTileHeight;
-// What a thread convolves: two channels of kColumns columns of kRows rows, the upper or the lower ones.
-constexpr int kColumns = 2, kRows = kTileHeight / 2;
-static_assert(kThreads == kChunk / 2 * (kTileWidth / kColumns) * 2);
-static_assert(kHalo <= kThreads);
-
-// Strides in elements from one pixel to the next, such that lanes meet different banks.
-constexpr int input_stride(int C) { return C + 8; }
-constexpr int kHiddenStride = 2 * kChunk + 8;  // a, then b
-constexpr int kGatedStride = kChunk + 8;
-constexpr int sum_stride(int C) { return C + 8; }
-// Where the gated pixels of the lower rows begin.
-constexpr int kLowerHalf = kPixels / 2 * kGatedStride + 32;
+constexpr int kHaloWidth = kTileWidth + 2;
+constexpr int kColumns = 2;  // of results that a thread convolves, of two channels
+// Elements that are moved at once.
+template <class T>
+constexpr int kPiece = 16 / sizeof(T);
 
 // The thread's and the block's number, read anew each time: what follows from them is computed again
 // where it is used and takes no registers in between.
@@ -47,49 +38,62 @@ __device__ inline unsigned block_here() {
 #endif
 }
 
-// A block's place, and its shared memory.
+// A block's place, and its shared memory. Strides are in elements from one pixel to the next, such that
+// lanes meet different banks.
 template <class T, int K>
 struct Block {
-  static constexpr int C = 16 * K;
+  static constexpr int C = 16 * K, kChunk = chunk_channels(sizeof(T));
+  static constexpr int kHeight = tile_height(sizeof(T), C), kPixels = kTileWidth * kHeight;
+  static constexpr int kHalo = kHaloWidth * (kHeight + 2), kInputPixels = (kHalo + 31) / 32 * 32;
+  static constexpr int kInputStride = C + kPiece<T>, kHiddenStride = 2 * kChunk + 8;
+  static constexpr int kGatedStride = kChunk + kPiece<T>, kSumStride = C + 8;
+  // Threads for all channels and columns convolve so many rows, as one of kGroups groups. A group's gated
+  // pixels follow those of the one before, with a gap if one warp has threads of both.
+  static constexpr int kGroups = kThreads / (kChunk / 2 * (kTileWidth / kColumns));
+  static constexpr int kRows = kHeight / kGroups;
+  static constexpr int kGroup = kRows * kTileWidth * kGatedStride + (kGroups == 2 ? 32 : 0);
+  // Matrices of 16 pixels that a warp multiplies last, and the pixels before those of the next quarter.
+  static constexpr int kMatrices = kHeight / 4;
+  static_assert(kHalo <= kThreads && kHeight % kGroups == 0 && 4 % kGroups == 0);
+
   int64_t image;
   int height, width, y, x;  // of the image, and of the tile's first pixel
-  T* input;                 // (kThreads, input_stride(C)): the pixels with their ring, and four unused
-  T* hidden;                // (kHalo, kHiddenStride)
-  T* gated;                 // (kPixels, kGatedStride), the lower rows from kLowerHalf on
+  T* input;                 // (kInputPixels, kInputStride): the pixels with their ring, and some unused
+  T* hidden;                // (kHalo, kHiddenStride): of a chunk a, then b
+  T* gated;                 // (kPixels, kGatedStride) in groups of kGroup elements
   float* parked;            // (kParked, kThreads, 4)
-  float* sums;              // (kPixels, sum_stride(C)): at last, in place of input and hidden
-  // Of a thread's sums with 64 channels, those that wait in shared memory until they are added to: there
-  // are not enough registers for all.
-  static constexpr int kParked = K == 4 ? 3 : 0;
+  float* sums;              // (kPixels, kSumStride): at last, in place of input and hidden
+  // Of a thread's sums with 64 channels of 16 bits, those that wait in shared memory until they are added
+  // to: there are not enough registers for all.
+  static constexpr int kParked = kMatrices * K == 12 ? 3 : 0;
   // Shared memory without and with what only the gated network needs.
   static constexpr int bytes_ungated() {
-    return sizeof(T) * (kThreads * input_stride(C) + kHalo * kHiddenStride);
+    return sizeof(T) * (kInputPixels * kInputStride + kHalo * kHiddenStride);
   }
   static constexpr int bytes() {
-    return bytes_ungated() + sizeof(T) * (kLowerHalf + kPixels / 2 * kGatedStride) +
-           kParked * kThreads * sizeof(MatrixC);
+    return bytes_ungated() + sizeof(T) * kGroups * kGroup + kParked * kThreads * sizeof(MatrixC);
   }
 
   __device__ Block(const FusedFeedforward& f) {
     static_assert(bytes() <= 99 * 1024);  // what a block may have from compute capability 8.0 on
-    static_assert(sizeof(float) * kPixels * sum_stride(C) <= bytes_ungated());
+    static_assert(sizeof(float) * kPixels * kSumStride <= bytes_ungated());
     const unsigned block = block_here(), row = block / f.across;
     image = row / f.down;
     height = f.H;
     width = f.W;
-    y = static_cast<int>(row % f.down) * kTileHeight;
+    y = static_cast<int>(row % f.down) * kHeight;
     x = static_cast<int>(block % f.across) * kTileWidth;
     sums = shared_memory();
     input = reinterpret_cast<T*>(sums);
-    hidden = input + kThreads * input_stride(C);
+    hidden = input + kInputPixels * kInputStride;
     gated = hidden + kHalo * kHiddenStride;
-    parked = reinterpret_cast<float*>(gated + kLowerHalf + kPixels / 2 * kGatedStride);
+    parked = reinterpret_cast<float*>(gated + kGroups * kGroup);
   }
 
-  __device__ void park(const MatrixC (&sums)[3][K]) const {
+  __device__ void park(const MatrixC (&sums)[kMatrices][K]) const {
     unroll<kParked>([&](auto i) { put_floats(parked_by_me(i.value), sums[2][i.value].numbers); });
   }
-  __device__ void fetch_parked(MatrixC (&sums)[3][K]) const {
+  __device__ void fetch_parked(MatrixC (&sums)[kMatrices][K]) const {
     unroll<kParked>([&](auto i) {
       unpack<float, 4>(get_packed<float, 4>(parked_by_me(i.value)), sums[2][i.value].numbers);
     });
@@ -106,46 +110,47 @@ struct Block {
   }
 };
 
-// Calls use(pixel, channel, aligned) for each eight channels of so many pixels: where they can be loaded
-// at once all of a thread's together, so that they are on their way at the same time.
-template <int K, int PIXELS, class Use>
+// Calls use(pixel, channel, aligned) for each piece of the channels of so many pixels: where they can be
+// loaded at once all of a thread's together, so that they are on their way at the same time.
+template <class T, int K, int PIXELS, class Use>
 __device__ void for_pieces(bool aligned, Use&& use) {
-  constexpr unsigned pieces = 2 * K, count = PIXELS * pieces;
+  constexpr unsigned pieces = 16 * K / kPiece<T>, count = PIXELS * pieces;
   const unsigned thread = thread_here();
   if (aligned) {
     unroll<(count + kThreads - 1) / kThreads>([&](auto j) {
       const unsigned i = j.value * kThreads + thread;
       constexpr bool all = (decltype(j)::value + 1) * kThreads <= count;
-      if (all || i < count) use(i / pieces, i % pieces * 8, std::true_type{});
+      if (all || i < count) use(i / pieces, i % pieces * kPiece<T>, std::true_type{});
     });
   } else {
 #pragma unroll 1
     for (unsigned i = thread; i < count; i += kThreads)
-      use(i / pieces, i % pieces * 8, std::false_type{});
+      use(i / pieces, i % pieces * kPiece<T>, std::false_type{});
   }
 }
 
 // x with its ring to shared memory; zeros for pixels outside the image, there and in `hidden`.
 template <class T, int K>
 __device__ void load_input(const FusedFeedforward& f, const Block<T, K>& at) {
+  using B = Block<T, K>;
   // Where the ring begins, which may be before the image.
   const T* first = static_cast<const T*>(f.x) + at.image * f.image + int64_t{at.y - 1} * f.row +
                    int64_t{at.x - 1} * f.column;
-  for_pieces<K, kHalo>(f.aligned, [&](unsigned pixel, unsigned channel, auto aligned) {
+  for_pieces<T, K, B::kHalo>(f.aligned, [&](unsigned pixel, unsigned channel, auto aligned) {
     const bool inside = at.inside(pixel);
     const int row = pixel / kHaloWidth, column = pixel % kHaloWidth;
     const T* from = first + (row * f.row + column * f.column + static_cast<int>(channel));
-    T* to = at.input + pixel * input_stride(16 * K) + channel;
+    T* to = at.input + pixel * B::kInputStride + channel;
     if constexpr (aligned.value)
       copy_async<16>(to, from, inside);
     else
-      unroll<8>([&](auto c) { to[c.value] = inside ? from[c.value] : T(0.f); });
+      unroll<kPiece<T>>([&](auto c) { to[c.value] = inside ? from[c.value] : T(0.f); });
   });
   const unsigned pixel = thread_here();
   const bool inside = at.inside(pixel);
-  if (pixel < kHalo && !inside)
-    unroll<2 * kChunk / 8>([&](auto i) {
-      reinterpret_cast<uint4*>(at.hidden + pixel * kHiddenStride)[i.value] = {};
+  if (pixel < B::kHalo && !inside)
+    unroll<2 * B::kChunk / kPiece<T>>([&](auto i) {
+      reinterpret_cast<uint4*>(at.hidden + pixel * B::kHiddenStride)[i.value] = {};
     });
   await_copies();
   __syncthreads();
@@ -154,20 +159,22 @@ __device__ void load_input(const FusedFeedforward& f, const Block<T, K>& at) {
 // Each thread one pixel, which lanes of its warp will read. Zeros stay zeros.
 template <class T, int K>
 __device__ void normalise(const FusedFeedforward& f, const Block<T, K>& at) {
-  constexpr int C = 16 * K;
-  T* pixel = at.input + thread_here() * input_stride(C);
-  float v[C / 8][8], sum = 0.f, squares = 0.f;
-  unroll<C / 8>([&](auto i) { unpack<T, 8>(get_packed<T, 8>(pixel + 8 * i.value), v[i.value]); });
-  unroll<C>([&](auto c) { sum += v[c.value / 8][c.value % 8]; });
+  constexpr int C = 16 * K, N = kPiece<T>;
+  if constexpr (Block<T, K>::kInputPixels < kThreads)
+    if (thread_here() >= Block<T, K>::kInputPixels) return;  // as all of its warp
+  T* pixel = at.input + thread_here() * Block<T, K>::kInputStride;
+  float v[C / N][N], sum = 0.f, squares = 0.f;
+  unroll<C / N>([&](auto i) { unpack<T, N>(get_packed<T, N>(pixel + N * i.value), v[i.value]); });
+  unroll<C>([&](auto c) { sum += v[c.value / N][c.value % N]; });
   unroll<C>([&](auto c) {
-    float& value = v[c.value / 8][c.value % 8];
+    float& value = v[c.value / N][c.value % N];
     value -= sum * (1.f / C);
     squares += value * value;
   });
   const float scale = rsqrtf(squares * (1.f / C) + f.eps);
-  unroll<C>([&](auto c) { v[c.value / 8][c.value % 8] *= scale; });
-  unroll<C / 8>([&](auto i) {
-    *reinterpret_cast<uint4*>(pixel + 8 * i.value) = pack<T, 8>(v[i.value]).word;
+  unroll<C>([&](auto c) { v[c.value / N][c.value % N] *= scale; });
+  unroll<C / N>([&](auto i) {
+    *reinterpret_cast<uint4*>(pixel + N * i.value) = pack<T, N>(v[i.value]).word;
   });
   __syncwarp();
 }

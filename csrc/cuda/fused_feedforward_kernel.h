@@ -26,6 +26,7 @@ struct FusedFeedforward {
   bool aligned;  // x can be loaded 16 bytes at a time
   bool norm;
   float eps;
+  bool tf32;  // float32 is multiplied as one product of TF32 and not as three
   // Without a gate N in place of 2 N, and nothing that comes after it. Null where there is no bias.
   FusedMatrix project_in;                             // (2 N, C)
   const float *in_bias, *depthwise, *depthwise_bias;  // (2 N), (2 N, 3, 3), (2 N)
@@ -35,20 +36,23 @@ struct FusedFeedforward {
   unsigned chunks, across, down;  // how many chunks N has, tiles an image has
 };
 
-// The result's tile of a block, and the channels that it gates at a time; without a gate, half of those
-// that it convolves.
-constexpr int kTileWidth = 16, kTileHeight = 12, kChunk = 32;
+// The result's tile of a block, and the channels that it gates at a time, which without a gate are half
+// of those that it convolves: for elements of `size` bytes, what shared memory has room for.
+constexpr int kTileWidth = 16;
+constexpr int tile_height(int size, int64_t C) { return size == 4 && C > 32 ? 8 : 12; }
+constexpr int chunk_channels(int size) { return 64 / size; }
 
-// The size of a chunk's parameters: see fused_feedforward_kernel.cu.
-constexpr int chunk_words(int C) { return 48 * C + 768; }
+// The size of a chunk's parameters: see fused_feedforward_parameters.h.
+constexpr int chunk_words(int size, int C) { return 24 * (size * C + chunk_channels(size)); }
 
-// For 16-bit elements, and C of 16, 32, 48 and 64.
+// For C of 16, 32, 48 and 64.
 struct FusedFeedforwardKernel {
   void (*pack)(const FusedFeedforward&, cudaStream_t);
   void (*run)(const FusedFeedforward&, cudaStream_t);
   void (*run_projection)(const FusedFeedforward&, cudaStream_t);  // without a gate
 };
 
-extern const FusedFeedforwardKernel fused_feedforward_bfloat16, fused_feedforward_half;
+extern const FusedFeedforwardKernel fused_feedforward_float, fused_feedforward_bfloat16,
+    fused_feedforward_half;
 
 }  // namespace moce

@@ -1,6 +1,7 @@
 """``gated_feedforward`` and ``projected_depthwise_conv`` in one kernel each: what they are in the
 CUDA library where the kernel takes their input. Raw operators alone, without gradients of their
-own, with the arguments of the raw operators of these names.
+own, with the arguments of the raw operators of these names, and then ``tf32``: whether float32 is
+multiplied in one product of TF32 and not in three.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from torch import Tensor
 from moce_kernels.ops import _inputs, _library
 
 
-def takes(x: Tensor) -> bool:
-    """Whether ``fused_feedforward`` takes these activations, with any number of hidden channels: of
-    16 bits, channels-last, and few enough channels that its tile fits every GPU's shared memory."""
-    whole = x.shape[1] in (16, 32, 48, 64)
-    return whole and x.dtype in (torch.bfloat16, torch.float16) and x.stride(1) == 1
+def takes(x: Tensor, products: str) -> bool:
+    """Whether ``fused_feedforward`` takes these activations, with any number of hidden channels:
+    channels-last, and few enough channels that its tile fits every GPU's shared memory.
+    ``products``: how those of float32 are computed, of which "ieee" needs other kernels."""
+    whole = x.shape[1] in (16, 32, 48, 64) and x.stride(1) == 1
+    if x.dtype == torch.float32:
+        return whole and products != "ieee"
+    return whole and x.dtype in (torch.bfloat16, torch.float16)
 
 
-def takes_projection(x: Tensor, weight: Tensor, depthwise: Tensor) -> bool:
+def takes_projection(x: Tensor, weight: Tensor, depthwise: Tensor, products: str) -> bool:
     """The same of ``fused_projection``, which writes pairs of channels."""
-    return takes(x) and weight.shape[0] % 2 == 0 and depthwise.shape[-1] == 3
+    return takes(x, products) and weight.shape[0] % 2 == 0 and depthwise.shape[-1] == 3
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:
@@ -36,12 +40,12 @@ def _fake_projection(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
 torch.library.define(
     f"{_library.COMPILED}::fused_feedforward",
     "(Tensor x, Tensor project_in, Tensor? in_bias, Tensor depthwise, Tensor? depthwise_bias,"
-    " Tensor project_out, Tensor? out_bias, bool norm, float eps) -> Tensor",
+    " Tensor project_out, Tensor? out_bias, bool norm, float eps, bool tf32) -> Tensor",
 )
 torch.library.register_fake(f"{_library.COMPILED}::fused_feedforward", _fake)
 torch.library.define(
     f"{_library.COMPILED}::fused_projection",
     "(Tensor x, Tensor weight, Tensor? bias, Tensor depthwise, Tensor? depthwise_bias, bool norm,"
-    " float eps) -> Tensor",
+    " float eps, bool tf32) -> Tensor",
 )
 torch.library.register_fake(f"{_library.COMPILED}::fused_projection", _fake_projection)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moce_kernels.ops import fused_feedforward
 from moce_kernels.triton_kernels import pointwise_conv
-from moce_kernels.triton_kernels._common import implement
+from moce_kernels.triton_kernels._common import float32_precision, implement
 from moce_kernels.triton_kernels._parts import TRITON, Parts
 
 
@@ -24,10 +24,10 @@ def forward(
     eps: float,
     parts: Parts = TRITON,
 ) -> Tensor:
-    fused = parts.fused_feedforward
-    if fused is not None and fused_feedforward.takes(x):
+    fused, products = parts.fused_feedforward, float32_precision()
+    if fused is not None and fused_feedforward.takes(x, products):
         parameters = project_in, in_bias, depthwise, depthwise_bias, project_out, out_bias
-        return fused(x, *parameters, norm, eps)
+        return fused(x, *parameters, norm, eps, products == "tf32")
     hidden = pointwise_conv.forward(x, project_in, in_bias, None, norm, eps)
     gated = parts.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     del hidden

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moce_kernels.ops import fused_feedforward
 from moce_kernels.triton_kernels import pointwise_conv
-from moce_kernels.triton_kernels._common import implement
+from moce_kernels.triton_kernels._common import float32_precision, implement
 from moce_kernels.triton_kernels._parts import TRITON, Parts
 
 
@@ -22,8 +22,9 @@ def forward(
     eps: float,
     parts: Parts = TRITON,
 ) -> Tensor:
-    fused = parts.fused_projection
-    if fused is not None and fused_feedforward.takes_projection(x, weight, depthwise):
-        return fused(x, weight, bias, depthwise, depthwise_bias, norm, eps)
+    fused, products = parts.fused_projection, float32_precision()
+    if fused is not None and fused_feedforward.takes_projection(x, weight, depthwise, products):
+        parameters = weight, bias, depthwise, depthwise_bias
+        return fused(x, *parameters, norm, eps, products == "tf32")
     projected = pointwise_conv.forward(x, weight, bias, None, norm, eps)
     return parts.depthwise_conv(projected, depthwise, depthwise_bias, False)

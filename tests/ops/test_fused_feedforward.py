@@ -5,6 +5,7 @@ Against the reference in float64, on a GPU or with what test_cuda_kernels.py com
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -16,8 +17,13 @@ from tests.ops.samples import gated_feedforward, projected_depthwise_conv
 from tests.ops.spec import Sample, device_of_library
 from tests.ops.test_all_ops import error
 
-DTYPES = [torch.bfloat16, torch.float16]
-FLOOR = {torch.bfloat16: 2e-4, torch.float16: 3e-5}  # as tests/ops/spec.py has them
+# As tests/ops/spec.py has them.
+FLOOR = {torch.float32: 3e-7, torch.bfloat16: 2e-4, torch.float16: 3e-5}
+DTYPES = list(FLOOR)
+of_each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+of_each_size = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:]
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def projection(channels: int, outer: int, size: tuple[int, int, int], *more: str
     return projected_depthwise_conv.sample(shape, more[0], outer, 3, *more[1:])  # type: ignore[arg-type]
 
 
-def raw(s: Sample, tensors: dict[str, Tensor]) -> tuple[Any, tuple[Any, ...]]:
+def raw(s: Sample, tensors: dict[str, Tensor], tf32: bool = False) -> tuple[Any, tuple[Any, ...]]:
     """The raw operator and its arguments: LayerNorm's scale and shift are in the first product."""
     t = dict(tensors)
     gated = "project_in" in t
@@ -48,11 +54,11 @@ def raw(s: Sample, tensors: dict[str, Tensor]) -> tuple[Any, tuple[Any, ...]]:
         t[bias] = t[weight].float() @ shift + t.get(bias, 0)
         t[weight] = t[weight].float() * scale
     ops = torch.ops.moce_kernels
-    return ops.fused_feedforward if gated else ops.fused_projection, s.raw(**t)
+    return ops.fused_feedforward if gated else ops.fused_projection, (*s.raw(**t), tf32)
 
 
-def call(s: Sample, tensors: dict[str, Tensor]) -> Tensor:
-    operator, arguments = raw(s, tensors)
+def call(s: Sample, tensors: dict[str, Tensor], tf32: bool = False) -> Tensor:
+    operator, arguments = raw(s, tensors, tf32)
     return operator(*arguments)
 
 
@@ -67,7 +73,7 @@ def check(s: Sample, dtype: torch.dtype, device: torch.device) -> None:
     assert error(ours, exact) <= 2 * error(plain, exact) + FLOOR[dtype], s.name
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@of_each_dtype
 @pytest.mark.parametrize(
     ("channels", "hidden", "size", "parts"),
     [
@@ -92,7 +98,7 @@ def test_feedforward(
         check(feedforward(channels, hidden, size, layout, *parts), dtype, device)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@of_each_dtype
 @pytest.mark.parametrize(
     ("channels", "outer", "size", "parts"),
     [
@@ -117,12 +123,39 @@ def test_projection(
 
 
 @pytest.mark.parametrize("kind", [feedforward, projection], ids=lambda kind: kind.__name__)
+def test_one_product_of_tf32(kind: Any, device: torch.device) -> None:
+    """What is multiplied is rounded to TF32, and nothing else: a number that is nearly between two
+    of TF32 may be taken for the other one."""
+    torch.manual_seed(0)
+    s = kind(48, 40, (1, 9, 20), "channels_last")
+    exact = s.call("reference", **s.cast(torch.float64))
+    cast = s.cast(torch.float32, device)
+    ours, t = call(s, cast, tf32=True), {name: of.double() for name, of in s.tensors.items()}
+    weight = nearest_tf32(t["project_in" if kind is feedforward else "weight"])
+    hidden = torch.einsum("nc,bchw->bnhw", weight, nearest_tf32(t["x"]))
+    expected = torch.nn.functional.conv2d(hidden, t["depthwise"], padding=1, groups=hidden.shape[1])
+    if kind is feedforward:
+        a, b = expected.chunk(2, 1)
+        gated = nearest_tf32(torch.nn.functional.gelu(a) * b)
+        out = torch.einsum("cn,bnhw->bchw", nearest_tf32(t["project_out"]), gated)
+        expected = t["x"] + out
+    assert error(ours, expected) < 3e-5 < 1e-4 < error(expected, exact)
+    assert error(call(s, cast), exact) < 1e-6
+
+
+def nearest_tf32(t: Tensor) -> Tensor:
+    bits = t.float().view(torch.int32)
+    return ((bits + 0x1000) & -0x2000).view(torch.float32).double()
+
+
+@of_each_size
+@pytest.mark.parametrize("kind", [feedforward, projection], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("offset", [0, 1, 4])
-def test_any_alignment(offset: int, kind: Any, device: torch.device) -> None:
+def test_any_alignment(offset: int, kind: Any, dtype: torch.dtype, device: torch.device) -> None:
     """16 bytes are read at a time, or single elements: the same numbers."""
     torch.manual_seed(0)
-    s = kind(32, 40, (1, 14, 20), "channels_last", "norm").rounded(torch.bfloat16)
-    cast = s.cast(torch.bfloat16, device)
+    s = kind(32, 40, (1, 14, 20), "channels_last", "norm").rounded(dtype)
+    cast = s.cast(dtype, device)
     x = cast["x"]
     buffer = torch.full((x.numel() + 8,), float("nan"), dtype=x.dtype, device=device)
     shifted = buffer.as_strided(x.shape, x.stride(), offset).copy_(x)
@@ -141,12 +174,13 @@ def test_matrices_of_any_strides_and_of_either_dtype(kind: Any, device: torch.de
     assert torch.equal(call(s, changed), call(s, cast))
 
 
+@of_each_size
 @pytest.mark.parametrize("kind", [feedforward, projection], ids=lambda kind: kind.__name__)
-def test_images_and_pixels_do_not_mix(kind: Any, device: torch.device) -> None:
+def test_images_and_pixels_do_not_mix(kind: Any, dtype: torch.dtype, device: torch.device) -> None:
     """A NaN stays in its own pixel and the eight around it."""
     torch.manual_seed(0)
-    s = kind(16, 16, (2, 30, 40), "channels_last", "norm").rounded(torch.bfloat16)
-    cast = s.cast(torch.bfloat16, device)
+    s = kind(16, 16, (2, 30, 40), "channels_last", "norm").rounded(dtype)
+    cast = s.cast(dtype, device)
     clean = call(s, cast)
     for y, x in ((0, 0), (11, 15), (12, 16), (29, 39)):
         spoilt = cast["x"].clone(memory_format=torch.preserve_format)
@@ -164,16 +198,21 @@ def test_images_and_pixels_do_not_mix(kind: Any, device: torch.device) -> None:
     [(feedforward, n) for n in range(1, 8)] + [(projection, n) for n in range(1, 6)],
     ids=lambda value: getattr(value, "__name__", value),
 )
+@of_each_size
 def test_a_missing_barrier_shows(
-    kind: Any, barrier: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    kind: Any,
+    barrier: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where threads take turns: these tests would find it."""
     if device.type == "cuda":
         pytest.skip("a GPU leaves no barrier out")
     torch.manual_seed(0)
-    hidden = 64 if kind is feedforward else 128
-    s = kind(16, hidden, (1, 24, 32), "channels_last", "norm").rounded(torch.bfloat16)
-    cast = s.cast(torch.bfloat16)
+    hidden = (64 if kind is feedforward else 128) * 2 // dtype.itemsize
+    s = kind(16, hidden, (1, 24, 32), "channels_last", "norm").rounded(dtype)
+    cast = s.cast(dtype)
     expected = call(s, cast)
     monkeypatch.setenv("MOCE_EMULATED_WITHOUT_BARRIER", str(barrier))
     assert not torch.equal(call(s, cast), expected)
@@ -187,13 +226,26 @@ def test_no_pixels(device: torch.device) -> None:
         assert call(s, s.cast(torch.float16, device)).shape == (0, channels, 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "asked"),
+    [(torch.bfloat16, "none"), (torch.float32, "none"), (torch.float32, "tf32")],
+)
 @pytest.mark.parametrize("name", ["gated_feedforward", "projected_depthwise_conv"])
-def test_the_operators_run_it(name: str, device: torch.device) -> None:
-    """In place of their parts, which are not called."""
+def test_the_operators_run_it(
+    name: str,
+    dtype: torch.dtype,
+    asked: str,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In place of their parts, which are not called; float32 is multiplied as PyTorch is told."""
     pytest.importorskip("triton")
     from importlib import import_module
 
+    from moce_kernels.triton_kernels import _common
     from moce_kernels.triton_kernels._parts import Parts
+
+    monkeypatch.setattr(_common, "compute_capability", lambda: 90)
 
     def never(*arguments: Any) -> Tensor:
         raise AssertionError("a part was called")
@@ -202,21 +254,29 @@ def test_the_operators_run_it(name: str, device: torch.device) -> None:
     parts = Parts(never, never, never, never, ops.fused_feedforward, ops.fused_projection)
     kind = feedforward if name == "gated_feedforward" else projection
     s = kind(16, 8, (1, 5, 6), "channels_last", "norm", "bias")
-    operator, arguments = raw(s, s.cast(torch.bfloat16, device))
+    operator, arguments = raw(s, s.cast(dtype, device), tf32=asked == "tf32")
     forward = import_module(f"moce_kernels.triton_kernels.{name}").forward
-    assert torch.equal(forward(*arguments, parts=parts), operator(*arguments))
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = asked
+    try:
+        ours = forward(*arguments[:-1], parts=parts)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert torch.equal(ours, operator(*arguments))
 
 
 def test_what_they_take() -> None:
     x = torch.empty(1, 32, 4, 4, dtype=torch.bfloat16, memory_format=torch.channels_last)
-    assert fused_feedforward.takes(x) and fused_feedforward.takes(x.half())
-    assert not fused_feedforward.takes(x.float())
-    assert not fused_feedforward.takes(x.contiguous())
-    for channels in (8, 24, 80, 128):
-        assert not fused_feedforward.takes(x[:, :1].expand(1, channels, 4, 4))
+    for products in ("ieee", "tf32", "tf32x3"):
+        takes = functools.partial(fused_feedforward.takes, products=products)
+        assert takes(x) and takes(x.half())
+        assert takes(x.float()) == (products != "ieee")
+        assert not takes(x.double()) and not takes(x.contiguous())
+        for channels in (8, 24, 80, 128):
+            assert not takes(x[:, :1].expand(1, channels, 4, 4))
     for outer, kernel in ((96, 3), (95, 3), (96, 7)):
         weight, depthwise = torch.empty(outer, 32), torch.empty(outer, 1, kernel, kernel)
-        taken = fused_feedforward.takes_projection(x, weight, depthwise)
+        taken = fused_feedforward.takes_projection(x, weight, depthwise, "ieee")
         assert taken == (outer % 2 == 0 and kernel == 3)
 
 
@@ -235,7 +295,7 @@ def test_refusals(kind: Any, device: torch.device) -> None:
     x, weight = good[:2]
     wide = torch.cat([x, x[:, :8]], 1).contiguous(memory_format=torch.channels_last)
     for bad, message in (
-        ({0: x.float()}, "x must be of 16 bits"),
+        ({0: x.double()}, "expected float32, bfloat16 or float16"),
         ({0: x.contiguous()}, "x must be channels-last"),
         ({0: wide}, "x must have 16, 32, 48 or 64 channels, not 24"),
         ({1: weight[1:]}, "project_in must be|weight must be"),
