@@ -33,7 +33,6 @@ from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels import _expert_kernels as kernels
 from moce_kernels.triton_kernels._common import (
     Plan,
-    add_up,
     blocks,
     compute_capability,
     flat,
@@ -46,6 +45,7 @@ from moce_kernels.triton_kernels._common import (
 )
 from moce_kernels.triton_kernels._norm_gate import norm_gate, norm_gate_backward
 from moce_kernels.triton_kernels._parts import TRITON, Parts
+from moce_kernels.triton_kernels._sums import add_up
 from moce_kernels.triton_kernels.depthwise_conv import depthwise, depthwise_backward_weight
 
 # Pixels, channels that come out and channels that go in of a program.

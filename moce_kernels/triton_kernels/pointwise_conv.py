@@ -35,7 +35,6 @@ from moce_kernels.triton_kernels._channel_norm import (
     normalise_gradient,
 )
 from moce_kernels.triton_kernels._common import (
-    add_up,
     blocks,
     compute_capability,
     flat,
@@ -52,6 +51,7 @@ from moce_kernels.triton_kernels._common import (
     strided,
     up_to,
 )
+from moce_kernels.triton_kernels._sums import add_up
 
 PROGRAMS = 528  # that share a sum over pixels: four for each of an H100's multiprocessors
 WHOLE = 128  # channels that a program can see at once beside their product
