@@ -137,6 +137,15 @@ def matrix(t: Tensor, x: Tensor, runs: str) -> Tensor:
     return t if t.dtype == x.dtype and not t.requires_grad else t.float()
 
 
+def converted(dtype: torch.dtype, *matrices: Tensor) -> list[Tensor]:
+    """The matrices in this dtype: where they have another, in one launch for all of them."""
+    found = [m if m.dtype == dtype else torch.empty_like(m, dtype=dtype) for m in matrices]
+    new = [(to, m) for to, m in zip(found, matrices, strict=True) if to is not m]
+    if new:
+        torch._foreach_copy_([to for to, _ in new], [m for _, m in new])
+    return found
+
+
 def new_like(t: Tensor, channels: int | None = None) -> Tensor:
     """What the kernels return for t: dense, channels-last where t's channels are adjacent; with
     another number of channels if one is given."""

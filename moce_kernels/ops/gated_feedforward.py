@@ -124,7 +124,8 @@ def _composed(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """The gradients as those of the parts, one after the other."""
-    project_in = project_in.to(x.dtype)  # once for both products
+    # Once for both products.
+    project_in, project_out = _inputs.converted(x.dtype, project_in, project_out)
     hidden = ops.pointwise_conv(x, project_in, in_bias, None, norm, eps)
     gated = ops.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     dgated, dproject_out, dout_bias = ops.pointwise_conv_backward(

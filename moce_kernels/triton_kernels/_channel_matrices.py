@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moce_kernels.triton_kernels._common import blocks, exp, load, product, store
+from moce_kernels.triton_kernels._sums import sum_of_parts
 
 
 @triton.jit
@@ -22,21 +23,26 @@ def _scores(
     heads,
     head,
 ):
-    """Of rows i and columns j of a head's matrix: the cosines times the temperature, the cosines,
-    the lengths of q's and k's channels."""
+    """``scores`` of rows i and columns j of a head's matrix, all that is needed being in memory."""
     mask = (i < head)[:, None] & (j < head)[None, :]
     matrix = (image * heads + h) * head * head
     dots = load(gram + matrix + i[:, None] * head + j[None, :], mask)
     at = squares + (image * 2 * heads + h) * head
-    q = tl.maximum(tl.sqrt_rn(load(at + i, i < head)), 1e-12)
-    k = tl.maximum(tl.sqrt_rn(load(at + heads * head + j, j < head)), 1e-12)
-    cosine = tl.div_rn(dots, q[:, None] * k[None, :])
-    score = tl.where((j < head)[None, :], cosine * tl.load(temperature + h), float("-inf"))
-    return score, cosine, q, k
+    of_q, of_k = load(at + i, i < head), load(at + heads * head + j, j < head)
+    return scores(dots, of_q, of_k, tl.load(temperature + h), j < head)
 
 
 @triton.jit
-def _softmax(score):
+def scores(dots, of_q, of_k, temperature, inside):
+    """Of rows of a head's matrix, given q k^T, q^2 and k^2: the cosines times the temperature, the
+    cosines, the lengths of q's and k's channels."""
+    q, k = tl.maximum(tl.sqrt_rn(of_q), 1e-12), tl.maximum(tl.sqrt_rn(of_k), 1e-12)
+    cosine = tl.div_rn(dots, q[:, None] * k[None, :])
+    return tl.where(inside[None, :], cosine * temperature, float("-inf")), cosine, q, k
+
+
+@triton.jit
+def softmax(score):
     """A, of whole rows; the largest of each row and the sum that it is divided by."""
     most = tl.max(score, axis=1)
     score = exp(score - most[:, None])
@@ -45,12 +51,13 @@ def _softmax(score):
 
 
 @triton.jit
-def _fold(
+def fold_rows(
     weight,  # (N, C)
     gram,  # (B, heads, c, c)
     squares,  # (B, 2, C)
     temperature,  # (heads,)
     out,  # (B, N, C)
+    block,
     rows,
     heads,
     head,
@@ -58,17 +65,17 @@ def _fold(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """out (B, N, C) = W A, head by head: (N, c) times (c, c). Each program makes the few rows of A
-    that it needs."""
+    """A block of rows of out (B, N, C) = W A, head by head: (N, c) times (c, c). Each program makes
+    the rows of A that it needs, a few at a time."""
     image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    n = block * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLUMNS)
     channels = heads * head
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, head, DEPTH):
         i = start + tl.arange(0, DEPTH)
         score = _scores(gram, squares, temperature, image, h, i, j, heads, head)[0]
-        value = _softmax(score)[0]
+        value = softmax(score)[0]
         at = weight + n[:, None] * channels + h * head + i[None, :]
         # Rows beyond the last of A are not zero, but these weights are.
         total += product(load(at, (n < rows)[:, None] & (i < head)[None, :]), value)
@@ -77,12 +84,13 @@ def _fold(
 
 
 @triton.jit
-def _fold_backward(
+def weight_rows(
     dmatrix,  # (B, N, C)
     gram,  # (B, heads, c, c)
     squares,  # (B, 2, C)
     temperature,  # (heads,)
     dweight,  # (B, N, C)
+    block,
     rows,
     heads,
     head,
@@ -90,16 +98,17 @@ def _fold_backward(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """dweight (B, N, C) = dM A^T, head by head: of A, some rows and columns at a time."""
+    """A block of rows of dweight (B, N, C) = dM A^T, head by head: of A, some rows and columns at a
+    time."""
     image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    n = block * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLUMNS)
     channels = heads * head
     at = image * rows * channels + n[:, None] * channels + h * head
     for first in range(0, head, DEPTH):
         i = first + tl.arange(0, DEPTH)
         score = _scores(gram, squares, temperature, image, h, i, j, heads, head)[0]
-        _, most, total = _softmax(score)
+        _, most, total = softmax(score)
         found = tl.zeros((ROWS, DEPTH), tl.float32)
         for start in range(0, head, DEPTH):
             some = start + tl.arange(0, DEPTH)
@@ -112,7 +121,7 @@ def _fold_backward(
 
 
 @triton.jit
-def _attention_backward(
+def attention_rows(
     gram,  # (B, heads, c, c)
     squares,  # (B, 2, C)
     temperature,  # (heads,)
@@ -120,8 +129,10 @@ def _attention_backward(
     dmatrix,  # (B, N, C)
     dgram,  # (B, heads, c, c)
     row_slopes,  # (B, C)
-    column_slopes,  # (B, blocks of rows, C)
-    dtemperature,  # (B, blocks of rows, heads)
+    column_slopes,  # (B, row_blocks, C)
+    dtemperature,  # (B, row_blocks, heads)
+    block,
+    row_blocks,
     rows,
     heads,
     head,
@@ -129,12 +140,12 @@ def _attention_backward(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Where M = W A has the gradient ``dmatrix``: dgram (B, heads, c, c), that of q k^T; the rows'
-    part of dtemperature (B, blocks of rows, heads); the sums of cosine times its gradient, which
-    are minus those of length times its own: row_slopes (B, C), column_slopes (B, blocks of rows,
-    C)."""
+    """Of a block of rows of A, where M = W A has the gradient ``dmatrix``: dgram (B, heads, c, c),
+    that of q k^T; the rows' part of dtemperature (B, row_blocks, heads); the sums of cosine times
+    its gradient, which are minus those of length times its own: row_slopes (B, C), column_slopes
+    (B, row_blocks, C)."""
     image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    i = block * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLUMNS)
     channels = heads * head
     dmatrix += image * rows * channels
@@ -146,9 +157,9 @@ def _attention_backward(
         m = load(dmatrix + at + j[None, :], (n < rows)[:, None] & (j < head)[None, :])
         d += product(tl.trans(w), m)
     score, cosine, q, k = _scores(gram, squares, temperature, image, h, i, j, heads, head)
-    value = _softmax(score)[0]
+    value = softmax(score)[0]
     d = value * (d - tl.sum(d * value, axis=1)[:, None])
-    part = image * tl.num_programs(0) + tl.program_id(0)
+    part = image * row_blocks + block
     of_rows = tl.where(i < head, tl.sum(d * cosine, axis=1), 0.0)
     tl.store(dtemperature + part * heads + h, tl.sum(of_rows, axis=0))
     by = tl.load(temperature + h)
@@ -158,6 +169,49 @@ def _attention_backward(
     tl.store(at, tl.sum(d * cosine, axis=0), mask=j < head)
     at = dgram + (image * heads + h) * head * head + i[:, None] * head + j[None, :]
     tl.store(at, d / (q[:, None] * k[None, :]), mask=(i < head)[:, None] & (j < head)[None, :])
+
+
+@triton.jit
+def _attention_backward(
+    gram,  # (B, heads, c, c)
+    squares,  # (B, 2, C)
+    temperature,  # (heads,)
+    weight,  # (N, C)
+    dmatrix,  # (B, N, C)
+    matrix,  # (B, N, C)
+    dgram,  # (B, heads, c, c)
+    row_slopes,  # (B, C)
+    column_slopes,  # (B, row_blocks, C)
+    dtemperature,  # (B, row_blocks, heads)
+    dweight,  # (B, N, C)
+    row_blocks,
+    weight_blocks,
+    rows,
+    heads,
+    head,
+    ROWS: tl.constexpr,  # of A
+    WEIGHT_ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """All that follows from M = W A and its gradient: the first programs have rows of A, then come
+    those with rows of dweight, and last those with rows of M itself."""
+    block = tl.program_id(0)
+    if block < row_blocks:
+        attention_rows(
+            gram, squares, temperature, weight, dmatrix, dgram, row_slopes, column_slopes,
+            dtemperature, block, row_blocks, rows, heads, head, ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
+    elif block < row_blocks + weight_blocks:
+        weight_rows(
+            dmatrix, gram, squares, temperature, dweight, block - row_blocks,
+            rows, heads, head, WEIGHT_ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
+    else:
+        fold_rows(
+            weight, gram, squares, temperature, matrix, block - row_blocks - weight_blocks,
+            rows, heads, head, WEIGHT_ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -200,51 +254,26 @@ def add_columns(
     PARTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A block of columns of the sums over the first dimension, in a fixed order."""
     c = block * COLUMNS + tl.arange(0, COLUMNS)
-    found = tl.zeros((PARTS, COLUMNS), tl.float32)
-    for start in range(0, parts, PARTS):
-        part = start + tl.arange(0, PARTS)
-        at = sums + part.to(tl.int64)[:, None] * size + c[None, :]
-        found += load(at, (part < parts)[:, None] & (c < size)[None, :])
-    tl.store(out + c, tl.sum(found, axis=0), mask=c < size)
+    total = sum_of_parts(sums, c, c < size, parts, size, PARTS, COLUMNS)
+    tl.store(out + c, total, mask=c < size)
 
 
 # --- launches ------------------------------------------------------------------------------------
 
 
-def _rows(head: int) -> tuple[int, int, int]:
-    """Rows and columns of a program that sees whole rows of a head's matrix, and its warps."""
-    columns = max(16, triton.next_power_of_2(head))
-    rows = min(columns, max(16, 2048 // columns))
-    return rows, columns, 4 if rows * columns <= 4096 else 8
+def columns_of(head: int) -> int:
+    """Of a program that sees whole rows of a head's matrix."""
+    return max(16, triton.next_power_of_2(head))
 
 
-def folded(
-    weight: Tensor, gram: Tensor, squares: Tensor, temperature: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """W A (B, N, C) in this dtype, head by head, of W (N, C). A is the softmax of the cosines times
-    the temperature."""
-    batch, heads, head, _ = gram.shape
-    outer, channels = weight.shape
-    _, columns, _ = _rows(head)
-    rows = min(32, max(16, 2048 // columns))
-    out = weight.new_empty((batch, outer, channels), dtype=dtype)
-    _fold[blocks(outer, rows), heads, batch](
-        weight=weight,
-        gram=gram,
-        squares=squares,
-        temperature=temperature,
-        out=out,
-        rows=outer,
-        heads=heads,
-        head=head,
-        ROWS=rows,
-        COLUMNS=columns,
-        DEPTH=16,
-        num_warps=min(16, max(4, columns // 16)),
-    )
-    return out
+def _warps(columns: int) -> int:
+    return min(16, max(4, columns // 16))
+
+
+def _fold_rows(head: int) -> int:
+    """Rows of W that a program multiplies with a head's matrix."""
+    return min(32, max(16, 2048 // columns_of(head)))
 
 
 def attention_backward(
@@ -254,48 +283,43 @@ def attention_backward(
     weight: Tensor,
     dmatrix: Tensor,
     dbias: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradient of q k^T, the slopes of q's lengths (B, C) and of k's (B, parts, C), and the
-    gradients of temperature, weight and bias. dbias: (B, N), of each image."""
+    dtype: torch.dtype,
+) -> tuple[Tensor, ...]:
+    """W A in this dtype; the gradient of q k^T, the slopes of q's lengths (B, C) and of k's
+    (B, parts, C), and the gradients of temperature, weight and bias. dbias: (B, N), of each
+    image."""
     batch, heads, head, _ = gram.shape
     outer, channels = weight.shape
-    rows, columns, warps = _rows(head)
-    row_blocks = blocks(head, rows)
+    columns, fold = columns_of(head), _fold_rows(head)
+    rows = min(columns, max(16, 2048 // columns))
+    row_blocks, weight_blocks = blocks(head, rows), blocks(outer, fold)
     new = weight.new_empty
+    matrix = new(dmatrix.shape, dtype=dtype)
     dgram, row_slopes = torch.empty_like(gram), new((batch, channels))
     column_slopes = new((batch, row_blocks, channels))
     of_temperature, of_weight = new((batch * row_blocks, heads)), torch.empty_like(dmatrix)
-    _attention_backward[row_blocks, heads, batch](
+    _attention_backward[row_blocks + 2 * weight_blocks, heads, batch](
         gram=gram,
         squares=squares,
         temperature=temperature,
         weight=weight,
         dmatrix=dmatrix,
+        matrix=matrix,
         dgram=dgram,
         row_slopes=row_slopes,
         column_slopes=column_slopes,
         dtemperature=of_temperature,
+        dweight=of_weight,
+        row_blocks=row_blocks,
+        weight_blocks=weight_blocks,
         rows=outer,
         heads=heads,
         head=head,
         ROWS=rows,
+        WEIGHT_ROWS=fold,
         COLUMNS=columns,
         DEPTH=16,
-        num_warps=warps,
-    )
-    _fold_backward[blocks(outer, 32), heads, batch](
-        dmatrix=dmatrix,
-        gram=gram,
-        squares=squares,
-        temperature=temperature,
-        dweight=of_weight,
-        rows=outer,
-        heads=heads,
-        head=head,
-        ROWS=32,
-        COLUMNS=columns,
-        DEPTH=16,
-        num_warps=min(16, max(4, columns // 16)),
+        num_warps=_warps(columns),
     )
     found = new((outer, channels)), new((outer,)), new((heads,))
     weight_blocks, bias_blocks = blocks(outer * channels, 32), blocks(outer, 32)
@@ -318,4 +342,4 @@ def attention_backward(
         num_warps=4,
     )
     dweight, dbias, dtemperature = found
-    return dgram, row_slopes, column_slopes, dtemperature, dweight, dbias
+    return matrix, dgram, row_slopes, column_slopes, dtemperature, dweight, dbias

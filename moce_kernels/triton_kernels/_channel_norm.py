@@ -69,10 +69,20 @@ def normalise_gradient(d, normed, scale, channels):
 
 
 @triton.jit
+def keep_statistics(statistics, image, first, p, size, x, scale, channels):
+    """What ``_norm_statistics`` has of x, zero where not inside, of which ``normalise`` returned
+    the scale."""
+    at = statistics + image * 2 * size + first + p
+    tl.store(at, tl.sum(x, axis=1) / channels, mask=p < size - first)
+    tl.store(at + size, tl.reshape(scale, p.shape), mask=p < size - first)
+
+
+@triton.jit
 def _norm_backward(
     d,  # (B, C, H, W)
     x,  # (B, C, H, W)
     plus,  # (B, C, H, W)
+    statistics,  # (B, 2, H W): written
     eps,
     channels,
     size,
@@ -82,7 +92,8 @@ def _norm_backward(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The gradient of x in the place of d, that of its normalisation, plus `plus`."""
+    """The gradient of x in the place of d, that of its normalisation, plus `plus`; and x's
+    statistics."""
     image = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * PIXELS
     p = tl.arange(0, PIXELS)
@@ -93,6 +104,7 @@ def _norm_backward(
     value = load(places(image_of(x, image), first, p, c, width, FLAT), mask)
     upstream = load(place, mask)
     normed, scale = normalise(value, inside, channels, eps)
+    keep_statistics(statistics, image, first, p, size, value, scale, channels)
     found = normalise_gradient(upstream, normed, scale, channels)
     if PLUS:
         found += load(places(image_of(plus, image), first, p, c, width, FLAT), mask)
@@ -126,8 +138,11 @@ def _norm_statistics(
 # --- launches ------------------------------------------------------------------------------------
 
 
-def norm_backward(d: Tensor, x: Tensor, plus: Tensor | None, eps: float) -> None:
-    """Turns d, the gradient of the normalised x, into that of x, and adds ``plus``."""
+def norm_backward(
+    d: Tensor, x: Tensor, plus: Tensor | None, statistics: Tensor, eps: float
+) -> None:
+    """Turns d, the gradient of the normalised x, into that of x, and adds ``plus``; writes x's
+    statistics."""
     batch, channels, height, width = x.shape
     size, wide = height * width, triton.next_power_of_2(channels)
     block = pixel_block(max(1, 2048 // wide), size)
@@ -135,6 +150,7 @@ def norm_backward(d: Tensor, x: Tensor, plus: Tensor | None, eps: float) -> None
         d=strided(d),
         x=strided(x),
         plus=strided(x if plus is None else plus),
+        statistics=statistics,
         eps=eps,
         channels=channels,
         size=size,
@@ -147,13 +163,18 @@ def norm_backward(d: Tensor, x: Tensor, plus: Tensor | None, eps: float) -> None
     )
 
 
-def norm_statistics(x: Tensor, eps: float) -> Tensor:
-    """(B, 2, H W), float32: each pixel's mean over its channels and the inverse of their
+def new_statistics(x: Tensor) -> Tensor:
+    """(B, 2, H W), float32, for each pixel's mean over its channels and the inverse of their
     deviation."""
+    batch, _, height, width = x.shape
+    return torch.empty((batch, 2, height * width), dtype=torch.float32, device=x.device)
+
+
+def norm_statistics(x: Tensor, statistics: Tensor, eps: float) -> None:
+    """Writes x's statistics."""
     batch, channels, height, width = x.shape
     size, depth = height * width, up_to(64, channels)
     block = pixel_block(2048 // depth, size)
-    statistics = torch.empty((batch, 2, size), dtype=torch.float32, device=x.device)
     _norm_statistics[blocks(size, block), batch](
         x=strided(x),
         statistics=statistics,
@@ -166,4 +187,3 @@ def norm_statistics(x: Tensor, eps: float) -> Tensor:
         DEPTH=depth,
         num_warps=4,
     )
-    return statistics

@@ -202,25 +202,6 @@ def flat(*tensors: Tensor) -> bool:
     return all(t.shape[2] == 1 or t.stride(2) == t.shape[3] * t.stride(3) for t in tensors)
 
 
-def add_up(sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The sums over dimension 1 of sums (groups, parts, size), in a fixed order: what comes first
-    in this shape, what follows in the other."""
-    groups, parts, size = sums.shape
-    out, other = sums.new_empty(shape), sums.new_empty(other_shape)
-    _add_up[blocks(size, 32), groups](
-        sums=sums,
-        out=out,
-        other=other,
-        parts=parts,
-        size=size,
-        count=out.numel() // groups,
-        PARTS=64,
-        COLUMNS=32,
-        num_warps=4,
-    )
-    return out, other
-
-
 def float32_precision(sensitive: bool = False) -> str:
     """How products of float32 are computed. As PyTorch is told for its own matrix products, in TF32
     or in full; where it is told nothing, in three products of TF32, which leave out 2^-22 of a
@@ -282,29 +263,6 @@ def places(image, first, p, c, width, FLAT: tl.constexpr):
         return (row + p.to(tl.int64) * image.w)[:, None] + c.to(tl.int64)[None, :] * image.c
     else:
         return pixels(image, first + p, c, width)
-
-
-@triton.jit
-def _add_up(
-    sums,  # (groups, parts, size)
-    out,  # (groups, count)
-    other,  # (groups, size - count)
-    parts,
-    size,
-    count,
-    PARTS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    group = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    found = tl.zeros((PARTS, COLUMNS), tl.float32)
-    for start in range(0, parts, PARTS):
-        part = start + tl.arange(0, PARTS)
-        at = sums + (group * parts + part)[:, None] * size + c[None, :]
-        found += tl.load(at, mask=(part < parts)[:, None] & (c < size)[None, :], other=0.0)
-    total = tl.sum(found, axis=0)
-    tl.store(out + group * count + c, total, mask=c < count)
-    tl.store(other + group * (size - count) + (c - count), total, mask=(c >= count) & (c < size))
 
 
 @triton.jit

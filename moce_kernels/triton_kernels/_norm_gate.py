@@ -27,7 +27,7 @@ from moce_kernels.triton_kernels._common import (
 
 
 @triton.jit
-def _after_keys(t, r):
+def after_keys(t, r):
     """The values, which stand after r channels of keys."""
     return Strided(t.data + r * t.c, t.b, t.c, t.h, t.w)
 
@@ -64,7 +64,7 @@ def _norm_gate(
     mask = (p < size)[:, None] & (c < r)[None, :]
     m = load(pixels(image_of(mixed, slot), p, c, width), mask)
     if RANKS is not None:
-        v = _after_keys(v, r)
+        v = after_keys(v, r)
     gate = load(pixels(image_of(v, slot), p, c, width), mask)
     scale, shift = load(weight + rows + c, c < r), load(bias + rows + c, c < r)
     normed, _ = _normalise(m, (c < r)[None, :], r, eps)
@@ -104,7 +104,7 @@ def _norm_gate_backward(
     dscale = tl.zeros((CHANNELS,), tl.float32)
     dshift = tl.zeros((CHANNELS,), tl.float32)
     if RANKS is not None:
-        v, dv = _after_keys(v, r), _after_keys(dv, r)
+        v, dv = after_keys(v, r), after_keys(dv, r)
     parts = tl.cdiv(size, PIXELS)
     for i in range(tl.program_id(0), count * parts, tl.num_programs(0)):
         slot = slot_at(first + i // parts, order, RANKS)

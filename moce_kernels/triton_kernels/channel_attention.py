@@ -2,8 +2,8 @@
 
 Two passes over the pixels. The first leaves q k^T (c x c for each head, c = C / heads) and the
 squared lengths of q's and k's channels as sums over every n-th run of pixels, in float32 and in a
-fixed order, which are added up after. A small launch turns them into A and folds A into the output
-projection: M = W A, a matrix for each image. The second pass is pointwise_conv's kernel with
+fixed order. A small launch adds them up, turns them into A, and folds A into the output projection:
+M = W A, a matrix for each image. The second pass is pointwise_conv's kernel with
 M for its matrix. 3 C + N elements are moved for each pixel and N more with a residual, and
 2 C (c + N) float operations done: with 16-bit activations bound by memory, float32 by arithmetic.
 
@@ -23,12 +23,12 @@ from torch import Tensor
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._channel_matrices import (
     attention_backward,
-    folded,
+    columns_of,
+    scores,
+    softmax,
 )
 from moce_kernels.triton_kernels._common import (
-    add_up,
     blocks,
-    compute_capability,
     flat,
     float32_precision,
     image_of,
@@ -42,6 +42,7 @@ from moce_kernels.triton_kernels._common import (
     strided,
     up_to,
 )
+from moce_kernels.triton_kernels._sums import add_up, sum_of_parts
 from moce_kernels.triton_kernels.pointwise_conv import pointwise, pointwise_backward_weight
 
 
@@ -92,6 +93,62 @@ def _gram(
         tl.store(sums + i, tl.sum(of_q, axis=0), mask=i < head)
     if tile // edge == 0:
         tl.store(sums + heads * head + j, tl.sum(of_k, axis=0), mask=j < head)
+
+
+@triton.jit
+def _fold(
+    sums,  # (B, parts, C c + 2 C)
+    weight,  # (N, C)
+    temperature,  # (heads,)
+    gram,  # (B, heads, c, c)
+    squares,  # (B, 2, C)
+    out,  # (B, N, C)
+    parts,
+    rows,
+    heads,
+    head,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PARTS: tl.constexpr,  # at a time, of rows of q k^T
+    MORE_PARTS: tl.constexpr,  # of squares
+):
+    """gram and squares, the sums of what ``_gram`` left, and out (B, N, C) = W A, head by head:
+    (N, c) times (c, c). Each program adds up and makes the rows of A that it needs, some at a time,
+    which is all of them."""
+    image, h = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLUMNS)
+    channels = heads * head
+    stride = channels * (head + 2)
+    sums += image * parts * stride
+    gram += (image * heads + h) * head * head
+    squares += image * 2 * channels + h * head
+    own = sums + channels * head + h * head
+    of_k = sum_of_parts(own + channels, j, j < head, parts, stride, MORE_PARTS, COLUMNS)
+    kept = tl.where(tl.program_id(0) == 0, head, 0)  # one program stores the sums
+    tl.store(squares + channels + j, of_k, mask=j < kept)
+    by = tl.load(temperature + h)
+    cells = tl.arange(0, DEPTH * COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, head, DEPTH):
+        i = start + tl.arange(0, DEPTH)
+        row, column = start + cells // COLUMNS, cells % COLUMNS
+        inside = (row < head) & (column < head)
+        at = row * head + column
+        found = sum_of_parts(
+            sums + h * head * head, at, inside, parts, stride, PARTS, DEPTH * COLUMNS
+        )
+        of_q = sum_of_parts(own, i, i < head, parts, stride, MORE_PARTS, DEPTH)
+        tl.store(gram + at, found, mask=inside & (row < kept))
+        tl.store(squares + i, of_q, mask=i < kept)
+        dots = tl.reshape(found, (DEPTH, COLUMNS))
+        value = softmax(scores(dots, of_q, of_k, by, j < head)[0])[0]
+        at = weight + n[:, None] * channels + h * head + i[None, :]
+        # Rows beyond the last of A are not zero, but these weights are.
+        total += product(load(at, (n < rows)[:, None] & (i < head)[None, :]), value)
+    to = out + image * rows * channels + n[:, None] * channels + h * head + j[None, :]
+    store(to, total, (n < rows)[:, None] & (j < head)[None, :])
 
 
 @triton.jit
@@ -173,27 +230,31 @@ def _query_key_gradients(
 
 # --- launches ------------------------------------------------------------------------------------
 
+MANY = 32  # parts that the programs of `_fold` can add up in passing
+
 
 def _parts_of(query: Tensor, key_value: Tensor | None) -> tuple[Tensor, ...]:
     """q, k and v, or their gradients, where they stand."""
     return query.chunk(3, 1) if key_value is None else (query, *key_value.chunk(2, 1))
 
 
-def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """q k^T (B, heads, c, c) and the sums of q^2 and of k^2 (B, 2, C)."""
+def _parts_of_gram(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """Parts of q k^T and of the sums of q^2 and of k^2: (B, parts, C c + 2 C)."""
     batch, channels, height, width = q.shape
     head, size = channels // heads, height * width
     wide = up_to(64, head)
     edge = blocks(head, wide)
+    tiles, cells = batch * heads * edge * edge, head * (head + 2)
     if q.dtype == torch.float32:
-        count, warps = 16, 8
-    elif compute_capability() >= 100:
-        count, warps = 32, 8  # what follows would spill
+        count, most = 16, 1024 // tiles
     else:
-        count, warps = 64, 4
+        # Two programs a multiprocessor. All that they leave of a head is added up by every program
+        # of `_fold`, which takes no longer than a launch would where it is some 600 KB.
+        count, most = 8192 // wide, max(132 // tiles, min(264 // tiles, 150_000 // cells))
     block = pixel_block(count, size)
-    # Some eight programs a multiprocessor, so that enough loads are under way; sums for each.
-    parts = splits(blocks(size, block), max(8, 1024 // (batch * heads * edge * edge)))
+    parts = splits(blocks(size, block), max(8, most))
+    if q.dtype == torch.float32 and parts > MANY:
+        parts -= parts % MANY
     sums = q.new_empty((batch, parts, channels * (head + 2)), dtype=torch.float32)
     _gram[parts, heads * edge * edge, batch](
         q=strided(q),
@@ -208,9 +269,49 @@ def _gram_and_squares(q: Tensor, k: Tensor, heads: int) -> tuple[Tensor, Tensor]
         PRECISION=float32_precision(sensitive=True),
         PIXELS=block,
         CHANNELS=wide,
-        num_warps=warps,
+        num_warps=8,
     )
-    return add_up(sums, (batch, heads, head, head), (batch, 2, channels))
+    if q.dtype == torch.float32 and parts > MANY:
+        # Small tiles need so many programs that their sums are a launch of its own.
+        groups = batch * MANY
+        sums, _ = add_up(
+            sums.view(groups, parts // MANY, -1), (batch, MANY, sums.shape[2]), (groups, 0)
+        )
+    return sums
+
+
+def _folded(
+    sums: Tensor, weight: Tensor, temperature: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q k^T (B, heads, c, c), the sums of q^2 and of k^2 (B, 2, C), and W A (B, N, C) in this
+    dtype."""
+    (batch, parts, _), (outer, channels) = sums.shape, weight.shape
+    heads = len(temperature)
+    head = channels // heads
+    columns = columns_of(head)
+    rows, depth = up_to(max(16, 4096 // columns), outer), max(16, min(columns, 1024 // columns))
+    new = sums.new_empty
+    gram, squares = new((batch, heads, head, head)), new((batch, 2, channels))
+    out = new((batch, outer, channels), dtype=dtype)
+    _fold[blocks(outer, rows), heads, batch](
+        sums=sums,
+        weight=weight,
+        temperature=temperature,
+        gram=gram,
+        squares=squares,
+        out=out,
+        parts=parts,
+        rows=outer,
+        heads=heads,
+        head=head,
+        ROWS=rows,
+        COLUMNS=columns,
+        DEPTH=depth,
+        PARTS=max(1, 16384 // (depth * columns)),
+        MORE_PARTS=8192 // columns,
+        num_warps=8 if columns < 256 else 16,
+    )
+    return gram, squares, out
 
 
 # --- the operator --------------------------------------------------------------------------------
@@ -235,8 +336,8 @@ def forward(
             weight.new_zeros((batch, 2, channels)),
         )
     q, k, v = _parts_of(query, key_value)
-    gram, squares = _gram_and_squares(q, k, heads)
-    matrix = folded(weight, gram, squares, temperature, query.dtype)
+    sums = _parts_of_gram(q, k, heads)
+    gram, squares, matrix = _folded(sums, weight, temperature, query.dtype)
     pointwise(v, matrix, bias, out, residual=residual)
     return out, gram, squares
 
@@ -262,14 +363,12 @@ def backward(
     gram, squares = gram.contiguous(), squares.contiguous()
 
     dmatrix, dbias = pointwise_backward_weight(grad, v, each_image=True)
-    matrix = folded(weight, gram, squares, temperature, query.dtype)
-    pointwise(grad, matrix.transpose(1, 2), None, dv)
-
     # The weight's and the bias's in the images' own matrices first: a loop over them would be all
     # that a few programs do.
-    dgram, row_slopes, column_slopes, dtemperature, dweight, dbias = attention_backward(
-        gram, squares, temperature, weight, dmatrix, dbias
+    matrix, dgram, row_slopes, column_slopes, dtemperature, dweight, dbias = attention_backward(
+        gram, squares, temperature, weight, dmatrix, dbias, query.dtype
     )
+    pointwise(grad, matrix.transpose(1, 2), None, dv)
 
     height, width = q.shape[2:]
     size, wide = height * width, up_to(64, head)

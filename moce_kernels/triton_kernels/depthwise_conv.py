@@ -25,7 +25,6 @@ from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels import interpreted
 from moce_kernels.triton_kernels._common import (
     Plan,
-    add_up,
     aligned,
     aligned_strides,
     alignment,
@@ -42,6 +41,7 @@ from moce_kernels.triton_kernels._common import (
     strided,
     tile_offsets,
 )
+from moce_kernels.triton_kernels._sums import add_up
 
 # What is compiled does not depend on these.
 SIZES = ["rank", "channels", "height", "width", "strip", "channel_blocks", "slots", "total"]

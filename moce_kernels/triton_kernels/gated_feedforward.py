@@ -6,6 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from moce_kernels.ops import fused_feedforward
+from moce_kernels.ops._inputs import converted
 from moce_kernels.triton_kernels import pointwise_conv
 from moce_kernels.triton_kernels._common import float32_precision, implement
 from moce_kernels.triton_kernels._parts import TRITON, Parts
@@ -28,6 +29,7 @@ def forward(
     if fused is not None and fused_feedforward.takes(x, products):
         parameters = project_in, in_bias, depthwise, depthwise_bias, project_out, out_bias
         return fused(x, *parameters, norm, eps, products == "tf32")
+    project_in, project_out = converted(x.dtype, project_in, project_out)
     hidden = pointwise_conv.forward(x, project_in, in_bias, None, norm, eps)
     gated = parts.gated_depthwise_conv(hidden, depthwise, depthwise_bias)
     del hidden

@@ -11,9 +11,9 @@ is float32, in three products of TF32 each, or in one where PyTorch's own settin
 
 The gradient of n(x) is the same product with the transposed matrix. Where all channels fit one
 program it turns that into the gradient of x before it stores it: N + 2 C elements. Else a second
-kernel does, in place: 2 C more. The gradients of W and b are a product over all pixels (N + C
-elements, and C for the statistics): programs share the runs of pixels of a tile of W, in float32
-and in a fixed order; what they found is added up after.
+kernel does, in place: 2 C more. Either leaves the statistics of x's norm for the gradients of W and
+b, a product over all pixels (N + C elements): programs share the runs of pixels of a tile of W, in
+float32 and in a fixed order; what they found is added up after.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from torch import Tensor
 
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._channel_norm import (
+    keep_statistics,
     moments,
+    new_statistics,
     norm_backward,
     norm_statistics,
     normalise,
     normalise_gradient,
 )
 from moce_kernels.triton_kernels._common import (
-    add_up,
     blocks,
     compute_capability,
     flat,
@@ -52,6 +53,7 @@ from moce_kernels.triton_kernels._common import (
     strided,
     up_to,
 )
+from moce_kernels.triton_kernels._sums import add_up
 
 PROGRAMS = 528  # that share a sum over pixels: four for each of an H100's multiprocessors
 WHOLE = 128  # channels that a program can see at once beside their product
@@ -73,6 +75,7 @@ def _pointwise_conv(
     residual,  # (B, N, H, W)
     normalised,  # (B, N, H, W)
     out,  # (B, N, H, W)
+    statistics,  # (B, 2, H W) of `normalised`, written with its gradient
     weight,  # Matrix, (N, C) or (B, N, C)
     bias,  # (N,) or None
     eps,
@@ -134,7 +137,9 @@ def _pointwise_conv(
     if bias is not None:
         total += load(bias + n, n < come_out)[None, :]
     if NORM_GRADIENT:
-        normed, scale = normalise(value.to(tl.float32), wanted, come_out, eps)
+        value = value.to(tl.float32)
+        normed, scale = normalise(value, wanted, come_out, eps)
+        keep_statistics(statistics, image, first, p, size, value, scale, come_out)
         total = normalise_gradient(total, normed, scale, come_out)
         if RESIDUAL:
             total += load(places(image_of(residual, image), first, p, n, width, FLAT), mask)
@@ -222,12 +227,13 @@ def pointwise(
     residual: Tensor | None = None,
     norm: bool = False,
     normalised: Tensor | None = None,
+    statistics: Tensor | None = None,
     eps: float = 0.0,
 ) -> None:
     """out = weight n(x) + bias + residual with a matrix (N, C), or one for each image, (B, N, C),
     of any strides; n normalises if ``norm``. With ``normalised``, of at most ``WHOLE`` channels,
     the product is taken for the gradient of n(normalised), and out is that of ``normalised`` plus
-    the residual."""
+    the residual; then ``statistics`` are written."""
     batch, go_in, height, width = x.shape
     come_out, size = out.shape[1], height * width
     block, wide, depth, warps = _tile(x.dtype, go_in, come_out)
@@ -244,6 +250,7 @@ def pointwise(
         residual=strided(out if residual is None else residual),
         normalised=strided(out if normalised is None else normalised),
         out=strided(out),
+        statistics=statistics,
         weight=Matrix(weight, *strides),
         bias=bias,
         eps=eps,
@@ -344,15 +351,27 @@ def backward(
         if needs_weight:
             dweight, dbias = new(weight.shape).zero_(), new(weight.shape[:1]).zero_()
         return dx, dweight, dbias
+    statistics = new_statistics(x) if norm else None
     if needs_x:
-        whole, transposed = x.shape[1] <= WHOLE, weight.t()
-        if norm and not whole:
-            pointwise(grad, transposed, None, dx)
-            norm_backward(dx, x, plus, eps)
+        transposed = weight.t()
+        if statistics is None:
+            pointwise(grad, transposed, None, dx, residual=plus)
+        elif x.shape[1] <= WHOLE:
+            pointwise(
+                grad,
+                transposed,
+                None,
+                dx,
+                residual=plus,
+                normalised=x,
+                statistics=statistics,
+                eps=eps,
+            )
         else:
-            normalised = x if norm else None
-            pointwise(grad, transposed, None, dx, residual=plus, normalised=normalised, eps=eps)
+            pointwise(grad, transposed, None, dx)
+            norm_backward(dx, x, plus, statistics, eps)
+    elif statistics is not None:
+        norm_statistics(x, statistics, eps)
     if needs_weight:
-        statistics = norm_statistics(x, eps) if norm else None
         dweight, dbias = pointwise_backward_weight(grad, x, statistics)
     return dx, dweight, dbias

@@ -68,6 +68,8 @@ def samples() -> Iterator[Sample]:
     yield sample((6, 8, 4, 5), "expanded", (2, 8), (4, 32), [[1]] * 6)
     # The larger expert has more blocks of channels.
     yield sample((2, 6, 9, 35), "channels_last", (4, 20), (4, 8), [[1], [0]])
+    # More than a program has at a time, of every number of channels.
+    yield sample((1, 136, 4, 5), "channels_last", (40, 72), (4, 8), [[1, 0]])
     turns = [[image % 2] for image in range(32)]
     yield sample((32, 12, 1, 1), "contiguous", (8, 12), (4, 8), turns)
     yield sample((0, 8, 16, 16), "channels_last", (2, 8), (4, 8), [])
