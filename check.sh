@@ -34,4 +34,6 @@ workers=$(python -c "import os
 from moceir.machine import host_bytes
 print(max(1, min(os.cpu_count() or 1, (host_bytes() or 0) // 2**32)))")
 cores=$(python -c "import os; print(os.cpu_count() or 1)")
-OMP_NUM_THREADS=$((cores / workers)) python -m pytest -n "$workers" --dist loadfile "$@"
+# In their own order: xdist would begin with the files of the most tests, and end with a long one.
+OMP_NUM_THREADS=$((cores / workers)) python -m pytest -n "$workers" --dist loadfile \
+  --no-loadscope-reorder "$@"
