@@ -115,6 +115,7 @@ def estimate(launch: Launch, gpu: GPU) -> Estimate:
 def resident(kernel: Kernel, gpu: GPU) -> int:
     """Blocks that a multiprocessor has at a time."""
     of_a_thread = -(-kernel.code.registers // 8) * 8
+    assert kernel.shared <= gpu.shared, f"{kernel.shared} bytes of shared memory cannot be launched"
     return min(
         gpu.registers // (kernel.threads * of_a_thread),
         gpu.shared // max(1024, kernel.shared),

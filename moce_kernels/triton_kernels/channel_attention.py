@@ -310,6 +310,7 @@ def _folded(
         PARTS=max(1, 16384 // (depth * columns)),
         MORE_PARTS=8192 // columns,
         num_warps=8 if columns < 256 else 16,
+        num_stages=1,  # more would hold parts in shared memory, of which there is not enough
     )
     return gram, squares, out
 
