@@ -25,8 +25,9 @@ python -m moce_kernels.info
 if command -v nvcc > /dev/null; then test -e moce_kernels/_moce_cuda.so; fi
 ruff format --check .
 ruff check .
+NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --site-dir "$environment/site" &
 mypy
-NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --site-dir "$environment/site"
+wait $!
 # Files of tests run side by side: one for each core that has 4 GB of memory. The cores are divided
 # among them: more threads than cores wait for each other, and tests of networks take three times as
 # long.

@@ -405,7 +405,9 @@ class BuildLibraries(build_ext):
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(self.build_temp).resolve() / library_name(ext)
+        # In a working tree objects stay, and ninja compiles only what has changed.
+        folder = (ROOT / "build" if self.inplace else Path(self.build_temp)) / library_name(ext)
+        folder = folder.resolve()
         if library_name(ext) == "cpu":
             write_cpu_ninja(folder, self.compiler_path, self.sets, output)
         else:

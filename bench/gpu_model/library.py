@@ -27,7 +27,7 @@ from bench.gpu_model.launch import Array, Kernel, Launch, array
 from bench.gpu_model.steps import POINTER, Value
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "build/gpu_model"
+FOLDER = ROOT / "build/cuda"  # where an editable installation has compiled it, perhaps for 9.0
 RUNTIME = Path(__file__).with_name("runtime.c")
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """An operator, its arguments, and those with names."""

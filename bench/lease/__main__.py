@@ -99,7 +99,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
         Step("training, no waiting", "training.waiting", (), 120),
     ]
     # Those skip without a GPU: a dry run has others.
-    files = ("tests/model/test_folded.py",) if dry else TESTS
+    files = ("tests/inference/test_precision.py",) if dry else TESTS
     steps += [Step(name, "checks.tests", (name,), 150) for name in files]
     fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # as deterministic algorithms ask for
     steps += [

@@ -3,7 +3,7 @@
 ``python tests/ops/compile_triton.py 90`` compiles every kernel in each way that it can be launched,
 and ``... 90 all`` also what the networks launch. It prints Triton's version, then one JSON object
 for each operator or network and each kernel that it launches: the kernel's use of registers, stack
-and memory as cuobjdump has it.
+and memory as cuobjdump has it, and the bytes of shared memory that it is launched with.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def main(capability: int, everything: bool) -> None:
         if (launches_of, compiled.hash) not in seen:
             seen.add((launches_of, compiled.hash))
             found = {"operator": launches_of, "kernel": kernel.__name__}
-            print(json.dumps({**found, **usage(compiled.asm["cubin"])}), flush=True)
+            found |= {**usage(compiled.asm["cubin"]), "SHARED": compiled.metadata.shared}
+            print(json.dumps(found), flush=True)
 
     def now(name: str) -> None:
         nonlocal launches_of
