@@ -384,7 +384,7 @@ def _page(restorer: Restorer) -> str:
     many = restorer.specialists is not None
     networks = f"{'Networks' if many else 'A network'} of {restorer.parameters:,} parameters"
     return Template(pages.read("app.html")).substitute(
-        model=f"{networks}, on {restorer.device}",
+        model=f"{networks}, on {restorer.device} in {restorer.precision}",
         whose="; those of the last specialist" if many else "",
         max_bytes=MAX_BYTES,
         limits=f"{MAX_BYTES / 1e6:g} MB and {MAX_PIXELS / 1e6:g} megapixels",

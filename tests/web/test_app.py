@@ -365,7 +365,8 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_page_says_what_restores(weights: Path) -> None:
     from moceir.web.app import _page  # which needs what may not be installed
 
-    alone, several = Restorer(weights, "cpu"), Restorer(device="cpu")
+    alone, several = Restorer(weights, "cpu", "bfloat16"), Restorer(device="cpu")
+    assert "on cpu in bfloat16" in _page(alone) and "on cpu in float32" in _page(several)
     assert f"A network of {alone.parameters:,} parameters" in _page(alone)
     assert f"Networks of {several.parameters:,} parameters" in _page(several)
     assert "last specialist" in _page(several) and "last specialist" not in _page(alone)
