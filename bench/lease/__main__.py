@@ -51,7 +51,11 @@ COMPILED = (
     ("moce_ir_s step of 32 x 128 x 128", "float32"),
 )
 # Tests of what the table of operators does not reach by itself.
-TESTS = ("tests/ops/test_fused_feedforward.py", "tests/ops/test_grouped_window_conv.py")
+TESTS = (
+    "tests/ops/test_fused_feedforward.py",
+    "tests/ops/test_fused_attention_sums.py",
+    "tests/ops/test_grouped_window_conv.py",
+)
 # Sections of Nsight Compute.
 COUNTERS = ("SpeedOfLight", "LaunchStats", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis")
 
@@ -112,8 +116,10 @@ def beside(dry: bool, some: str = "") -> list[Step]:
         name = f"compute-sanitizer {backend}"
         steps.append(Step(name, "checks.smallest", (backend,), 65, sanitizer, unused))
         if backend == "cuda":
-            name = "compute-sanitizer " + TESTS[0]
-            steps.append(Step(name, "checks.tests", (TESTS[0],), 120, sanitizer, unused))
+            steps += [
+                Step(f"compute-sanitizer {file}", "checks.tests", (file,), 120, sanitizer, unused)
+                for file in TESTS[:2]
+            ]
     return steps
 
 

@@ -1,10 +1,11 @@
-// The operators moce_kernels::fused_feedforward and fused_projection on GPUs: checks, output, launches. The
-// arithmetic is in fused_feedforward_kernel.cu.
+// The operators moce_kernels::fused_feedforward, fused_projection and fused_attention_sums on GPUs: checks,
+// outputs, launches. The arithmetic is in fused_feedforward_kernel.cu and fused_projection_kernel.cu.
 
 #include "fused_feedforward_kernel.h"
 
 #include <algorithm>
 #include <optional>
+#include <tuple>
 
 #include "device.h"
 
@@ -30,12 +31,15 @@ static bool is_aligned(const Strided& s, int size) {
 
 static int element_size(const Tensor& t) { return type_of(t) == Type::kFloat ? 4 : 2; }
 
-// What both have in common: of x, and of the `hidden` channels that are convolved to give `N`.
+static int height_of(const Tensor& x) { return tile_height(element_size(x), x.size(1)); }
+
+// What all have in common: of x, and of the `hidden` channels that are convolved to give `N`, in tiles of
+// `height`.
 static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
                                  const Tensor& project_in, const std::optional<Tensor>& in_bias,
                                  const Tensor& depthwise,
                                  const std::optional<Tensor>& depthwise_bias, bool norm,
-                                 double eps, bool tf32) {
+                                 double eps, int height) {
   check_like(x, x, "x");
   STD_TORCH_CHECK(x.stride(1) == 1, "x must be channels-last");
   FusedFeedforward f{};
@@ -50,14 +54,13 @@ static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
   f.image = x.stride(0);
   f.row = static_cast<int>(x.stride(2));
   f.column = static_cast<int>(x.stride(3));
-  const int size = element_size(x), height = tile_height(size, f.C);
+  const int size = element_size(x);
   // Within a tile places are counted in 32 bits.
   const int64_t out_row = f.W * std::max(f.C, N);
   narrow(std::max(x.stride(2), out_row) * (height + 2) + x.stride(3) * (kTileWidth + 2));
   f.aligned = is_aligned(strided(x), size);
   f.norm = norm;
   f.eps = static_cast<float>(eps);
-  f.tf32 = tf32;
   f.project_in = matrix(project_in, x, hidden, f.C, "project_in");
   f.in_bias = optional_vector(in_bias, hidden, "in_bias");
   f.depthwise = float_vector(depthwise, hidden * 9, "depthwise");
@@ -68,18 +71,26 @@ static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
   return f;
 }
 
-static Tensor launched(FusedFeedforward& f, const Tensor& x, bool gated) {
+// Of the tables of kernels the one for x, and the channels of `out`.
+static const FusedFeedforwardKernel& feedforward_kernel(const Tensor& x) {
+  return for_type_of(x, fused_feedforward_float, fused_feedforward_bfloat16, fused_feedforward_half);
+}
+static const FusedProjectionKernel& projection_kernel(const Tensor& x) {
+  return for_type_of(x, fused_projection_float, fused_projection_bfloat16, fused_projection_half);
+}
+
+// `out` (B, channels, H, W), after the parameters were packed.
+static Tensor launched(FusedFeedforward& f, const Tensor& x, int64_t channels,
+                       void (*run)(const FusedFeedforward&, cudaStream_t)) {
   const Device device(x);
-  Tensor out = new_like(x, gated ? f.C : f.N);
+  Tensor out = new_like(x, channels);
   if (out.numel() == 0) return out;
   f.out = out.mutable_data_ptr();
   const int words = chunk_words(element_size(x), static_cast<int>(f.C));
   Tensor packed = empty_floats({int64_t{f.chunks}, words}, x);
   f.packed = packed.mutable_data_ptr();
-  const FusedFeedforwardKernel& kernel = for_type_of(
-      x, fused_feedforward_float, fused_feedforward_bfloat16, fused_feedforward_half);
-  kernel.pack(f, device.stream());
-  (gated ? kernel.run : kernel.run_projection)(f, device.stream());
+  feedforward_kernel(x).pack(f, device.stream());
+  run(f, device.stream());
   return out;
 }
 
@@ -89,11 +100,12 @@ static Tensor fused_feedforward(const Tensor& x, const Tensor& project_in,
                                 std::optional<Tensor> out_bias, bool norm, double eps, bool tf32) {
   STD_TORCH_CHECK(project_out.dim() == 2, "project_out must be (C, N)");
   const int64_t N = project_out.size(1);
-  FusedFeedforward f =
-      describe(x, N, 2 * N, project_in, in_bias, depthwise, depthwise_bias, norm, eps, tf32);
+  FusedFeedforward f = describe(x, N, 2 * N, project_in, in_bias, depthwise, depthwise_bias, norm,
+                                eps, height_of(x));
+  f.tf32 = tf32;
   f.project_out = matrix(project_out, x, f.C, N, "project_out");
   f.out_bias = optional_vector(out_bias, f.C, "out_bias");
-  return launched(f, x, true);
+  return launched(f, x, f.C, feedforward_kernel(x).run);
 }
 
 static Tensor fused_projection(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
@@ -102,13 +114,39 @@ static Tensor fused_projection(const Tensor& x, const Tensor& weight, std::optio
   STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) % 2 == 0,
                   "weight must be (N, C), N an even number");
   const int64_t N = weight.size(0);
-  FusedFeedforward f = describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps, tf32);
-  return launched(f, x, false);
+  FusedFeedforward f =
+      describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps, height_of(x));
+  f.tf32 = tf32;
+  return launched(f, x, N, projection_kernel(x).run);
+}
+
+static std::tuple<Tensor, Tensor> fused_attention_sums(
+    const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, const Tensor& depthwise,
+    std::optional<Tensor> depthwise_bias, int64_t heads, int64_t parts, bool norm, double eps) {
+  STD_TORCH_CHECK(type_of(x) != Type::kFloat, "x must have 16 bits");
+  STD_TORCH_CHECK(x.dim() == 4, "x must be (B, C, H, W)");
+  STD_TORCH_CHECK(x.numel() > 0, "x must have pixels");
+  const int64_t C = x.size(1), N = 3 * C;
+  STD_TORCH_CHECK(heads >= 1 && C % (16 * heads) == 0,
+                  "a head must have a multiple of 16 channels, not ", C, " / ", heads);
+  STD_TORCH_CHECK(parts >= 1, "there must be a part");
+  FusedFeedforward f =
+      describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps, compared_height(C));
+  f.split = static_cast<int>(2 * C);
+  f.head = static_cast<int>(C / heads);
+  f.parts = narrow(parts);
+  const int chunk = 2 * chunk_channels(element_size(x));
+  f.chunks = narrow(tiles_of(2 * C, chunk) + tiles_of(C, chunk));
+  Tensor sums = empty_floats({f.B, parts, C * (f.head + 2)}, x);
+  f.sums = static_cast<float*>(sums.mutable_data_ptr());
+  Tensor v = launched(f, x, C, projection_kernel(x).run_compared);
+  return {v, sums};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(moce_kernels, MOCE_DEVICE_KEY, m) {
   m.impl("fused_feedforward", TORCH_BOX(&fused_feedforward));
   m.impl("fused_projection", TORCH_BOX(&fused_projection));
+  m.impl("fused_attention_sums", TORCH_BOX(&fused_attention_sums));
 }
 
 }  // namespace moce

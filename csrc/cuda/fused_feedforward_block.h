@@ -38,15 +38,17 @@ __device__ inline unsigned block_here() {
 #endif
 }
 
-// A block's place, and its shared memory. Strides are in elements from one pixel to the next, such that
-// lanes meet different banks.
-template <class T, int K>
+// A block's place, and its shared memory, for C = 16 K channels. Strides are in elements from one pixel to
+// the next, such that lanes meet different banks.
+template <class T_, int K_, int HEIGHT = tile_height(sizeof(T_), 16 * K_)>
 struct Block {
-  static constexpr int C = 16 * K, kChunk = chunk_channels(sizeof(T));
-  static constexpr int kHeight = tile_height(sizeof(T), C), kPixels = kTileWidth * kHeight;
+  using T = T_;
+  static constexpr int K = K_, C = 16 * K, kChunk = chunk_channels(sizeof(T));
+  static constexpr int kHeight = HEIGHT, kPixels = kTileWidth * kHeight;
   static constexpr int kHalo = kHaloWidth * (kHeight + 2), kInputPixels = (kHalo + 31) / 32 * 32;
   static constexpr int kInputStride = C + kPiece<T>, kHiddenStride = 2 * kChunk + 8;
   static constexpr int kGatedStride = kChunk + kPiece<T>, kSumStride = C + 8;
+  static constexpr int kComparedStride = 2 * C + kPiece<T>;
   // Threads for all channels and columns convolve so many rows, as one of kGroups groups. A group's gated
   // pixels follow those of the one before, with a gap if one warp has threads of both.
   static constexpr int kGroups = kThreads / (kChunk / 2 * (kTileWidth / kColumns));
@@ -60,33 +62,38 @@ struct Block {
   int height, width, y, x;  // of the image, and of the tile's first pixel
   T* input;                 // (kInputPixels, kInputStride): the pixels with their ring, and some unused
   T* hidden;                // (kHalo, kHiddenStride): of a chunk a, then b
-  T* gated;                 // (kPixels, kGatedStride) in groups of kGroup elements
+  T* gated;                 // (kPixels, kGatedStride) in groups of kGroup elements;
+  T* compared;              // or instead (kPixels, kComparedStride): q, then k
   float* parked;            // (kParked, kThreads, 4)
   float* sums;              // (kPixels, kSumStride): at last, in place of input and hidden
   // Of a thread's sums with 64 channels of 16 bits, those that wait in shared memory until they are added
   // to: there are not enough registers for all.
   static constexpr int kParked = kMatrices * K == 12 ? 3 : 0;
-  // Shared memory without and with what only the gated network needs.
+  // Shared memory: of the projection, with what is compared, and of the gated network.
   static constexpr int bytes_ungated() {
     return sizeof(T) * (kInputPixels * kInputStride + kHalo * kHiddenStride);
+  }
+  static constexpr int bytes_compared() {
+    return bytes_ungated() + sizeof(T) * kPixels * kComparedStride;
   }
   static constexpr int bytes() {
     return bytes_ungated() + sizeof(T) * kGroups * kGroup + kParked * kThreads * sizeof(MatrixC);
   }
 
-  __device__ Block(const FusedFeedforward& f) {
+  // Of all images' tiles number `tile`.
+  __device__ Block(const FusedFeedforward& f, unsigned tile) {
     static_assert(bytes() <= 99 * 1024);  // what a block may have from compute capability 8.0 on
     static_assert(sizeof(float) * kPixels * kSumStride <= bytes_ungated());
-    const unsigned block = block_here(), row = block / f.across;
+    const unsigned row = tile / f.across;
     image = row / f.down;
     height = f.H;
     width = f.W;
     y = static_cast<int>(row % f.down) * kHeight;
-    x = static_cast<int>(block % f.across) * kTileWidth;
+    x = static_cast<int>(tile % f.across) * kTileWidth;
     sums = shared_memory();
     input = reinterpret_cast<T*>(sums);
     hidden = input + kInputPixels * kInputStride;
-    gated = hidden + kHalo * kHiddenStride;
+    gated = compared = hidden + kHalo * kHiddenStride;
     parked = reinterpret_cast<float*>(gated + kGroups * kGroup);
   }
 
@@ -130,13 +137,13 @@ __device__ void for_pieces(bool aligned, Use&& use) {
 }
 
 // x with its ring to shared memory; zeros for pixels outside the image, there and in `hidden`.
-template <class T, int K>
-__device__ void load_input(const FusedFeedforward& f, const Block<T, K>& at) {
-  using B = Block<T, K>;
+template <class B>
+__device__ void load_input(const FusedFeedforward& f, const B& at) {
+  using T = typename B::T;
   // Where the ring begins, which may be before the image.
   const T* first = static_cast<const T*>(f.x) + at.image * f.image + int64_t{at.y - 1} * f.row +
                    int64_t{at.x - 1} * f.column;
-  for_pieces<T, K, B::kHalo>(f.aligned, [&](unsigned pixel, unsigned channel, auto aligned) {
+  for_pieces<T, B::K, B::kHalo>(f.aligned, [&](unsigned pixel, unsigned channel, auto aligned) {
     const bool inside = at.inside(pixel);
     const int row = pixel / kHaloWidth, column = pixel % kHaloWidth;
     const T* from = first + (row * f.row + column * f.column + static_cast<int>(channel));
@@ -157,12 +164,13 @@ __device__ void load_input(const FusedFeedforward& f, const Block<T, K>& at) {
 }
 
 // Each thread one pixel, which lanes of its warp will read. Zeros stay zeros.
-template <class T, int K>
-__device__ void normalise(const FusedFeedforward& f, const Block<T, K>& at) {
-  constexpr int C = 16 * K, N = kPiece<T>;
-  if constexpr (Block<T, K>::kInputPixels < kThreads)
-    if (thread_here() >= Block<T, K>::kInputPixels) return;  // as all of its warp
-  T* pixel = at.input + thread_here() * Block<T, K>::kInputStride;
+template <class B>
+__device__ void normalise(const FusedFeedforward& f, const B& at) {
+  using T = typename B::T;
+  constexpr int C = B::C, N = kPiece<T>;
+  if constexpr (B::kInputPixels < kThreads)
+    if (thread_here() >= B::kInputPixels) return;  // as all of its warp
+  T* pixel = at.input + thread_here() * B::kInputStride;
   float v[C / N][N], sum = 0.f, squares = 0.f;
   unroll<C / N>([&](auto i) { unpack<T, N>(get_packed<T, N>(pixel + N * i.value), v[i.value]); });
   unroll<C>([&](auto c) { sum += v[c.value / N][c.value % N]; });

@@ -17,138 +17,15 @@
 // In float32, of which shared memory holds half as many, 16 channels of a and of b are taken at a time,
 // three rows a thread, and with more than 32 channels of x a tile is 16 x 8 and a thread has two rows.
 //
-// `projection_kernel` ends with the depthwise convolution: out (B, N, H, W) = DW3x3(W_i n(x) + bias), of
-// as many channels at a time. C + N numbers are moved for each pixel, where the features between would
-// be 2 N more.
-//
 // Products of float32 are P of TF32, three or one: see tensor_cores.h.
 
 #include "fused_feedforward_kernel.h"
 
-#include "depthwise_rows.h"
-#include "fused_feedforward_block.h"
-#include "fused_feedforward_parameters.h"
+#include "fused_feedforward_steps.h"
 #include "gelu.h"
 
 namespace moce {
 namespace {
-
-// Of a chunk. Its address is computed anew each time, as those in fused_feedforward_block.h.
-template <class T, int K>
-__device__ const Parameters<T, K>& parameters(const FusedFeedforward& f, unsigned chunk) {
-#ifndef MOCE_EMULATED
-  asm volatile("" : "+r"(chunk));
-#endif
-  return static_cast<const Parameters<T, K>*>(f.packed)[chunk];
-}
-
-template <class T>
-__device__ void put_two(T* to, float a, float b) {
-  *reinterpret_cast<Word<2 * sizeof(T)>*>(to) = pack<T, 2>({a, b}).word;
-}
-
-[[maybe_unused]] __device__ void add_to(MatrixC& sum, const MatrixC& more) {
-  unroll<4>([&](auto i) { sum.numbers[i.value] += more.numbers[i.value]; });
-}
-
-// Of the 32 pixels of a warp's step 1, of which a lane stores every eighth from its g on, a bit for each
-// of them: whether it is in the image.
-template <class T, int K>
-__device__ unsigned stored_by_lane(const Block<T, K>& at) {
-  const unsigned thread = thread_here(), first = thread / 32 * 32 + thread % 32 / 4;
-  unsigned inside = 0;
-  unroll<4>([&](auto i) { inside |= unsigned{at.inside(first + 8 * i.value)} << i.value; });
-#ifndef MOCE_EMULATED
-  asm volatile("" : "+r"(inside));  // one register and not four
-#endif
-  return inside;
-}
-
-// Step 1, for 32 pixels a warp, of which `inside` is what `stored_by_lane` gives, in P products, 8 TILES
-// of the chunk's channels at a time.
-template <class T, int K, int P, int TILES>
-__device__ void project_in(const Parameters<T, K>& p, const Block<T, K>& at, unsigned inside) {
-  using B = Block<T, K>;
-  const unsigned thread = thread_here(), first = thread / 32 * 32;
-  const unsigned lane = thread % 32, g = lane / 4, t = lane % 4;
-  if constexpr (B::kInputPixels < kThreads)
-    if (first >= B::kInputPixels) return;
-  unroll<2 * B::kChunk / 8 / TILES>([&](auto part) {
-    MatrixC sums[2][TILES];
-    [[maybe_unused]] MatrixC rest[2][TILES] = {};
-    unroll<TILES>([&](auto n) {
-      const auto bias = load_packed<float, 4>(p.in_bias[TILES * part.value + n.value][t]);
-      unpack<float, 4>(bias, sums[0][n.value].numbers);
-      sums[1][n.value] = sums[0][n.value];
-    });
-    unroll<B::C / kDepth<T>>([&](auto k) {
-      Parts<P> a[2];
-      unroll<2>([&](auto m) {
-        a[m.value] = load_parts<T, P>(
-            at.input + (first + 16 * m.value) * B::kInputStride + kDepth<T> * k.value,
-            B::kInputStride);
-      });
-      constexpr int together = kMatricesB<T>, loads = TILES / together;
-      unroll<loads>([&](auto i) {
-        const uint4 b = __ldg(&p.project_in[loads * part.value + i.value][k.value][lane]);
-        unroll<2>([&](auto m) {
-          unroll<together>([&](auto j) {
-            constexpr int n = together * decltype(i)::value + decltype(j)::value;
-            MatrixC& sum = sums[m.value][n];
-            if constexpr (P == 3) rest[m.value][n] = add_rest(a[m.value], b, rest[m.value][n]);
-            sum = add_product<T, j.value>(a[m.value], b, sum);
-          });
-        });
-      });
-    });
-    if constexpr (P == 3) unroll<2 * TILES>([&](auto i) {
-      add_to(sums[i.value / TILES][i.value % TILES], rest[i.value / TILES][i.value % TILES]);
-    });
-    T* to = at.hidden + (first + g) * B::kHiddenStride + 8 * TILES * part.value + 2 * t;
-    unroll<4>([&](auto mi) {
-      constexpr int m = decltype(mi)::value / 2, i = decltype(mi)::value % 2;
-      if (inside >> mi.value & 1) unroll<TILES>([&](auto n) {
-        const float(&sum)[4] = sums[m][n.value].numbers;
-        put_two(to + (16 * m + 8 * i) * B::kHiddenStride + 8 * n.value, sum[2 * i], sum[2 * i + 1]);
-      });
-    });
-  });
-}
-
-// What a thread convolves: two channels of kColumns columns of the rows of a group. Threads of a warp meet
-// different banks: those of 16-bit elements are of two groups, those of float32 of four runs of columns.
-struct Share {
-  unsigned channel, group, column;
-};
-template <class T>
-__device__ Share share_here() {
-  const unsigned thread = thread_here();
-  if constexpr (sizeof(T) == 2)
-    return {thread % 16 * 2, thread / 16 % 2, thread / 32 * kColumns};
-  else
-    return {thread % 8 * 2, thread / 64, thread / 8 % 8 * kColumns};
-}
-
-// A thread's results of one half, from the first pixel of their ring on: each row is handed to use(y, row).
-template <class T, int K, class Use>
-__device__ void convolve(const T* from, const float* taps, const float* bias, Use&& use) {
-  using B = Block<T, K>;
-  float tap[9][2], of_bias[2];
-  unroll<9>([&](auto i) {
-    unpack<float, 2>(load_packed<float, 2>(taps + i.value * B::kChunk), tap[i.value]);
-  });
-  unpack<float, 2>(load_packed<float, 2>(bias), of_bias);
-  SlidingRows<3, kColumns, 2> rows(of_bias);
-  unroll<B::kRows + 2>([&](auto y) {
-    float pixel[kColumns + 2][2], row[kColumns][2];
-    unroll<kColumns + 2>([&](auto x) {
-      const T* at = from + (y.value * kHaloWidth + x.value) * B::kHiddenStride;
-      unpack<T, 2>(get_packed<T, 2>(at), pixel[x.value]);
-    });
-    rows.add(pixel, tap, row);
-    if constexpr (y.value >= 2) use(Int<y.value - 2>{}, row);
-  });
-}
 
 // Step 2.
 template <class T, int K>
@@ -159,7 +36,7 @@ __device__ void gate(const Parameters<T, K>& p, const Block<T, K>& at) {
       at.hidden + (group * B::kRows * kHaloWidth + column) * B::kHiddenStride + channel;
   T* to = at.gated + group * B::kGroup + column * B::kGatedStride + channel;
   float a[B::kRows][kColumns][2];
-  convolve<T, K>(from, &p.taps[0][0][channel], &p.depthwise_bias[0][channel],
+  convolve<B>(from, &p.taps[0][0][channel], &p.depthwise_bias[0][channel],
                  [&](auto y, const float(&row)[kColumns][2]) {
                    unroll<kColumns * 2>([&](auto i) {
                      constexpr int x = decltype(i)::value / 2, c = decltype(i)::value % 2;
@@ -167,7 +44,7 @@ __device__ void gate(const Parameters<T, K>& p, const Block<T, K>& at) {
                      a[y.value][x][c] = gelu<T>(row[x][c], slope);
                    });
                  });
-  convolve<T, K>(from + B::kChunk, &p.taps[1][0][channel], &p.depthwise_bias[1][channel],
+  convolve<B>(from + B::kChunk, &p.taps[1][0][channel], &p.depthwise_bias[1][channel],
                  [&](auto y, const float(&row)[kColumns][2]) {
                    unroll<kColumns>([&](auto x) {
                      const float(&of_a)[2] = a[y.value][x.value];
@@ -217,7 +94,7 @@ template <class T, int K>
 __device__ void finish(const FusedFeedforward& f,
                        const MatrixC (&sums)[Block<T, K>::kMatrices][K]) {
   using B = Block<T, K>;
-  const B at(f);
+  const B at(f, block_here());
   constexpr int stride = B::kSumStride, N = kPiece<T>;
   const unsigned thread = thread_here();
   const unsigned lane = thread % 32, quarter = thread / 32 % 4, half = thread / 128;
@@ -252,65 +129,24 @@ __device__ void finish(const FusedFeedforward& f,
   });
 }
 
-// Instead of steps 2 and 3: the convolution of both halves to `out`, channels from `first` on.
-template <class T, int K>
-__device__ void convolve_to_out(const FusedFeedforward& f, const Parameters<T, K>& p,
-                                const Block<T, K>& at, int first) {
-  using B = Block<T, K>;
-  const auto [channel, group, column_] = share_here<T>();
-  const int row = group * B::kRows, column = column_, first_of_two = first + channel;
-  const T* from = at.hidden + (row * kHaloWidth + column) * B::kHiddenStride + channel;
-  const int rows = at.height - at.y - row, columns = at.width - at.x - column;
-  T* to = static_cast<T*>(f.out) + first_of_two +
-          ((at.image * at.height + at.y + row) * at.width + at.x + column) * f.N;
-  const float* taps = &p.taps[0][0][channel];
-  const float* bias = &p.depthwise_bias[0][channel];
-  unroll<2>([&](auto half) {
-    constexpr int beyond = half.value * B::kChunk;
-    if (first_of_two + beyond >= f.N) return;
-    convolve<T, K>(from + beyond, taps + 9 * beyond, bias + beyond,
-                   [&](auto y, const float(&row_of)[kColumns][2]) {
-                     unroll<kColumns>([&](auto x) {
-                       if (y.value < rows && x.value < columns)
-                         put_two(to + beyond + (y.value * at.width + x.value) * f.N,
-                                 row_of[x.value][0], row_of[x.value][1]);
-                     });
-                   });
-  });
-}
-
-template <class T, int K, int P>
-__global__ void __launch_bounds__(kThreads, 2) projection_kernel(FusedFeedforward f) {
-  const Block<T, K> at(f);
-  load_input(f, at);
-  if (f.norm) normalise(f, at);
-  const unsigned inside = stored_by_lane(at);
-#pragma unroll 1
-  for (unsigned chunk = 0; chunk < f.chunks; chunk++) {
-    project_in<T, K, P, 4>(parameters<T, K>(f, chunk), at, inside);
-    __syncthreads();
-    convolve_to_out(f, parameters<T, K>(f, chunk), at, static_cast<int>(chunk) * 2 * at.kChunk);
-    __syncthreads();
-  }
-}
-
 template <class T, int K, int P>
 __global__ void __launch_bounds__(kThreads, 2) feedforward_kernel(FusedFeedforward f) {
-  const Block<T, K> at(f);
+  using B = Block<T, K>;
+  const B at(f, block_here());
   load_input(f, at);
   if (f.norm) normalise(f, at);
   const unsigned inside = stored_by_lane(at);
-  MatrixC sums[Block<T, K>::kMatrices][K] = {};
+  MatrixC sums[B::kMatrices][K] = {};
   at.park(sums);
   constexpr int tiles = sizeof(T) == 4 && (P == 3 || K == 4) ? 2 : 4;  // what registers are there for
 #pragma unroll 1
   for (unsigned chunk = 0; chunk < f.chunks; chunk++) {
-    project_in<T, K, P, tiles>(parameters<T, K>(f, chunk), at, inside);
+    project_in<B, P, tiles>(parameters<B>(f, chunk), at, inside, 2 * B::kChunk);
     __syncthreads();
-    gate(parameters<T, K>(f, chunk), at);
+    gate(parameters<B>(f, chunk), at);
     __syncthreads();
     at.fetch_parked(sums);
-    project_out<T, K, P>(parameters<T, K>(f, chunk), at, sums);
+    project_out<T, K, P>(parameters<B>(f, chunk), at, sums);
     at.park(sums);
   }
   at.fetch_parked(sums);
@@ -325,27 +161,6 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(FusedFeedforward f) {
 }
 
 // --- launches ------------------------------------------------------------------------------------
-
-// Calls use(K) with the constant C / 16.
-template <class Use>
-void with_channels(const FusedFeedforward& f, Use&& use) {
-  switch (f.C / 16) {
-    case 1: return use(Int<1>{});
-    case 2: return use(Int<2>{});
-    case 3: return use(Int<3>{});
-    default: return use(Int<4>{});
-  }
-}
-
-// Calls use(K, P), P in how many products.
-template <class T, class Use>
-void with_channels_and_products(const FusedFeedforward& f, Use&& use) {
-  with_channels(f, [&](auto k) {
-    if constexpr (sizeof(T) == 4)
-      if (!f.tf32) return use(k, Int<3>{});
-    use(k, Int<1>{});
-  });
-}
 
 template <class T>
 void pack_parameters(const FusedFeedforward& f, cudaStream_t stream) {
@@ -363,18 +178,10 @@ void run(const FusedFeedforward& f, cudaStream_t stream) {
   });
 }
 
-template <class T>
-void run_projection(const FusedFeedforward& f, cudaStream_t stream) {
-  with_channels_and_products<T>(f, [&](auto k, auto p) {
-    launch(projection_kernel<T, k.value, p.value>, narrow(f.B * f.down * f.across), kThreads,
-           Block<T, k.value>::bytes_ungated(), stream, f);
-  });
-}
-
 }  // namespace
 
 extern const FusedFeedforwardKernel MOCE_FOR_SCALAR(fused_feedforward);
 const FusedFeedforwardKernel MOCE_FOR_SCALAR(fused_feedforward) = {
-    pack_parameters<MOCE_SCALAR>, run<MOCE_SCALAR>, run_projection<MOCE_SCALAR>};
+    pack_parameters<MOCE_SCALAR>, run<MOCE_SCALAR>};
 
 }  // namespace moce

@@ -1,5 +1,6 @@
-// A gated feed-forward network in one kernel, and its first two steps alone: what
-// fused_feedforward_kernel.cu offers to fused_feedforward.cu.
+// A gated feed-forward network in one kernel, its first two steps alone, and these with the sums that
+// attention over channels compares: what fused_feedforward_kernel.cu and fused_projection_kernel.cu offer
+// to fused_feedforward.cu.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,7 +23,7 @@ struct FusedFeedforward {
   const void* x;  // channels are adjacent; the strides of images, rows and columns:
   int64_t image;
   int row, column;
-  void* out;     // (B, H, W, C or N) without gaps
+  void* out;     // (B, H, W, C or N - split) without gaps
   bool aligned;  // x can be loaded 16 bytes at a time
   bool norm;
   float eps;
@@ -34,6 +35,11 @@ struct FusedFeedforward {
   const float* out_bias;                              // (C)
   void* packed;  // chunks * chunk_words(C) words of 32 bits, which `pack` writes and `run` reads
   unsigned chunks, across, down;  // how many chunks N has, tiles an image has
+  // Of attention, without a gate: q and k are the channels before `split`, and are not written. Else 0.
+  int split;
+  int head;        // channels of one
+  float* sums;     // (B, parts, C head + 2 C): of q k^T by heads, of q^2 and of k^2
+  unsigned parts;  // blocks of an image, each of which takes every parts-th tile
 };
 
 // The result's tile of a block, and the channels that it gates at a time, which without a gate are half
@@ -41,6 +47,8 @@ struct FusedFeedforward {
 constexpr int kTileWidth = 16;
 constexpr int tile_height(int size, int64_t C) { return size == 4 && C > 32 ? 8 : 12; }
 constexpr int chunk_channels(int size) { return 64 / size; }
+// With what is compared, in 16 bits: with 48 channels at most two blocks have room on a multiprocessor of 8.0.
+constexpr int compared_height(int64_t C) { return C > 32 ? 8 : C > 16 ? 10 : 12; }
 
 // The size of a chunk's parameters: see fused_feedforward_parameters.h.
 constexpr int chunk_words(int size, int C) { return 24 * (size * C + chunk_channels(size)); }
@@ -49,10 +57,15 @@ constexpr int chunk_words(int size, int C) { return 24 * (size * C + chunk_chann
 struct FusedFeedforwardKernel {
   void (*pack)(const FusedFeedforward&, cudaStream_t);
   void (*run)(const FusedFeedforward&, cudaStream_t);
-  void (*run_projection)(const FusedFeedforward&, cudaStream_t);  // without a gate
+};
+struct FusedProjectionKernel {  // without a gate
+  void (*run)(const FusedFeedforward&, cudaStream_t);
+  void (*run_compared)(const FusedFeedforward&, cudaStream_t);  // null for float32
 };
 
 extern const FusedFeedforwardKernel fused_feedforward_float, fused_feedforward_bfloat16,
     fused_feedforward_half;
+extern const FusedProjectionKernel fused_projection_float, fused_projection_bfloat16,
+    fused_projection_half;
 
 }  // namespace moce

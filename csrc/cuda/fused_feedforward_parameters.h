@@ -1,7 +1,7 @@
 // The parameters of fused_feedforward in the order in which lanes take them, 16 bytes at a time: those of
 // some channels of a and the same of b in one piece, a chunk. What is multiplied on tensor cores is in
 // 16-bit elements T, or for float32 in two numbers of TF32 that add up to it. Without a gate a piece is of
-// twice as many channels, and its halves follow each other.
+// twice as many channels, and its halves follow each other; after `split` channels a new one begins.
 #pragma once
 
 #include "fused_feedforward_kernel.h"
@@ -30,6 +30,18 @@ __device__ float element(const FusedMatrix& m, int64_t row, int64_t column) {
                     : static_cast<float>(static_cast<const T*>(m.data)[at]);
 }
 
+// Of a chunk without a gate.
+struct Channels {
+  int first, count;
+};
+template <class T>
+__device__ Channels channels_of(const FusedFeedforward& f, int chunk) {
+  constexpr int size = 2 * chunk_channels(sizeof(T));
+  const int before = (f.split + size - 1) / size, from = chunk < before ? 0 : f.split;
+  const int first = from + (chunk < before ? chunk : chunk - before) * size;
+  return {first, min(size, (chunk < before ? f.split : f.N) - first)};
+}
+
 // What words of B are made of: word `word` of the 16 bytes that a lane with this t has there. Of the B's
 // columns `weight` gives the rows.
 template <class T, class Weight>
@@ -50,14 +62,15 @@ __device__ unsigned packed_word(const FusedFeedforward& f, int64_t i) {
   constexpr int C = 16 * K, chunk = P::kChunk, words = chunk_words(sizeof(T), C);
   constexpr int depth = kDepth<T>, together = P::kTogether;
   static_assert(sizeof(P) == 4 * words);
-  const int first = static_cast<int>(i / words) * chunk, N = f.N;
+  const int number = static_cast<int>(i / words), first = number * chunk, N = f.N;
+  const Channels ungated = channels_of<T>(f, number);
   int w = static_cast<int>(i % words);
   const bool gated = f.project_out.data;
   const auto hidden = [&](int half, int channel) {
-    return gated ? int64_t{half} * N + first + channel : 2 * first + half * chunk + channel;
+    return gated ? int64_t{half} * N + first + channel : ungated.first + half * chunk + channel;
   };
   const auto there = [&](int half, int channel) {
-    return gated ? first + channel < N : hidden(half, channel) < N;
+    return gated ? first + channel < N : half * chunk + channel < ungated.count;
   };
   const auto bits = [](float x) { return pack<float, 1>({x}).word; };
   const int word = w % 4, lane = w / 4 % 32, g = lane / 4, t = lane % 4;

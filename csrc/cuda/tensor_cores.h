@@ -72,6 +72,49 @@ __device__ MatrixA load_matrix(const T* corner, int stride) {
   return a;
 }
 
+// Of 16-bit elements the A, or the B, whose columns or rows lie across the rows of shared memory: where
+// A's first element is at `corner`, its columns are rows, `stride` elements apart; B's rows are as they are.
+// A lane has pairs from two rows of memory, which the instruction gathers.
+template <class T, int WORDS>
+__device__ void load_across(const T* row, unsigned (&words)[WORDS]) {
+  static_assert(sizeof(T) == 2);
+#ifdef MOCE_EMULATED
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  T mine[8], all[32][8];
+  __builtin_memcpy(mine, row, sizeof mine);
+  emulated_gather(mine, sizeof mine, all);
+  for (int i = 0; i < WORDS; i++) {
+    const T pair[2] = {all[8 * i + lane % 4 * 2][lane / 4], all[8 * i + lane % 4 * 2 + 1][lane / 4]};
+    __builtin_memcpy(&words[i], pair, sizeof pair);
+  }
+#else
+  const auto from = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if constexpr (WORDS == 4)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from)
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(words[0]), "=r"(words[1])
+                 : "r"(from)
+                 : "memory");
+#endif
+}
+template <class T>
+__device__ MatrixA load_transposed(const T* corner, int stride) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  MatrixA a;
+  load_across(corner + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8, a.words);
+  return a;
+}
+template <class T>
+__device__ MatrixB load_rows(const T* corner, int stride) {
+  MatrixB b;
+  load_across(corner + static_cast<int>(threadIdx.x % 16) * stride, b.words);
+  return b;
+}
+
 // A B + C. Of float32 what does not count in TF32 is ignored.
 template <class T>
 __device__ MatrixC multiply_add(const MatrixA& a, const MatrixB& b, const MatrixC& c) {

@@ -1,7 +1,11 @@
-"""``gated_feedforward`` and ``projected_depthwise_conv`` in one kernel each: what they are in the
-CUDA library where the kernel takes their input. Raw operators alone, without gradients of their
-own, with the arguments of the raw operators of these names, and then ``tf32``: whether float32 is
-multiplied in one product of TF32 and not in three.
+"""``gated_feedforward``, ``projected_depthwise_conv`` and the first pass of
+``transposed_attention`` in one kernel each: what they are in the CUDA library where the kernel
+takes their input. Raw operators alone, without gradients of their own.
+
+The first two have the arguments of the raw operators of these names, and then ``tf32``: whether
+float32 is multiplied in one product of TF32 and not in three. fused_attention_sums gives v
+(B, C, H, W), and in float32 (B, parts, C c + 2 C) what adds up to q k^T of heads of c channels and
+to the squared lengths of q's and of k's.
 """
 
 from __future__ import annotations
@@ -29,6 +33,17 @@ def takes_projection(x: Tensor, weight: Tensor, depthwise: Tensor, products: str
     return takes(x, products) and weight.shape[0] % 2 == 0 and depthwise.shape[-1] == 3
 
 
+def takes_attention(x: Tensor, heads: int, channels: int) -> bool:
+    """The same of ``fused_attention_sums``, with so many channels of q: 16-bit elements, whose
+    heads fill matrices of tensor cores."""
+    return (
+        x.dtype != torch.float32
+        and takes(x, "ieee")
+        and x.shape[1] == channels
+        and channels % (16 * heads) == 0
+    )
+
+
 def _fake(x: Tensor, *_: Any) -> Tensor:
     return _inputs.new_like(x)
 
@@ -49,3 +64,26 @@ torch.library.define(
     " float eps, bool tf32) -> Tensor",
 )
 torch.library.register_fake(f"{_library.COMPILED}::fused_projection", _fake_projection)
+
+
+def _fake_attention_sums(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    depthwise: Tensor,
+    depthwise_bias: Tensor | None,
+    heads: int,
+    parts: int,
+    *_: Any,
+) -> tuple[Tensor, Tensor]:
+    batch, channels = x.shape[:2]
+    sums = (batch, parts, channels * (channels // heads + 2))
+    return _inputs.new_like(x), x.new_empty(sums, dtype=torch.float32)
+
+
+torch.library.define(
+    f"{_library.COMPILED}::fused_attention_sums",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor depthwise, Tensor? depthwise_bias, int heads,"
+    " int parts, bool norm, float eps) -> (Tensor v, Tensor sums)",
+)
+torch.library.register_fake(f"{_library.COMPILED}::fused_attention_sums", _fake_attention_sums)

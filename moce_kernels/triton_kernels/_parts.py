@@ -19,10 +19,12 @@ class Parts(NamedTuple):
     # (d, q, kv, plan, dq, dkv), into the last two.
     window_conv: Callable[[Tensor, Tensor, Plan], Tensor]
     window_correlate: Callable[..., None]
-    # All of gated_feedforward and of projected_depthwise_conv, for what ``ops.fused_feedforward``
-    # says they take; Triton has no such kernels.
+    # All of gated_feedforward and of projected_depthwise_conv, and the first pass of
+    # transposed_attention, for what ``ops.fused_feedforward`` says they take; Triton has no such
+    # kernels.
     fused_feedforward: Callable[..., Tensor] | None = None
     fused_projection: Callable[..., Tensor] | None = None
+    fused_attention_sums: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 def _window_conv(q: Tensor, kv: Tensor, plan: Plan) -> Tensor:
@@ -65,4 +67,5 @@ def of_cuda_library(compiled: Any) -> Parts:
         window_correlate,
         compiled.fused_feedforward,
         compiled.fused_projection,
+        compiled.fused_attention_sums,
     )

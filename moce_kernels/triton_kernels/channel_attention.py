@@ -273,11 +273,16 @@ def _parts_of_gram(q: Tensor, k: Tensor, heads: int) -> Tensor:
     )
     if q.dtype == torch.float32 and parts > MANY:
         # Small tiles need so many programs that their sums are a launch of its own.
-        groups = batch * MANY
-        sums, _ = add_up(
-            sums.view(groups, parts // MANY, -1), (batch, MANY, sums.shape[2]), (groups, 0)
-        )
+        return added_up(sums, MANY)
     return sums
+
+
+def added_up(sums: Tensor, parts: int) -> Tensor:
+    """The sums in fewer parts, a divisor of how many there are."""
+    batch, count, size = sums.shape
+    groups = batch * parts
+    out, _ = add_up(sums.view(groups, count // parts, size), (batch, parts, size), (groups, 0))
+    return out
 
 
 def _folded(
@@ -338,7 +343,20 @@ def forward(
         )
     q, k, v = _parts_of(query, key_value)
     sums = _parts_of_gram(q, k, heads)
-    gram, squares, matrix = _folded(sums, weight, temperature, query.dtype)
+    return attend(v, sums, temperature, weight, bias, residual, out)
+
+
+def attend(
+    v: Tensor,
+    sums: Tensor,
+    temperature: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What follows the first pass, which left v and parts of the sums (B, parts, C c + 2 C)."""
+    gram, squares, matrix = _folded(sums, weight, temperature, v.dtype)
     pointwise(v, matrix, bias, out, residual=residual)
     return out, gram, squares
 

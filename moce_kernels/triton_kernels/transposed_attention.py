@@ -1,11 +1,14 @@
-"""MDTA: the projection's two launches, then those of the attention over channels."""
+"""MDTA: the projection's two launches, then those of the attention over channels; or the first
+pass in the CUDA library's one kernel, where it takes x."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from moce_kernels.ops import fused_feedforward
+from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels import channel_attention, projected_depthwise_conv
-from moce_kernels.triton_kernels._common import implement
+from moce_kernels.triton_kernels._common import blocks, implement, splits
 from moce_kernels.triton_kernels._parts import TRITON, Parts
 
 
@@ -24,6 +27,19 @@ def forward(
     eps: float,
     parts: Parts = TRITON,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    fused, (outer, channels), heads = parts.fused_attention_sums, weight.shape, len(temperature)
+    if fused is not None and x.numel() and fused_feedforward.takes_attention(x, heads, channels):
+        # Two blocks a multiprocessor, of 132, share an image's tiles of at most 192 pixels. The
+        # sums of that many are a launch of its own.
+        count = splits(blocks(x.shape[2] * x.shape[3], 192), max(1, 264 // len(x)))
+        few = count // 8 if count > 132 else count
+        count = few * (count // few)
+        v, sums = fused(x, qkv, qkv_bias, depthwise, depthwise_bias, heads, count, norm, eps)
+        if few < count:
+            sums = channel_attention.added_up(sums, few)
+        return channel_attention.attend(
+            v, sums, temperature, weight, bias, residual, new_like(x, outer)
+        )
     query = projected_depthwise_conv.forward(
         x, qkv, qkv_bias, depthwise, depthwise_bias, norm, eps, parts
     )

@@ -103,6 +103,7 @@ class Program:
 
 # In CUDA's library alone.
 OTHERS = (
+    "fused_attention_sums",
     "fused_feedforward",
     "fused_projection",
     "grouped_window_conv",
