@@ -8,6 +8,7 @@ each launch is told with the kernel, its grid and its arguments.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import importlib.util
 import re
@@ -56,6 +57,13 @@ def build(sources: Sequence[str] | None = None) -> Path:
         raise RuntimeError(
             f"the CUDA library's kernels cannot be compiled: {problem}; install the CUDA toolkit"
         ) from problem
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time
+        return _compiled(setup, compiler, cuda, sources)
+
+
+def _compiled(setup: Any, compiler: str, cuda: Any, sources: Sequence[str] | None) -> Path:
     setup.write_cuda_ninja(FOLDER, compiler, cuda, FOLDER / "unused.so")
     text = (FOLDER / "build.ninja").read_text()
     every = re.findall(r"^build (\w+)\.o: compile", text, flags=re.MULTILINE)

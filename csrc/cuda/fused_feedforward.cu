@@ -48,8 +48,10 @@ static FusedFeedforward describe(const Tensor& x, int64_t N, int64_t hidden,
   f.H = static_cast<int>(narrow(x.size(2)));
   f.W = static_cast<int>(narrow(x.size(3)));
   f.N = static_cast<int>(narrow(N));
-  STD_TORCH_CHECK(f.C % 16 == 0 && f.C >= 16 && f.C <= 64,
-                  "x must have 16, 32, 48 or 64 channels, not ", f.C);
+  const bool of_16_bits = type_of(x) != Type::kFloat;
+  STD_TORCH_CHECK((f.C % 16 == 0 && f.C >= 16 && f.C <= 64) ||
+                      (of_16_bits && (f.C == 96 || f.C == 128)),
+                  "x must have 16, 32, 48 or 64 channels, or in 16 bits 96 or 128, not ", f.C);
   f.x = x.data_ptr();
   f.image = x.stride(0);
   f.row = static_cast<int>(x.stride(2));
@@ -129,6 +131,7 @@ static std::tuple<Tensor, Tensor> fused_attention_sums(
   const int64_t C = x.size(1), N = 3 * C;
   STD_TORCH_CHECK(heads >= 1 && C % (16 * heads) == 0,
                   "a head must have a multiple of 16 channels, not ", C, " / ", heads);
+  STD_TORCH_CHECK(C <= 64 || C / heads <= 48, "a head must have at most 48 of ", C, " channels");
   STD_TORCH_CHECK(parts >= 1, "there must be a part");
   FusedFeedforward f =
       describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps, compared_height(C));

@@ -163,28 +163,34 @@ __device__ void load_input(const FusedFeedforward& f, const B& at) {
   __syncthreads();
 }
 
-// Each thread one pixel, which lanes of its warp will read. Zeros stay zeros.
+// Each thread one pixel, which lanes of its warp will read, or two threads where there are enough. Zeros
+// stay zeros.
 template <class B>
 __device__ void normalise(const FusedFeedforward& f, const B& at) {
   using T = typename B::T;
-  constexpr int C = B::C, N = kPiece<T>;
-  if constexpr (B::kInputPixels < kThreads)
+  constexpr int kShares = kThreads / B::kInputPixels, C = B::C / kShares, N = kPiece<T>;
+  const auto of_pixel = [](float mine) {
+    if constexpr (kShares == 2) mine += __shfl_xor_sync(~0u, mine, 1);
+    return mine;
+  };
+  if constexpr (kShares * B::kInputPixels < kThreads)
     if (thread_here() >= B::kInputPixels) return;  // as all of its warp
-  T* pixel = at.input + thread_here() * B::kInputStride;
+  T* pixel = at.input + thread_here() / kShares * B::kInputStride + thread_here() % kShares * C;
   float v[C / N][N], sum = 0.f, squares = 0.f;
   unroll<C / N>([&](auto i) { unpack<T, N>(get_packed<T, N>(pixel + N * i.value), v[i.value]); });
   unroll<C>([&](auto c) { sum += v[c.value / N][c.value % N]; });
+  const float mean = of_pixel(sum) * (1.f / B::C);
   unroll<C>([&](auto c) {
     float& value = v[c.value / N][c.value % N];
-    value -= sum * (1.f / C);
+    value -= mean;
     squares += value * value;
   });
-  const float scale = rsqrtf(squares * (1.f / C) + f.eps);
+  const float scale = rsqrtf(of_pixel(squares) * (1.f / B::C) + f.eps);
   unroll<C>([&](auto c) { v[c.value / N][c.value % N] *= scale; });
   unroll<C / N>([&](auto i) {
     *reinterpret_cast<uint4*>(pixel + N * i.value) = pack<T, N>(v[i.value]).word;
   });
-  __syncwarp();
+  kShares == 2 ? __syncthreads() : __syncwarp();
 }
 
 }  // namespace moce

@@ -15,7 +15,8 @@
 //      the channels.
 // At last the sums go through shared memory to where neighbouring lanes have neighbouring channels.
 // In float32, of which shared memory holds half as many, 16 channels of a and of b are taken at a time,
-// three rows a thread, and with more than 32 channels of x a tile is 16 x 8 and a thread has two rows.
+// three rows a thread, and with more than 32 channels of x a tile is 16 x 8 and a thread has two rows. With more
+// than 64, in 16 bits, a tile is 16 x 4.
 //
 // Products of float32 are P of TF32, three or one: see tensor_cores.h.
 
@@ -138,7 +139,8 @@ __global__ void __launch_bounds__(kThreads, 2) feedforward_kernel(FusedFeedforwa
   const unsigned inside = stored_by_lane(at);
   MatrixC sums[B::kMatrices][K] = {};
   at.park(sums);
-  constexpr int tiles = sizeof(T) == 4 && (P == 3 || K == 4) ? 2 : 4;  // what registers are there for
+  // What registers are there for.
+  constexpr int tiles = (sizeof(T) == 4 && (P == 3 || K == 4)) || K == 6 ? 2 : 4;
 #pragma unroll 1
   for (unsigned chunk = 0; chunk < f.chunks; chunk++) {
     project_in<B, P, tiles>(parameters<B>(f, chunk), at, inside, 2 * B::kChunk);
@@ -164,7 +166,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(FusedFeedforward f) {
 
 template <class T>
 void pack_parameters(const FusedFeedforward& f, cudaStream_t stream) {
-  with_channels(f, [&](auto k) {
+  with_channels<T>(f, [&](auto k) {
     const int64_t words = int64_t{f.chunks} * chunk_words(sizeof(T), 16 * k.value);
     launch(pack_kernel<T, k.value>, narrow(tiles_of(words, kThreads)), kThreads, 0, stream, f);
   });

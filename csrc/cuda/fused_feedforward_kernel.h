@@ -45,15 +45,15 @@ struct FusedFeedforward {
 // The result's tile of a block, and the channels that it gates at a time, which without a gate are half
 // of those that it convolves: for elements of `size` bytes, what shared memory has room for.
 constexpr int kTileWidth = 16;
-constexpr int tile_height(int size, int64_t C) { return size == 4 && C > 32 ? 8 : 12; }
+constexpr int tile_height(int size, int64_t C) { return C > 64 ? 4 : size == 4 && C > 32 ? 8 : 12; }
 constexpr int chunk_channels(int size) { return 64 / size; }
 // With what is compared, in 16 bits: with 48 channels at most two blocks have room on a multiprocessor of 8.0.
-constexpr int compared_height(int64_t C) { return C > 32 ? 8 : C > 16 ? 10 : 12; }
+constexpr int compared_height(int64_t C) { return C > 64 ? 4 : C > 32 ? 8 : C > 16 ? 10 : 12; }
 
 // The size of a chunk's parameters: see fused_feedforward_parameters.h.
 constexpr int chunk_words(int size, int C) { return 24 * (size * C + chunk_channels(size)); }
 
-// For C of 16, 32, 48 and 64.
+// For C of 16, 32, 48 and 64, and in 16 bits of 96 and 128.
 struct FusedFeedforwardKernel {
   void (*pack)(const FusedFeedforward&, cudaStream_t);
   void (*run)(const FusedFeedforward&, cudaStream_t);

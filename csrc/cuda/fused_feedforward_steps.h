@@ -133,8 +133,12 @@ __device__ void convolve(const typename B::T* from, const float* taps, const flo
 // --- choices of a launch -------------------------------------------------------------------------
 
 // Calls use(K) with the constant C / 16.
-template <class Use>
+template <class T, class Use>
 void with_channels(const FusedFeedforward& f, Use&& use) {
+  if constexpr (sizeof(T) == 2) {
+    if (f.C == 96) return use(Int<6>{});
+    if (f.C == 128) return use(Int<8>{});
+  }
   switch (f.C / 16) {
     case 1: return use(Int<1>{});
     case 2: return use(Int<2>{});
@@ -146,7 +150,7 @@ void with_channels(const FusedFeedforward& f, Use&& use) {
 // Calls use(K, P), P in how many products.
 template <class T, class Use>
 void with_channels_and_products(const FusedFeedforward& f, Use&& use) {
-  with_channels(f, [&](auto k) {
+  with_channels<T>(f, [&](auto k) {
     if constexpr (sizeof(T) == 4)
       if (!f.tf32) return use(k, Int<3>{});
     use(k, Int<1>{});

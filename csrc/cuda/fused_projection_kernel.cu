@@ -87,8 +87,9 @@ __device__ void convolve_to_compare(const ParametersOf<B>& p, const B& at, int f
 template <class B>
 struct Compared {
   static constexpr int kWarps = kThreads / 32;
-  // A warp's with one head; fewer are there with several.
-  static constexpr int kMost = (B::K * 2 * B::K + 4 * B::K + kWarps - 1) / kWarps;
+  // A warp's with the widest heads there may be; fewer are there with others.
+  static constexpr int kWidest = B::C <= 64 ? B::C : 48;
+  static constexpr int kMost = (B::K * (kWidest / 8) + 4 * B::K + kWarps - 1) / kWarps;
   unsigned head, of_heads;  // channels, and how many matrices q k^T has
 
   __device__ explicit Compared(const FusedFeedforward& f)
@@ -182,7 +183,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(FusedFeedforward
 #pragma unroll 1
     for (unsigned chunk = 0; chunk < f.chunks; chunk++) {
       const auto [first, channels] = channels_of<T>(f, chunk);
-      project_in<B, 1, 4>(parameters<B>(f, chunk), at, inside, channels);
+      project_in<B, 1, K <= 4 ? 4 : 2>(parameters<B>(f, chunk), at, inside, channels);
       __syncthreads();
       if (first < f.split)
         convolve_to_compare(parameters<B>(f, chunk), at, first);
@@ -207,7 +208,7 @@ void run(const FusedFeedforward& f, cudaStream_t stream) {
 
 template <class T>
 void run_compared(const FusedFeedforward& f, cudaStream_t stream) {
-  with_channels(f, [&](auto k) {
+  with_channels<T>(f, [&](auto k) {
     using B = AttentionBlock<T, k.value>;
     static_assert(B::bytes_compared() <= 99 * 1024);
     launch(attention_kernel<T, k.value>, narrow(f.B * f.parts), kThreads, B::bytes_compared(),

@@ -22,10 +22,11 @@ def takes(x: Tensor, products: str) -> bool:
     """Whether ``fused_feedforward`` takes these activations, with any number of hidden channels:
     channels-last, and few enough channels that its tile fits every GPU's shared memory.
     ``products``: how those of float32 are computed, of which "ieee" needs other kernels."""
-    whole = x.shape[1] in (16, 32, 48, 64) and x.stride(1) == 1
+    if x.stride(1) != 1:
+        return False
     if x.dtype == torch.float32:
-        return whole and products != "ieee"
-    return whole and x.dtype in (torch.bfloat16, torch.float16)
+        return x.shape[1] in (16, 32, 48, 64) and products != "ieee"
+    return x.shape[1] in (16, 32, 48, 64, 96, 128) and x.dtype in (torch.bfloat16, torch.float16)
 
 
 def takes_projection(x: Tensor, weight: Tensor, depthwise: Tensor, products: str) -> bool:
@@ -41,6 +42,7 @@ def takes_attention(x: Tensor, heads: int, channels: int) -> bool:
         and takes(x, "ieee")
         and x.shape[1] == channels
         and channels % (16 * heads) == 0
+        and (channels <= 64 or channels // heads <= 48)
     )
 
 

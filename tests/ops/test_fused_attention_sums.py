@@ -88,6 +88,8 @@ def composed(s: Sample, tensors: dict[str, Tensor]) -> Found:
         (48, 3, (2, 5, 17), ()),
         (64, 1, (1, 9, 37), ("norm",)),
         (64, 2, (1, 25, 7), ("norm", "bias")),
+        (96, 2, (1, 5, 37), ("norm",)),
+        (128, 4, (1, 7, 20), ("norm", "bias")),
     ],
 )
 def test_sums(
@@ -207,6 +209,8 @@ def test_what_it_takes() -> None:
     assert takes(x, 1, 32) and takes(x.half(), 2, 32)
     assert not takes(x.float(), 1, 32) and not takes(x.contiguous(), 1, 32)
     assert not takes(x, 4, 32) and not takes(x, 1, 64)
+    wide = torch.empty(1, 128, 4, 4, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    assert takes(wide, 4, 128) and not takes(wide, 2, 128)
 
 
 def test_registration(device: torch.device) -> None:
@@ -231,6 +235,7 @@ def test_refusals(device: torch.device) -> None:
         ({3: good[3].half()}, "depthwise must be"),
         ({5: 4}, "a head must have a multiple of 16 channels, not 32 / 4"),
         ({5: 0}, "a head must have"),
+        ({0: torch.cat([x] * 4, 1), 5: 2}, "a head must have at most 48 of 128 channels"),
         ({6: 0}, "there must be a part"),
     ):
         with pytest.raises(RuntimeError, match=message):

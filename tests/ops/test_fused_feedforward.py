@@ -122,6 +122,27 @@ def test_projection(
         check(projection(channels, outer, size, layout, *parts), dtype, device)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize(
+    ("channels", "size", "parts"),
+    [
+        (96, (1, 9, 20), ("norm", "bias")),
+        (128, (2, 4, 16), ("norm",)),
+        (128, (1, 7, 37), ("bias",)),
+    ],
+)
+def test_more_channels_of_16_bits(
+    channels: int,
+    size: tuple[int, int, int],
+    parts: tuple[str, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    torch.manual_seed(0)
+    for kind, outer in ((feedforward, 70), (projection, 200)):
+        check(kind(channels, outer, size, "channels_last", *parts), dtype, device)
+
+
 @pytest.mark.parametrize("kind", [feedforward, projection], ids=lambda kind: kind.__name__)
 def test_one_product_of_tf32(kind: Any, device: torch.device) -> None:
     """What is multiplied is rounded to TF32, and nothing else: a number that is nearly between two
@@ -272,8 +293,12 @@ def test_what_they_take() -> None:
         assert takes(x) and takes(x.half())
         assert takes(x.float()) == (products != "ieee")
         assert not takes(x.double()) and not takes(x.contiguous())
-        for channels in (8, 24, 80, 128):
-            assert not takes(x[:, :1].expand(1, channels, 4, 4))
+        for channels in (96, 128):
+            wide = x[:, :1].expand(1, channels, 4, 4).contiguous(memory_format=torch.channels_last)
+            assert takes(wide) and not takes(wide.float())
+        for channels in (8, 24, 80, 256):
+            narrow = x[:, :1].expand(1, channels, 4, 4)
+            assert not takes(narrow.contiguous(memory_format=torch.channels_last))
     for outer, kernel in ((96, 3), (95, 3), (96, 7)):
         weight, depthwise = torch.empty(outer, 32), torch.empty(outer, 1, kernel, kernel)
         taken = fused_feedforward.takes_projection(x, weight, depthwise, "ieee")
@@ -297,7 +322,7 @@ def test_refusals(kind: Any, device: torch.device) -> None:
     for bad, message in (
         ({0: x.double()}, "expected float32, bfloat16 or float16"),
         ({0: x.contiguous()}, "x must be channels-last"),
-        ({0: wide}, "x must have 16, 32, 48 or 64 channels, not 24"),
+        ({0: wide}, "x must have 16, 32, 48 or 64 channels, or .* not 24"),
         ({1: weight[1:]}, "project_in must be|weight must be"),
         ({2: weight}, "in_bias must be"),
         ({3: good[3].half()}, "depthwise must be"),
