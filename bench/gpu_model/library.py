@@ -82,9 +82,10 @@ def _compiled(setup: Any, compiler: str, cuda: Any, sources: Sequence[str] | Non
         *(compiler, "-shared", *(str(FOLDER / f"{one}.o") for one in wanted), str(runtime)),
         *(f"-Wl,--defsym={table}=0" for table in _tables(set(every) - set(wanted))),
         *("-Wl,-Bsymbolic", f"-L{torch_libraries}", "-ltorch", "-ltorch_cpu", "-lc10"),
-        *("-o", str(library)),
+        *("-o", f"{library}.new"),
     ]
     subprocess.run(link, check=True)
+    Path(f"{library}.new").replace(library)  # another process may be reading it
     return library
 
 
