@@ -129,12 +129,12 @@ OBJECTS = (
     "gated_depthwise_conv",
     "gated_depthwise_conv_kernel_bfloat16",
     "grouped_window_conv",
-    "window_fft_conv_kernel_bfloat16",
+    "grouped_window_conv_kernel_bfloat16",
     "sum_rows",
 )
 
-# Instructions of all threads for each element of the operator's first tensor, at most. Each window
-# kernel runs for one expert, which has its share of the slots and of the channels.
+# Instructions of all threads for each element of the operator's first tensor, at most. Experts have
+# as many slots each, and their share of the channels.
 CUDA_INSTRUCTIONS = {
     "forward_kernel<3, 4, 2>": 20.6,
     "forward_kernel<7, 8, 1>": 68.0,
@@ -146,14 +146,8 @@ CUDA_INSTRUCTIONS = {
     "projection_kernel<BFloat16, 4, 1>": 82.5,
     "feedforward_kernel<float, 4, 3>": 335.2,
     "projection_kernel<float, 4, 3>": 150.4,
-    "window_convolve_kernel<4, float>": 1.09,
-    "window_convolve_kernel<8, float>": 2.93,
-    "window_convolve_kernel<16, float>": 6.85,
-    "window_convolve_kernel<32, float>": 15.0,
-    "window_correlate_kernel<4, float>": 1.73,
-    "window_correlate_kernel<8, float>": 5.14,
-    "window_correlate_kernel<16, float>": 11.5,
-    "window_correlate_kernel<32, float>": 25.4,
+    "grouped_convolve_kernel": 26.0,
+    "grouped_correlate_kernel": 44.0,
 }
 
 
@@ -167,10 +161,7 @@ STORED = {
     "projection_kernel<BFloat16, 4, 1>": 6.0,
     "feedforward_kernel<float, 4, 3>": 4.0,
     "projection_kernel<float, 4, 3>": 12.0,
-    "window_convolve_kernel<4, float>": 4 * 8 / 64 / 4,
-    "window_convolve_kernel<8, float>": 4 * 16 / 64 / 4,
-    "window_convolve_kernel<16, float>": 4 * 32 / 64 / 4,
-    "window_convolve_kernel<32, float>": 4 * 64 / 64 / 4,
+    "grouped_convolve_kernel": 4 * (8 + 16 + 32 + 64) / 64 / 4,
 }
 
 
