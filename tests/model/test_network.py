@@ -214,6 +214,18 @@ def test_shuffles_of_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dx.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_means_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of PyTorch, with a gradient that takes no memory for each pixel."""
+    monkeypatch.setattr(layers, "_on_gpu", lambda x: True)
+    x = layers.channels_last(torch.randn(2, 12, 6, 10, dtype=torch.bfloat16)).requires_grad_()
+    ours, plain = layers.pooled(x, torch.float32), x.mean(dim=(2, 3), dtype=torch.float32)
+    assert torch.equal(ours, plain)
+    grad = torch.randn_like(plain)
+    (dx,) = torch.autograd.grad(ours, x, grad)
+    assert torch.equal(dx, torch.autograd.grad(plain, x, grad)[0])
+    assert dx.untyped_storage().nbytes() == 2 * 12 * 2
+
+
 def norm_of_chance(dim: int) -> ChannelNorm:
     norm = ChannelNorm(dim)
     norm.weight.data, norm.bias.data = torch.randn(2, dim)
