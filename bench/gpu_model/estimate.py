@@ -73,18 +73,16 @@ program_of = functools.cache(Program)
 
 
 def moved(launch: Launch) -> float:
-    """Bytes: every array once. Of experts, whose arrays have room for the widest, a mean share, or
-    that of the one which the kernel is for."""
+    """Bytes: every array once. Of experts, whose arrays have room for the widest, a mean share."""
     storages: dict[tuple[int, tuple[int, ...]], Array] = {
         (a.storage, a.shape): a for a in launch.arrays
     }
     ranks = launch.scalars.get("RANKS") or launch.scalars.get("ranks")
-    own = ranks and (ranks[launch.scalars["expert"]],) if "expert" in launch.scalars else ranks
     total = 0.0
     for array in storages.values():
         share = 1.0
         if ranks and len(array.shape) == 4 and array.shape[1] in (max(ranks), 2 * max(ranks)):
-            share = sum(own) / len(ranks) / max(ranks)
+            share = sum(ranks) / len(ranks) / max(ranks)
         total += share * array.bytes
     return total
 

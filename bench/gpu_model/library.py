@@ -179,7 +179,6 @@ class Library:
         read = code.constants()
         arrays: list[Array] = []
         parameters: list[Value] = list(data)
-        scalars = dict(scalars)
         for at in range(0, len(data) - 7, 8):
             address = int.from_bytes(data[at : at + 8], "little")
             owner = _owner(address, tensors)
@@ -187,8 +186,6 @@ class Library:
                 continue
             what, t = owner
             distance = address - t.data_ptr()
-            if what == "offsets" and "ranks" in scalars:  # a kernel for each expert
-                scalars["expert"] = distance // 8
             encoded = (len(arrays) + 1 << POINTER) + distance
             parameters[at : at + 8] = encoded.to_bytes(8, "little")
             if read is None or at in read:

@@ -1,13 +1,12 @@
 // The operators moce_kernels::grouped_window_conv and grouped_window_conv_backward on GPUs: the window
 // convolution of a layer of experts, of each slot of a routing plan with the window and the rank of its
-// expert. A launch for each expert, with blocks for all slots: only the device knows which are the
-// expert's, and blocks without one leave at once. The arithmetic is in window_fft_device.h.
+// expert. Checks, outputs, launches; the arithmetic is in window_fft_device.h.
 
 #include <algorithm>
 #include <vector>
 
+#include "grouped_window_conv_kernel.h"
 #include "window_tensors.h"
-#include "window_tiling.h"
 
 namespace moce {
 
@@ -19,10 +18,9 @@ static void check_slots(const Tensor& t, const Tensor& like, int64_t channels, c
                   name, " must have q's slots, height and width, and ", channels, " channels");
 }
 
-static const int64_t* integers(const Tensor& t, int64_t n, const char* name) {
+static void check_integers(const Tensor& t, int64_t n, const char* name) {
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.is_contiguous() && t.numel() == n, name,
                   " must be contiguous int64 with ", n, " elements");
-  return static_cast<const int64_t*>(t.const_data_ptr());
 }
 
 // What all experts have in common.
@@ -44,21 +42,34 @@ static WindowFftConv describe(const Tensor& q, const Tensor& kv, const Tensor& o
   a.channels_last = q.stride(1) == 1;
   a.q = windows_of(q);
   a.k = windows_of(kv);
-  a.order = integers(order, a.B, "order");
-  a.offsets = integers(offsets, static_cast<int64_t>(ranks.size()) + 1, "offsets");
+  check_integers(order, a.B, "order");
+  check_integers(offsets, static_cast<int64_t>(ranks.size()) + 1, "offsets");
   return a;
 }
 
-// Calls launch(arguments, window, tiling) for each expert.
+// Calls launch(arguments, experts) for as many experts at a time as a launch takes.
 template <class Launch>
-static void for_experts(WindowFftConv a, const Integers& ranks, const Integers& windows,
-                        Launch&& launch) {
+static void for_experts(WindowFftConv a, const Tensor& order, const Tensor& offsets,
+                        const Integers& ranks, const Integers& windows, Launch&& launch) {
   if (a.B == 0 || a.H == 0 || a.W == 0) return;
-  for (size_t e = 0; e < ranks.size(); e++, a.offsets++) {
-    a.C = static_cast<int>(ranks[e]);
-    const int P = static_cast<int>(windows[e]);
-    launch(a, P, window_tiling(a, P));
+  Experts experts{};
+  experts.order = static_cast<const int64_t*>(order.const_data_ptr());
+  experts.offsets = static_cast<const int64_t*>(offsets.const_data_ptr());
+  for (size_t first = 0; first < ranks.size(); first += kMostExperts) {
+    experts.count = static_cast<int>(std::min<size_t>(kMostExperts, ranks.size() - first));
+    for (int e = 0; e < experts.count; e++) {
+      a.C = static_cast<int>(ranks[first + e]);
+      const int P = static_cast<int>(windows[first + e]);
+      experts.of[e] = {P, window_tiling(a, P)};
+    }
+    launch(a, experts);
+    experts.offsets += experts.count;
   }
+}
+
+static const GroupedWindowConvKernel& kernel_of(const Tensor& t) {
+  return for_type_of(t, grouped_window_conv_float, grouped_window_conv_bfloat16,
+                     grouped_window_conv_half);
 }
 
 static Tensor grouped_window_conv(const Tensor& q, const Tensor& kv, const Tensor& order,
@@ -69,8 +80,8 @@ static Tensor grouped_window_conv(const Tensor& q, const Tensor& kv, const Tenso
   Tensor mixed = torch::stable::empty({size, 4}, ScalarType::Float, std::nullopt, q.device(),
                                       std::nullopt, MemoryFormat::ChannelsLast);
   a.out = windows_of(mixed);
-  for_experts(a, ranks, windows, [&](const WindowFftConv& of, int window, const Tiling& t) {
-    window_kernel_of(q).convolve_to_floats(of, window, t, device.stream());
+  for_experts(a, order, offsets, ranks, windows, [&](const auto& all, const Experts& experts) {
+    kernel_of(q).convolve(all, experts, device.stream());
   });
   return mixed;
 }
@@ -90,8 +101,8 @@ static void grouped_window_conv_backward(const Tensor& d, const Tensor& q, const
   a.grad = windows_of(d);
   a.dq = windows_of(dq);
   a.dk = windows_of(dkv);
-  for_experts(a, ranks, windows, [&](const WindowFftConv& of, int window, const Tiling& t) {
-    window_kernel_of(q).correlate_floats(of, window, t, device.stream());
+  for_experts(a, order, offsets, ranks, windows, [&](const auto& all, const Experts& experts) {
+    kernel_of(q).correlate(all, experts, device.stream());
   });
 }
 

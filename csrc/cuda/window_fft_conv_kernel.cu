@@ -1,7 +1,6 @@
 // Kernels of window_fft_conv for one element type, MOCE_SCALAR: out = q (*) k, the circular
 // convolution of each P x P window of (B, C, H, W), and its gradients, the correlations of grad with k
-// and with q. 3 numbers moved for each output forward, 5 backward; out and grad may be floats. With a
-// routing plan B is the number of slots, and only those of one expert are done.
+// and with q. 3 numbers moved for each output forward, 5 backward; out and grad may be floats.
 //
 // FLOPs: a real transform of a window takes about 2.5 P^2 log2(P^2) = 5 P^2 log2 P and a product of
 // spectra 3 P^2; forward has 3 and 1, backward 5 and 2.
@@ -21,7 +20,7 @@ constexpr int kConvolveBlocks = P <= 8 ? 6 : P == 16 ? 5 : 3;
 template <int P, class F>
 __device__ void with_tile(const WindowFftConv& a, const Tiling& t, F&& f) {
   const unsigned part = threadIdx.x / part_threads(P), i = blockIdx.x * convolve_parts(P) + part;
-  if (i < count_tiles(a, t))
+  if (i < t.tiles)
     f(tile_at<P>(a, t, i), shared_memory() + part * 2 * matrix_floats(P));
 }
 

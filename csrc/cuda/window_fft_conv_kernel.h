@@ -1,5 +1,5 @@
 // Circular convolution of windows: what window_fft_conv_kernel.cu offers to window_fft_conv.cu and
-// grouped_window_conv.cu.
+// fft_attention.cu.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,9 +22,6 @@ struct WindowFftConv {
   int C, H, W;
   bool channels_last;
   Windows q, k, out, grad, dq, dk;
-  // Of a routing plan, for one expert: which of the B slots are its own are order[offsets[0]] to
-  // order[offsets[1] - 1]. Null where all are.
-  const int64_t *order, *offsets;
 };
 
 struct Tiling;  // see window_tiling.h

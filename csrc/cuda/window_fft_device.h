@@ -18,19 +18,14 @@ struct Tile {
   int windows, channels;
 };
 
-// How many tiles there are; the host does not know how many slots an expert has.
-__device__ inline unsigned count_tiles(const WindowFftConv& a, const Tiling& t) {
-  return a.order ? static_cast<unsigned>(a.offsets[1] - a.offsets[0]) * t.of_image : t.tiles;
-}
-
 template <int P>
 __device__ Tile tile_at(const WindowFftConv& a, const Tiling& t, unsigned i) {
   Tile tile;
   tile.c = static_cast<int>(t.groups.divide(i)) * t.channels;
   tile.x = static_cast<int>(t.across.divide(i)) * t.windows * P;
   tile.y = static_cast<int>(t.down.divide(i)) * P;
-  tile.b = static_cast<int>(a.order ? a.order[a.offsets[0] + i] : i);
-  tile.channels = min(t.channels, a.C - tile.c);
+  tile.b = static_cast<int>(i);
+  tile.channels = min(t.channels, t.C - tile.c);
   tile.windows = min(t.windows, (a.W - tile.x + P - 1) / P);
   return tile;
 }
@@ -168,7 +163,7 @@ using Way = std::conditional_t<P == 4, InRegisters<P>, InRowsAndColumns<P>>;
 
 // Calls f(Int<window>).
 template <class F>
-void with_window(int window, F&& f) {
+MOCE_INLINE void with_window(int window, F&& f) {
   switch (window) {
     case 4: return f(Int<4>{});
     case 8: return f(Int<8>{});

@@ -44,9 +44,9 @@ constexpr int row_floats(int window) {
 }
 constexpr int matrix_floats(int window) { return window == 4 ? 0 : window * row_floats(window); }
 
-// A tile is `windows` windows side by side, of `channels` channels. A block has so many parts.
+// A tile is `windows` windows side by side, of `channels` of C channels. A block has so many parts.
 struct Tiling {
-  int windows, channels;
+  int windows, channels, C;
   Divisor across, down, groups;  // tiles in a row and column of an image, and over its channels
   unsigned of_image, tiles;
   int parts, threads;
@@ -55,6 +55,7 @@ struct Tiling {
 
 // The rest, for tiles of `windows` and `channels` and blocks of so many parts.
 inline void cut(const WindowFftConv& a, int P, Tiling& t) {
+  t.C = a.C;
   t.threads = t.parts * part_threads(P);
   const unsigned across = narrow(tiles_of(tiles_of(a.W, P), t.windows));
   const unsigned down = narrow(tiles_of(a.H, P)), groups = narrow(tiles_of(a.C, t.channels));

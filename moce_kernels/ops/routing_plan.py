@@ -84,7 +84,7 @@ def _backward(ops: Any, ctx: Any, grad: Tensor, *of_integers: None) -> tuple[Ten
     logits, index = ctx.saved_tensors
     scores = logits.softmax(dim=-1)
     chosen = torch.zeros_like(scores).scatter(1, index, grad)
-    return scores * (chosen - (scores * chosen).sum(dim=-1, keepdim=True)), None
+    return torch._softmax_backward_data(chosen, scores, -1, scores.dtype), None
 
 
 _library.operator(

@@ -69,7 +69,7 @@ def modulate_backward(
     grad,  # (B, dim, H, W)
     d_attention,  # (slots, widest rank, H, W)
     d_modulation,  # (slots, widest rank, H, W)
-    sums,  # (slots, programs of a slot)
+    sums,  # (programs of a slot, slots)
     attn_out,  # of all experts, (rank, rank) each
     attn_out_bias,  # (all ranks,)
     mod_proj,  # (all ranks, dim)
@@ -136,8 +136,8 @@ def modulate_backward(
         to = places(image_of(d_modulation, slot), first, p, n, width, FLAT)
         slope = sigmoid * (1.0 + modulation * (1.0 - sigmoid))
         store(to, d * attention * slope, mask)
-    place = (slot * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0)
-    tl.store(sums + place + tl.program_id(0), of_gate)
+    place = (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * tl.num_programs(2)
+    tl.store(sums + place + slot, of_gate)
 
 
 @triton.jit
@@ -185,17 +185,16 @@ def sum_of_experts(
 
 
 @triton.jit
-def weight_gradient(
+def tile_of_gradient(
     a,  # (slots, TIMES * widest rank, H, W)
     b,  # (B or slots, dim or widest rank, H, W)
-    sums,  # (splits, sums_b)
-    sums_b,
+    sums,  # its row of a program's sums
+    tile,  # of the matrix
     gate,  # (slots,)
     dim,
     size,
     width,
     top_k,
-    total,  # weights
     column_blocks,
     order,  # (slots,): slots
     offsets,  # (experts + 1,)
@@ -211,12 +210,12 @@ def weight_gradient(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The first of each row of sums, over the pixels of each expert: of a b^T, weights of all
+    """A tile of the first of the sums over the pixels of each expert: of a b^T, weights of all
     experts, then, with BIAS, of a."""
     e = tl.program_id(2)
     r, rows, squares, _ = expert_shape(e, RANKS, WINDOWS, 0)
     height, breadth = TIMES * r, dim if WIDE else r
-    row_block, column_block = tl.program_id(1) // column_blocks, tl.program_id(1) % column_blocks
+    row_block, column_block = tile // column_blocks, tile % column_blocks
     if (row_block * ROWS < height) & (column_block * COLUMNS < breadth):
         first, count = slots_of(e, offsets, 0, RANKS)
         n = row_block * ROWS + tl.arange(0, ROWS)
@@ -238,12 +237,73 @@ def weight_gradient(
             found += here * tl.load(gate + slot) if GATED else here
             if BIAS:
                 bias_found += left.to(tl.float32)
-        sums += tl.program_id(0).to(tl.int64) * sums_b
         to = sums + (rows * dim if WIDE else TIMES * squares)
         mask = (n < height)[:, None] & (k < breadth)[None, :]
         tl.store(to + n[:, None] * breadth + k[None, :], found, mask=mask)
         # One is a constant, the other a tensor.
         if BIAS:  # noqa: SIM102
             if column_block == 0:
-                sums += total + TIMES * rows
-                tl.store(sums + n, tl.sum(bias_found, axis=0), mask=n < height)
+                weights = 0
+                for other in tl.static_range(len(RANKS)):
+                    weights += TIMES * RANKS[other] * (dim if WIDE else RANKS[other])
+                to = sums + weights + TIMES * rows
+                tl.store(to + n, tl.sum(bias_found, axis=0), mask=n < height)
+
+
+@triton.jit
+def weight_gradients(
+    a0,  # of three weights, as tile_of_gradient takes them
+    b0,
+    a1,
+    b1,
+    a2,
+    b2,
+    sums,  # (splits, sums_b)
+    sums_b,
+    place0,  # in a row of sums
+    place1,
+    place2,
+    tiles0,  # of the matrix of the widest expert
+    tiles1,
+    gate,  # (slots,)
+    dim,
+    size,
+    width,
+    top_k,
+    wide_blocks,  # tiles in a row of a matrix, that is WIDE or not
+    column_blocks,
+    order,  # (slots,): slots
+    offsets,  # (experts + 1,)
+    RANKS: tl.constexpr,  # of all experts
+    WINDOWS: tl.constexpr,
+    WIDE: tl.constexpr,  # of each of the three; likewise the next
+    TIMES: tl.constexpr,
+    GATED: tl.constexpr,
+    BIAS: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The gradients of three weights: each by itself would leave much of a GPU idle."""
+    tile = tl.program_id(1)
+    sums += tl.program_id(0).to(tl.int64) * sums_b
+    if tile < tiles0:
+        tile_of_gradient(
+            a0, b0, sums + place0, tile, gate, dim, size, width, top_k,
+            wide_blocks if WIDE[0] else column_blocks, order, offsets, RANKS, WINDOWS,
+            WIDE[0], TIMES[0], GATED[0], BIAS[0], FLAT, PRECISION, PIXELS, ROWS, COLUMNS,
+        )  # fmt: skip
+    elif tile < tiles0 + tiles1:
+        tile_of_gradient(
+            a1, b1, sums + place1, tile - tiles0, gate, dim, size, width, top_k,
+            wide_blocks if WIDE[1] else column_blocks, order, offsets, RANKS, WINDOWS,
+            WIDE[1], TIMES[1], GATED[1], BIAS[1], FLAT, PRECISION, PIXELS, ROWS, COLUMNS,
+        )  # fmt: skip
+    else:
+        tile_of_gradient(
+            a2, b2, sums + place2, tile - tiles0 - tiles1, gate, dim, size, width, top_k,
+            wide_blocks if WIDE[2] else column_blocks, order, offsets, RANKS, WINDOWS,
+            WIDE[2], TIMES[2], GATED[2], BIAS[2], FLAT, PRECISION, PIXELS, ROWS, COLUMNS,
+        )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from moce_kernels.triton_kernels._common import (
 )
 from moce_kernels.triton_kernels._norm_gate import norm_gate
 from moce_kernels.triton_kernels._parts import Parts
-from moce_kernels.triton_kernels._sums import add_up
+from moce_kernels.triton_kernels._sums import add_up_five
 from moce_kernels.triton_kernels.depthwise_conv import depthwise
 
 # Pixels, channels that come out and channels that go in of a program.
@@ -139,11 +139,23 @@ class Layer:
         return out
 
 
+class Weight(NamedTuple):
+    """A weight whose gradient is wanted: what that of its output is, and what went in."""
+
+    a: Tensor
+    b: Tensor
+    role: str
+    wide: bool = False  # b has all channels of an image
+    times: int = 1  # as many ranks come out
+    gated: bool = False
+    bias: bool = False  # its gradient as well
+
+
 class LayerBackward(Layer):
     """The steps of the backward pass as well.
 
     The gradients of most weights are products over pixels, of which programs leave parts in one
-    tensor for all of them. One launch adds them up.
+    tensor for all of them. One launch adds them up, with the parts of other gradients.
     """
 
     SUMMED = "in_proj", "mod_proj", "out_proj", "query", "key_value", "attn_out", "attn_out_bias"
@@ -182,10 +194,10 @@ class LayerBackward(Layer):
     def modulated_backward(
         self, attention: Tensor, grad: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """z, the gradients of its two factors, and that of the gate."""
+        """z, the gradients of its two factors, and parts of the sum that the gate's is."""
         z, d_attention, d_modulation = (self.scratch(self.rank) for _ in range(3))
         tiles, across = blocks(self.size, self.pixels), blocks(self.rank, CHANNELS) + 1
-        sums = torch.empty((self.slots, tiles * across), dtype=torch.float32, device=self.x.device)
+        sums = torch.empty((tiles * across, self.slots), dtype=torch.float32, device=self.x.device)
         w = self.weights
         gradients.modulate_backward[tiles, across, self.slots](
             a=strided(attention),
@@ -212,7 +224,7 @@ class LayerBackward(Layer):
             num_warps=4,
             num_stages=3 if compute_capability() < 100 else 2,  # 3 spill
         )
-        return z, d_attention, d_modulation, sums.sum(dim=1).view(self.gate.shape)
+        return z, d_attention, d_modulation, sums
 
     def sum_of_experts(
         self, a: Tensor, weight: Tensor, out: Tensor, x: Tensor | None = None
@@ -239,47 +251,66 @@ class LayerBackward(Layer):
         )
         return out
 
-    def weight_gradient(
-        self,
-        a: Tensor,
-        b: Tensor,
-        role: str,
-        *,
-        wide: bool = False,
-        times: int = 1,
-        gated: bool = False,
-        bias: bool = False,
-    ) -> None:
-        """Of the weight that b went into and a is the gradient of what came out, and of its bias:
-        parts of sums, see ``weight_gradients``."""
-        column_blocks = blocks(self.dim if wide else self.rank, CHANNELS)
+    def sum_weight_gradients(self, first: Weight, second: Weight, third: Weight) -> None:
+        """Parts of the sums that three weights' gradients are, see ``gradients``."""
+        three = first, second, third
         parts, width = self.sums.shape
-        grid = parts, blocks(times * self.rank, CHANNELS) * column_blocks, self.plan.experts
-        gradients.weight_gradient[grid](
-            a=strided(a),
-            b=strided(b),
-            sums=self.sums[:, self.places[role] :],
+        wide_blocks, column_blocks = blocks(self.dim, CHANNELS), blocks(self.rank, CHANNELS)
+        tiles = [
+            blocks(w.times * self.rank, CHANNELS) * (wide_blocks if w.wide else column_blocks)
+            for w in three
+        ]
+        gradients.weight_gradients[parts, sum(tiles), self.plan.experts](
+            a0=strided(first.a),
+            b0=strided(first.b),
+            a1=strided(second.a),
+            b1=strided(second.b),
+            a2=strided(third.a),
+            b2=strided(third.b),
+            sums=self.sums,
             sums_b=width,
+            place0=self.places[first.role],
+            place1=self.places[second.role],
+            place2=self.places[third.role],
+            tiles0=tiles[0],
+            tiles1=tiles[1],
             gate=self.gate,
             **self.sizes,
-            total=getattr(self.weights, role).numel(),
+            wide_blocks=wide_blocks,
             column_blocks=column_blocks,
             **self.plan.by_expert,
-            WIDE=wide,
-            TIMES=times,
-            GATED=gated,
-            BIAS=bias,
-            FLAT=flat(a, b),
+            WIDE=tuple(w.wide for w in three),
+            TIMES=tuple(w.times for w in three),
+            GATED=tuple(w.gated for w in three),
+            BIAS=tuple(w.bias for w in three),
+            FLAT=flat(*(t for w in three for t in (w.a, w.b))),
             PRECISION=float32_precision(),
-            PIXELS=min(self.pixels, 32) if self.pixels == PIXELS else self.pixels,
+            PIXELS=self.pixels if self.short or self.pixels != PIXELS else 32,
             ROWS=CHANNELS,
             COLUMNS=CHANNELS,
             num_warps=4,
+            num_stages=3 if self.short or compute_capability() < 100 else 2,  # 3 spill
         )
 
-    def weight_gradients(self) -> dict[str, Tensor]:
-        """Of the roles in ``SUMMED``, once ``weight_gradient`` was called for each."""
-        total, _ = add_up(self.sums[None], self.sums.shape[1:], (0,))
-        like = [getattr(self.weights, role) for role in self.SUMMED]
-        found = total.split([w.numel() for w in like])
-        return {r: t.view(w.shape) for r, t, w in zip(self.SUMMED, found, like, strict=True)}
+    def gradients(
+        self, of_gate: Tensor, of_norm: Tensor, of_query_dw: Tensor, of_key_value_dw: Tensor
+    ) -> tuple[Tensor, ExpertWeights]:
+        """Of the gates and of all weights, from the parts of their sums, (parts, size) each; once
+        ``sum_weight_gradients`` was called for the roles in ``SUMMED``."""
+        gate, norm, query_dw, key_value_dw, rest = add_up_five(
+            of_gate, of_norm, of_query_dw, of_key_value_dw, self.sums
+        )
+        flat = {
+            **_split(norm, self.weights, "norm", "norm_bias"),
+            **_split(query_dw, self.weights, "query_dw", "query_dw_bias"),
+            **_split(key_value_dw, self.weights, "key_value_dw", "key_value_dw_bias"),
+            **_split(rest, self.weights, *self.SUMMED),
+        }
+        return gate.view(self.gate.shape), ExpertWeights(**flat)
+
+
+def _split(values: Tensor, like: ExpertWeights, *roles: str) -> dict[str, Tensor]:
+    """Values in a row, as weights in these roles."""
+    shapes = [getattr(like, role).shape for role in roles]
+    parts = values.split([shape.numel() for shape in shapes])
+    return {r: part.view(shape) for r, part, shape in zip(roles, parts, shapes, strict=True)}

@@ -180,8 +180,9 @@ def norm_gate_backward(
     eps: float,
     rank: int,
     plan: Plan,
-) -> tuple[Tensor, Tensor]:
-    """Writes dv, turns mixed into its gradient, and returns those of weight and bias."""
+) -> Tensor:
+    """Writes dv, turns mixed into its gradient, and returns parts of the sums that those of weight
+    and bias are, (parts, 2, channels)."""
     slots, _, height, width = mixed.shape
     size = height * width
     block, channels = _all_channels(rank, 2048, size)
@@ -210,5 +211,4 @@ def norm_gate_backward(
         # one channel that left 2e-6 where there is nothing.
         enable_fp_fusion=False,
     )
-    dweight, dbias = sums.sum(dim=0)
-    return dweight, dbias
+    return sums

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -68,3 +69,50 @@ def add_up(sums: Tensor, shape: Sequence[int], other_shape: Sequence[int]) -> tu
         num_warps=warps,
     )
     return out, other
+
+
+class Partial(NamedTuple):
+    """Sums (parts, size) of a matrix's rows that are to be added up."""
+
+    data: Any
+    parts: Any
+    size: Any
+
+
+@triton.jit
+def _columns_of(partial, out, block, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
+    if (block >= 0) & (block * COLUMNS < partial.size):
+        c = block * COLUMNS + tl.arange(0, COLUMNS)
+        inside = c < partial.size
+        total = sum_of_parts(partial.data, c, inside, partial.parts, partial.size, PARTS, COLUMNS)
+        tl.store(out + c, total, mask=inside)
+
+
+@triton.jit
+def _add_up_five(s0, s1, s2, s3, s4, out, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """out: the sums of each ``Partial``, one after the other."""
+    block = tl.program_id(0)
+    _columns_of(s0, out, block, PARTS, COLUMNS)
+    block -= tl.cdiv(s0.size, COLUMNS)
+    out += s0.size
+    _columns_of(s1, out, block, PARTS, COLUMNS)
+    block -= tl.cdiv(s1.size, COLUMNS)
+    out += s1.size
+    _columns_of(s2, out, block, PARTS, COLUMNS)
+    block -= tl.cdiv(s2.size, COLUMNS)
+    out += s2.size
+    _columns_of(s3, out, block, PARTS, COLUMNS)
+    block -= tl.cdiv(s3.size, COLUMNS)
+    out += s3.size
+    _columns_of(s4, out, block, PARTS, COLUMNS)
+
+
+def add_up_five(*sums: Tensor) -> tuple[Tensor, ...]:
+    """Of five matrices (parts, size), the sums of their rows, (size,) each, in one launch."""
+    sizes = [one.shape[1] for one in sums]
+    out = sums[0].new_empty((sum(sizes),))
+    s0, s1, s2, s3, s4 = (Partial(one, *one.shape) for one in sums)
+    _add_up_five[(sum(blocks(size, 32) for size in sizes),)](
+        s0=s0, s1=s1, s2=s2, s3=s3, s4=s4, out=out, PARTS=64, COLUMNS=32, num_warps=4
+    )
+    return out.split(sizes)

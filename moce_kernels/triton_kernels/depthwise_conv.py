@@ -323,16 +323,16 @@ def depthwise(
     )
 
 
-def depthwise_backward_weight(
+def depthwise_weight_sums(
     grad: Tensor, x: Tensor, *, rank: int, plan: Plan, kernel: int, times: int = 1
-) -> tuple[Tensor, Tensor]:
-    """The gradients of weight (channels, K, K) and bias (channels,)."""
+) -> Tensor:
+    """Parts of the sums that the gradients of weight and bias are, (parts, channels (K K + 1))."""
     slots, _, height, width = x.shape
     tile = _tile(height, width, slots, times * rank, kernel, plan)
     total = times * plan.total(rank)
     parts = splits(slots * tile.parts, max(1, 512 // tile.deep))
     taps = kernel**2
-    sums = torch.empty((1, parts, total * (taps + 1)), dtype=torch.float32, device=x.device)
+    sums = torch.empty((parts, total * (taps + 1)), dtype=torch.float32, device=x.device)
     _depthwise_conv_backward_weight[tile.deep, parts, plan.experts](
         grad=strided(grad),
         x=strided(x),
@@ -351,7 +351,15 @@ def depthwise_backward_weight(
         CHANNELS=tile.channels,
         num_warps=4,
     )
-    return add_up(sums, (total, kernel, kernel), (total,))
+    return sums
+
+
+def depthwise_backward_weight(
+    grad: Tensor, x: Tensor, *, rank: int, plan: Plan, kernel: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients of weight (channels, K, K) and bias (channels,)."""
+    sums = depthwise_weight_sums(grad, x, rank=rank, plan=plan, kernel=kernel)
+    return add_up(sums[None], (rank, kernel, kernel), (rank,))
 
 
 # --- the operator --------------------------------------------------------------------------------

@@ -249,8 +249,7 @@ def backward(
     plan, rank = no_plan(window), q.shape[1]
     mixed = scratch(q, q.shape, torch.float32)
     window_conv(q, k, mixed, rank=rank, plan=plan)
-    dweight, dbias = norm_gate_backward(
-        grad, mixed, v, weight, bias, dv, eps=eps, rank=rank, plan=plan
-    )
+    sums = norm_gate_backward(grad, mixed, v, weight, bias, dv, eps=eps, rank=rank, plan=plan)
+    dweight, dbias = sums.sum(dim=0)
     window_correlate(mixed, q, k, dq, dk, rank=rank, plan=plan)
     return dq, dk, dv, dweight, dbias

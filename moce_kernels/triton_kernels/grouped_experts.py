@@ -29,10 +29,10 @@ from torch import Tensor
 from moce_kernels.expert_weights import ExpertWeights
 from moce_kernels.ops._inputs import new_like
 from moce_kernels.triton_kernels._common import Plan, implement
-from moce_kernels.triton_kernels._expert_layer import Layer, LayerBackward
+from moce_kernels.triton_kernels._expert_layer import Layer, LayerBackward, Weight
 from moce_kernels.triton_kernels._norm_gate import norm_gate_backward
 from moce_kernels.triton_kernels._parts import TRITON, Parts
-from moce_kernels.triton_kernels.depthwise_conv import depthwise_backward_weight
+from moce_kernels.triton_kernels.depthwise_conv import depthwise_weight_sums
 
 
 def _plan(
@@ -100,42 +100,34 @@ def backward(
     attention = layer.attention(mixed, kv)
 
     # From out to the attention.
-    z, d_attention, d_modulation, dgate = layer.modulated_backward(attention, grad)
-    layer.weight_gradient(z, grad, "out_proj", wide=True, gated=True)
-    layer.weight_gradient(d_modulation, shared, "mod_proj", wide=True)
+    z, d_attention, d_modulation, of_gate = layer.modulated_backward(attention, grad)
+    layer.sum_weight_gradients(
+        Weight(z, grad, "out_proj", wide=True, gated=True),
+        Weight(d_modulation, shared, "mod_proj", wide=True),
+        Weight(d_attention, attention, "attn_out", bias=True),
+    )
     layer.sum_of_experts(d_modulation, w.mod_proj, dshared)
-    layer.weight_gradient(d_attention, attention, "attn_out", bias=True)
 
     # Through the attention, then the depthwise convolutions.
     d = layer.project_back(d_attention, w.attn_out, attention)
     dq, dkv = torch.empty_like(q), torch.empty_like(kv)
-    d_norm, d_norm_bias = norm_gate_backward(
+    of_norm = norm_gate_backward(
         d, mixed, kv, w.norm, w.norm_bias, dkv, eps=eps, rank=rank, plan=plan
     )
     parts.window_correlate(mixed, q, kv, plan, dq, dkv)
-    d_query_dw, d_query_dw_bias = depthwise_backward_weight(
-        dq, before_q, rank=rank, plan=plan, kernel=3
-    )
-    d_key_value_dw, d_key_value_dw_bias = depthwise_backward_weight(
-        dkv, before_kv, rank=rank, plan=plan, kernel=7, times=2
-    )
+    of_query_dw = depthwise_weight_sums(dq, before_q, rank=rank, plan=plan, kernel=3)
+    of_key_value_dw = depthwise_weight_sums(dkv, before_kv, rank=rank, plan=plan, kernel=7, times=2)
     layer.depthwise(dq, w.query_dw, None, before_q, kernel=3, flip=True)
     layer.depthwise(dkv, w.key_value_dw, None, before_kv, kernel=7, times=2, flip=True)
 
     # From there to x.
-    layer.weight_gradient(before_q, h, "query")
-    layer.weight_gradient(before_kv, h, "key_value", times=2)
     dh = layer.project_back(before_q, w.query, d, before_kv, w.key_value)
-    layer.weight_gradient(dh, x, "in_proj", wide=True)
+    layer.sum_weight_gradients(
+        Weight(before_q, h, "query"),
+        Weight(before_kv, h, "key_value", times=2),
+        Weight(dh, x, "in_proj", wide=True),
+    )
     layer.sum_of_experts(dh, w.in_proj, dx, grad)
 
-    dweights = ExpertWeights(
-        query_dw=d_query_dw,
-        query_dw_bias=d_query_dw_bias,
-        key_value_dw=d_key_value_dw,
-        key_value_dw_bias=d_key_value_dw_bias,
-        norm=d_norm,
-        norm_bias=d_norm_bias,
-        **layer.weight_gradients(),
-    )
+    dgate, dweights = layer.gradients(of_gate, of_norm.flatten(1), of_query_dw, of_key_value_dw)
     return dx, dshared, dgate, list(dweights)

@@ -55,7 +55,7 @@ class DecoderBlock(nn.Module):
         self.feedforward = GatedFeedForward(dim, ffn_expansion, bias=False)
 
     def forward(self, x: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
-        """x: (B, C, H, W); frequency: (B, F), the embedding of the bottleneck."""
+        """x: (B, C, H, W); frequency: (B, n), what the frequency embedding says of the route."""
         # Both normalise x as they read it, by the one norm of the block.
         shared = self.shared_expert(x, self.norm)
         before = self.to_routed(x, self.norm)

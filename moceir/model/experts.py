@@ -84,7 +84,7 @@ class ExpertLayer(nn.Module):
     def forward(self, x: Tensor, shared: Tensor, frequency: Tensor) -> tuple[Tensor, BlockRouting]:
         """``sum_j g_j e_j(x, S)``, and the routes.
 
-        x, shared: (B, C, H, W); frequency: (B, F), the embedding of the bottleneck.
+        x, shared: (B, C, H, W); frequency: (B, n), as the router takes it.
         """
         routing = self.router(x, frequency)
         return self.bank(x, shared, routing), routing

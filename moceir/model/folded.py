@@ -21,9 +21,9 @@ from moceir.model.routing import Router
 def folded(model: MoCEIR, dtype: torch.dtype) -> MoCEIR:
     """A copy for inference in which everything that follows from weights alone is computed already.
 
-    Scale and shift of the norms are part of the 1x1 convolutions after them, two 1x1 convolutions
-    in a row are one, and weights that would be converted at every call are in the activations'
-    dtype. Routers and banks of experts, which gain nothing, are the network's own.
+    Scale and shift of the norms are part of the 1x1 convolutions after them, two convolutions in a
+    row are one, and weights that would be converted at every call are in the activations' dtype.
+    Routers and banks of experts, which gain nothing, are the network's own.
 
     Args:
         model: is left as it is. What is done to its weights later does not reach the copy.
@@ -53,6 +53,7 @@ def folded(model: MoCEIR, dtype: torch.dtype) -> MoCEIR:
                 module.project_in = None
                 _convert(dtype, module.projection)
             elif isinstance(module, DecoderLevel):
+                _fuse(module)
                 _convert(dtype, module.fuse)
             elif isinstance(module, (Conv3x3, FrequencyEmbedding)):
                 for part in module.modules():
@@ -128,6 +129,16 @@ def _fold(norm: ChannelNorm, *convolutions: PointwiseConv) -> None:
         one.bias = _parameter(bias)
     norm.register_parameter("weight", None)
     norm.register_parameter("bias", None)
+
+
+def _fuse(level: DecoderLevel) -> None:
+    """The 1x1 convolution of what is upsampled becomes part of the upsampling: both are linear, and
+    pixel shuffle moves groups of four channels, which it leaves together."""
+    of_x, of_skip = level.fuse.weight.chunk(2, dim=1)
+    upsample = level.upsample.weight.unflatten(0, (-1, 4))
+    weight = torch.einsum("nc,ck...->nk...", of_x[..., 0, 0], upsample).flatten(0, 1)
+    level.upsample.weight = _parameter(weight.contiguous(memory_format=torch.channels_last))
+    level.fuse.weight = _parameter(of_skip)
 
 
 def _convert(dtype: torch.dtype, *modules: nn.Module | None, bias: bool = False) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +53,33 @@ def _on_gpu(x: Tensor) -> bool:
 def pooled(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """(B, C), the mean over the pixels of (B, C, H, W), summed in ``dtype``. As of channels-last
     memory: the gradient of ``mean(dim=(2, 3))`` would be NCHW."""
+    if dtype is torch.float32 and _on_gpu(x):
+        return _Means.apply(x)
     return x.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1, dtype=dtype)
+
+
+class _Means(torch.autograd.Function):
+    """``mean(dim=(2, 3))`` in float32 for GPUs, with a gradient of (B, C) numbers that are the same
+    at all pixels. PyTorch's is a float32 tensor as large as x, and then its conversion."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3), dtype=torch.float32)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.shape, ctx.dtype = inputs[0].shape, inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        each = (grad / (ctx.shape[2] * ctx.shape[3])).to(ctx.dtype)
+        return each[:, :, None, None].expand(ctx.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.mean(dim=(2, 3), dtype=torch.float32)
 
 
 class ChannelNorm(nn.LayerNorm):

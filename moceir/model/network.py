@@ -27,7 +27,7 @@ from moceir.model.layers import (
     pixel_unshuffle,
     pooled,
 )
-from moceir.model.routing import BlockRouting, Router, auxiliary_loss
+from moceir.model.routing import BlockRouting, Router, auxiliary_loss, of_frequency, routers
 from moceir.weights.files import read_weights, write_weights
 from moceir.weights.state import check_state
 
@@ -102,18 +102,20 @@ class DecoderLevel(nn.Module):
             self.blocks.append(block)
 
     def forward(
-        self, x: Tensor, skips: list[Tensor], frequency: Tensor
+        self, x: Tensor, skips: list[Tensor], frequency: list[Tensor]
     ) -> tuple[Tensor, list[BlockRouting]]:
-        """Takes the last of ``skips`` off, so that its memory is free after the fusion."""
+        """Takes the last of ``skips`` off, so that its memory is free after the fusion, and its
+        blocks' from the front of ``frequency``, see ``of_frequency``."""
         x = pixel_shuffle(self.upsample(x))
         skip = skips.pop()
-        # The 1x1 convolution of both, one beside the other.
-        of_x, of_skip = self.fuse.weight.flatten(1).chunk(2, dim=1)
-        x = pointwise_conv(skip, of_skip, residual=pointwise_conv(x, of_x))
+        # The 1x1 convolution of both, one beside the other; of a folded network `upsample` contains
+        # the first.
+        *of_x, of_skip = self.fuse.weight.flatten(1).split(skip.shape[1], dim=1)
+        x = pointwise_conv(skip, of_skip, residual=pointwise_conv(x, *of_x) if of_x else x)
         del skip
         routings = []
         for block in self.blocks:
-            x, routing = block(x, frequency)
+            x, routing = block(x, frequency.pop(0))
             routings.append(routing)
         return x, routings
 
@@ -211,7 +213,7 @@ class MoCEIR(
         for level in self.encoder:
             x = level(x, skips)
         x = self.bottleneck(x)
-        frequency = self.frequency_embedding(x).float()  # for the routers
+        frequency = of_frequency([*routers(self.decoder)], self.frequency_embedding(x))
         routings: list[BlockRouting] = []
         for level in self.decoder:
             x, of_level = level(x, skips, frequency)

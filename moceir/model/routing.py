@@ -28,7 +28,8 @@ class BlockRouting(NamedTuple):
 class Router(nn.Module):
     """``g(x) = top-k(softmax(W x + noise))``, one decision for a whole image (eq. 4).
 
-    Logits come from the pooled features and from the frequency embedding of the bottleneck.
+    Logits come from the pooled features and from the frequency embedding of the bottleneck, whose
+    part ``of_frequency`` computes for all routers.
 
     Args:
         dim, frequency_dim: channels of the features and of the embedding.
@@ -67,12 +68,11 @@ class Router(nn.Module):
         self.forced: int | None = None
 
     def forward(self, x: Tensor, frequency: Tensor) -> BlockRouting:
-        """x: (B, C, H, W); frequency: (B, F)."""
+        """x: (B, C, H, W); frequency: (B, n), from ``of_frequency``."""
         # A route is a discrete choice: made in float32 whatever the precision around it.
         with torch.autocast(x.device.type, enabled=False):
-            of_frequency = self.from_frequency(frequency.float())
-            of_features = self.from_features.weight.mT
-            logits = torch.addmm(of_frequency, pooled(x, torch.float32), of_features)
+            features = pooled(x, torch.float32)
+            logits = torch.addmm(frequency, features, self.from_features.weight.mT)
         noisy = logits
         if self.noise == "always" or (self.noise == "train" and self.training):
             # Processes that share a batch draw the whole batch's noise, and each takes its rows.
@@ -84,6 +84,15 @@ class Router(nn.Module):
         if self.forced is not None:
             noisy = _with_first_choice(noisy, self.forced)
         return BlockRouting(routing_plan(noisy, self.top_k), logits, noisy, self)
+
+
+def of_frequency(routers: Sequence[Router], embedding: Tensor) -> list[Tensor]:
+    """What the frequency embedding (B, F) adds to the logits of each router, (B, n) float32 each:
+    one product for all of them, since on a GPU every launch costs."""
+    with torch.autocast(embedding.device.type, enabled=False):
+        weights = [router.from_frequency.weight for router in routers]
+        logits = F.linear(embedding.float(), torch.cat(weights))
+        return list(logits.split([len(weight) for weight in weights], dim=1))
 
 
 def auxiliary_loss(routings: Sequence[BlockRouting]) -> Tensor:

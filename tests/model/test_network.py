@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -212,6 +213,22 @@ def test_shuffles_of_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(dx, torch.autograd.grad(plain, x, grad)[0])
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert dx.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_means_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of PyTorch, with a gradient that takes no memory for each pixel."""
+    monkeypatch.setattr(layers, "_on_gpu", lambda x: True)
+    x = layers.channels_last(torch.randn(2, 12, 6, 10, dtype=torch.bfloat16)).requires_grad_()
+    ours, plain = layers.pooled(x, torch.float32), x.mean(dim=(2, 3), dtype=torch.float32)
+    assert torch.equal(ours, plain)
+    grad = torch.randn_like(plain)
+    (dx,) = torch.autograd.grad(ours, x, grad)
+    assert torch.equal(dx, torch.autograd.grad(plain, x, grad)[0])
+    assert dx.untyped_storage().nbytes() == 2 * 12 * 2
+    # As the reference, which forward-mode derivatives and torch.func take.
+    means, x = functools.partial(layers.pooled, dtype=torch.float32), x.detach()
+    assert torch.equal(torch.func.jvp(means, (x,), (x,))[1], plain)
+    assert torch.equal(torch.func.vmap(means)(x[:, None])[:, 0], plain)
 
 
 def norm_of_chance(dim: int) -> ChannelNorm:

@@ -14,6 +14,7 @@ from moceir.model.routing import (
     Router,
     auxiliary_loss,
     forced_expert,
+    of_frequency,
     squared_variation,
     supervised,
 )
@@ -105,8 +106,15 @@ def test_where_the_loss_settles(use_complexity: bool) -> None:
 
 def test_no_loss_in_evaluation() -> None:
     one = router().eval()
-    routing = one(torch.rand(2, 8, 4, 4), torch.rand(2, 16))
+    routing = one(torch.rand(2, 8, 4, 4), torch.rand(2, 4))
     assert auxiliary_loss([routing]).item() == 0
+
+
+def test_the_frequency_embedding_as_each_router_sees_it() -> None:
+    torch.manual_seed(0)
+    each, embedding = [router(), router()], torch.rand(3, 16, dtype=torch.bfloat16)
+    for one, found in zip(each, of_frequency(each, embedding), strict=True):
+        torch.testing.assert_close(found, one.from_frequency(embedding.float()))
 
 
 def test_bank_counts_each_expert() -> None:
@@ -137,7 +145,7 @@ def test_a_supervised_router_has_the_cross_entropy() -> None:
 
 def test_a_forced_expert_has_the_gate_of_the_first_choice() -> None:
     one = router().eval()
-    x, frequency = torch.rand(5, 8, 4, 4), torch.rand(5, 16)
+    x, frequency = torch.rand(5, 8, 4, 4), torch.rand(5, 4)
     free = one(x, frequency).plan
     for expert in range(4):
         with forced_expert(torch.nn.Sequential(one), expert):

@@ -139,6 +139,20 @@ def test_any_alignment(offset: int, device: torch.device) -> None:
         assert torch.equal(found[:, : RANKS[3]], expected[:, : RANKS[3]])
 
 
+def test_more_experts_than_a_launch_takes(device: torch.device) -> None:
+    torch.manual_seed(0)
+    ops, ranks, windows = torch.ops.moce_kernels, [2, 6] * 5, [8, 4] * 5
+    slots = [9, 8, 7, 0, 9]
+    order = torch.tensor(sorted(range(5), key=lambda slot: slots[slot]), device=device)
+    offsets = torch.tensor([sum(s < e for s in slots) for e in range(11)], device=device)
+    q, k = (torch.randn(5, 6, 9, 13, device=device) for _ in range(2))
+    mixed = ops.grouped_window_conv(q, k, order, offsets, ranks, windows)
+    for slot, e in enumerate(slots):
+        left, right = (t[slot : slot + 1, : ranks[e]].double() for t in (q, k))
+        exact = window_fft_conv(left, right, windows[e])
+        assert_close(mixed[slot, : ranks[e]], exact[0], torch.float32)
+
+
 def test_registration(device: torch.device) -> None:
     plan = plan_of(PLANS["top2"], device)
     q, kv, d = (torch.randn(6, c, 9, 5, device=device) for c in (24, 48, 24))
