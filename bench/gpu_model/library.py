@@ -178,7 +178,7 @@ class Library:
                 continue
             what, t = owner
             distance = address - t.data_ptr()
-            if what == "offsets" and "ranks" in scalars:  # a kernel for each expert
+            if what == "offsets" and "windows" in scalars:  # a kernel for each expert
                 scalars["expert"] = distance // 8
             encoded = (len(arrays) + 1 << POINTER) + distance
             parameters[at : at + 8] = encoded.to_bytes(8, "little")

@@ -51,7 +51,11 @@ COMPILED = (
     ("moce_ir_s step of 32 x 128 x 128", "float32"),
 )
 # Tests of what the table of operators does not reach by itself.
-TESTS = ("tests/ops/test_fused_feedforward.py", "tests/ops/test_grouped_window_conv.py")
+TESTS = (
+    "tests/ops/test_fused_feedforward.py",
+    "tests/ops/test_grouped_depthwise_conv.py",
+    "tests/ops/test_grouped_window_conv.py",
+)
 # Sections of Nsight Compute.
 COUNTERS = ("SpeedOfLight", "LaunchStats", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis")
 

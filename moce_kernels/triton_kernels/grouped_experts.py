@@ -32,7 +32,6 @@ from moce_kernels.triton_kernels._common import Plan, implement
 from moce_kernels.triton_kernels._expert_layer import Layer, LayerBackward
 from moce_kernels.triton_kernels._norm_gate import norm_gate_backward
 from moce_kernels.triton_kernels._parts import TRITON, Parts
-from moce_kernels.triton_kernels.depthwise_conv import depthwise_backward_weight
 
 
 def _plan(
@@ -113,14 +112,14 @@ def backward(
         d, mixed, kv, w.norm, w.norm_bias, dkv, eps=eps, rank=rank, plan=plan
     )
     parts.window_correlate(mixed, q, kv, plan, dq, dkv)
-    d_query_dw, d_query_dw_bias = depthwise_backward_weight(
-        dq, before_q, rank=rank, plan=plan, kernel=3
+    d_query_dw, d_query_dw_bias = parts.grouped_depthwise_conv_backward_weight(
+        dq, before_q, plan, 1, 3
     )
-    d_key_value_dw, d_key_value_dw_bias = depthwise_backward_weight(
-        dkv, before_kv, rank=rank, plan=plan, kernel=7, times=2
+    d_key_value_dw, d_key_value_dw_bias = parts.grouped_depthwise_conv_backward_weight(
+        dkv, before_kv, plan, 2, 7
     )
-    layer.depthwise(dq, w.query_dw, None, before_q, kernel=3, flip=True)
-    layer.depthwise(dkv, w.key_value_dw, None, before_kv, kernel=7, times=2, flip=True)
+    parts.grouped_depthwise_conv(dq, w.query_dw, None, plan, 1, True, before_q)
+    parts.grouped_depthwise_conv(dkv, w.key_value_dw, None, plan, 2, True, before_kv)
 
     # From there to x.
     layer.weight_gradient(before_q, h, "query")

@@ -105,6 +105,8 @@ class Program:
 OTHERS = (
     "fused_feedforward",
     "fused_projection",
+    "grouped_depthwise_conv",
+    "grouped_depthwise_conv_backward_weight",
     "grouped_window_conv",
     "grouped_window_conv_backward",
 )

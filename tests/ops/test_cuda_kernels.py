@@ -44,7 +44,9 @@ def test_table_of_operators(
     run_tests(library, "tests/ops/test_all_ops.py", f"({chosen}) and ({tests})", shared_memory)
 
 
-@pytest.mark.parametrize("part", ["grouped_window_conv", "fused_feedforward"])
+@pytest.mark.parametrize(
+    "part", ["grouped_depthwise_conv", "grouped_window_conv", "fused_feedforward"]
+)
 def test_parts_of_other_operators(part: str, library: Path) -> None:
     run_tests(library, f"tests/ops/test_{part}.py", "", 228 * 1024)
 
