@@ -75,9 +75,10 @@ static void grouped_depthwise_conv(const Tensor& x, const Tensor& weight,
     kernel_of(x).forward(a, static_cast<int>(K), device.multiprocessors(), device.stream());
 }
 
-// Every expert gets as many chunks, as the rows of the sums have places for all. Half of the
-// multiprocessors' blocks are each expert's: of ranks that double the widest, which begins, takes as long
-// as the others do one after the other.
+// Every expert is cut up as if it had as many of the slots as the others, and of the multiprocessors what
+// its channels are of all: then there is a tile for each block that runs at once, all of about the same
+// size. Every expert gets as many chunks as the widest needs, for the case that it has more of the slots,
+// and since the rows of the sums have places for all.
 static ExpertTiles<WeightTiles> tiles_of_experts(const GroupedDepthwiseConv& a, int kernel,
                                                  int multiprocessors) {
   const auto experts = static_cast<int64_t>(a.channels.size());
@@ -89,7 +90,7 @@ static ExpertTiles<WeightTiles> tiles_of_experts(const GroupedDepthwiseConv& a, 
     one.B = tiles_of(a.conv.B, experts);
     one.C = channels;
     WeightTiles& s = t.of[t.count];
-    s = weight_tiles(one, kernel, tiles_of(multiprocessors, 2));
+    s = weight_tiles(one, kernel, tiles_of(multiprocessors * channels, a.conv.C));
     narrow(a.conv.B * s.down * s.across);
     chunks = std::max(chunks, s.chunks);
     t.channel[t.count++] = narrow(channel);
