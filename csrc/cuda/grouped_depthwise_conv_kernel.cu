@@ -70,9 +70,9 @@ void launch_backward_weight(const GroupedDepthwiseConv& a, const ExpertTiles<Wei
 constexpr int kPair = 4 / sizeof(T);
 
 void forward(const GroupedDepthwiseConv& a, int kernel, int multiprocessors, cudaStream_t stream) {
-  (kernel == 7       ? launch_forward<7, 8, 1>
-   : a.conv.pairs    ? launch_forward<3, 8 / kPair, kPair>
-                     : launch_forward<3, 8, 1>)(a, multiprocessors, stream);
+  (kernel == 7    ? launch_forward<7, 8, 1>
+   : a.conv.pairs ? launch_forward<3, 8 / kPair, kPair>
+                  : launch_forward<3, 8, 1>)(a, multiprocessors, stream);
 }
 
 void backward_weight(const GroupedDepthwiseConv& a, int kernel, const ExpertTiles<WeightTiles>& t,

@@ -21,9 +21,9 @@ struct ExpertTiles {
 };
 
 struct GroupedDepthwiseConv {
-  DepthwiseConv conv;             // B: slots; C: the channels of all experts
-  std::vector<int64_t> channels;  // of each expert
-  const int64_t* index;           // (B): the expert of each slot
+  DepthwiseConv conv;              // B: slots; C: the channels of all experts
+  std::vector<int64_t> channels;   // of each expert
+  const int64_t* index;            // (B): the expert of each slot
   const int64_t *order, *offsets;  // expert e's slots: order[offsets[e]] to order[offsets[e + 1] - 1]
 };
 
