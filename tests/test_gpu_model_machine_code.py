@@ -54,6 +54,15 @@ def test_how_often_a_loop_runs() -> None:
     assert machine_code.loops(machine_code.parse(LISTING), found) == [machine_code.Loop(9, 12)]
 
 
+def test_votes_are_those_of_the_thread() -> None:
+    listing = LISTING.replace(
+        "              @!P0 EXIT ;",
+        "                   VOTEU.ALL UP0, P0 ;\n        /*0088*/              @!UP0 EXIT ;",
+    )
+    assert visits(listing, 2, POINTER_AND_20) == [1] * 10 + [6] * 4 + [1] * 3 + [0]
+    assert visits(listing, 5, POINTER_AND_20) == [1] * 10 + [0] * 8
+
+
 def test_what_depends_on_data_is_not_counted() -> None:
     listing = LISTING.replace("STG.E desc[UR6][R4.64], R8", "BRA `(.L_x_1)")
     with pytest.raises(NotUnderstood, match="instruction 14, BRA, depends on data"):

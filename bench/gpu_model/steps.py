@@ -134,7 +134,9 @@ def split(instruction: Instruction) -> tuple[list[str], list[str]]:
     if name in ("ISETP", "PLOP3", "FSETP", "DSETP", "HSETP2"):
         return operands[:2], operands[2:]
     count = 1
-    if is_predicate(operands[0]) and name in ("LOP3", "SHFL", "ATOMG", "VOTE", "VOTEU"):
+    if name in ("VOTE", "VOTEU") and len(operands) == 2:  # whether it holds for all or any
+        pass
+    elif is_predicate(operands[0]) and name in ("LOP3", "SHFL", "ATOMG", "VOTE", "VOTEU"):
         count = 2
     elif name in ("IADD3", "IMAD", "LEA", "VOTE"):
         while count < len(operands) and re.fullmatch(r"U?P[\dT]", operands[count]):
@@ -248,6 +250,8 @@ def _computation(
     if name == "SHFL" and "IDX" in modifiers and values[1] == "RZ":
         own = reader(values[0], False)  # of the first lane, as if it were this one's
         return lambda state, thread: (1, own(state, thread))
+    if name in ("VOTE", "VOTEU") and len(instruction.operands) == 2:
+        return lambda state, thread: (flags[0](state, thread),)  # as it does for this thread
     if name in ("P2R", "R2P"):
         return _predicates(name, values[-2:])
     operation = OPERATIONS.get(name) or DIVISION.get(name)

@@ -54,6 +54,7 @@ COMPILED = (
 TESTS = (
     "tests/ops/test_fused_feedforward.py",
     "tests/ops/test_fused_attention_sums.py",
+    "tests/ops/test_grouped_depthwise_conv.py",
     "tests/ops/test_grouped_window_conv.py",
 )
 # Sections of Nsight Compute.

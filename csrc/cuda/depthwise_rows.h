@@ -27,8 +27,8 @@ struct Place {
 };
 
 template <int N>
-__device__ Place place(const RowTiles& s, int height) {
-  const unsigned row = blockIdx.x / s.across, start = blockIdx.x % s.across * kRowThreads;
+__device__ Place place(const RowTiles& s, unsigned block, int height) {
+  const unsigned row = block / s.across, start = block % s.across * kRowThreads;
   const unsigned item = start + threadIdx.x, size = s.channels_last ? s.units : s.runs;
   const unsigned slow = item / size, fast = item % size;
   Place at;

@@ -71,7 +71,7 @@ struct WeightTiles {
   unsigned units, lanes, groups;
   unsigned runs, per, across;
   unsigned down, rows, tiles, chunks;
-  unsigned blocks() const { return groups * chunks; }
+  constexpr unsigned blocks() const { return groups * chunks; }
   unsigned threads() const { return (lanes * per + 31) / 32 * 32; }
 };
 

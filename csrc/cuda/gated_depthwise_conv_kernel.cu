@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(BACKWARD))
     gated_kernel(GatedDepthwiseConv g, RowTiles s) {
   constexpr int K = 3, taps = 9, S = N + 2;
   const int H = static_cast<int>(g.H), W = static_cast<int>(g.W);
-  const Place at = place<N>(s, H);
+  const Place at = place<N>(s, blockIdx.x, H);
   float* staged_a = shared_memory();  // (units, CH, 9), and the same for b
   float* staged_b = staged_a + s.staged * CH * taps;
   stage(s, at, g.weight, CH * taps, staged_a);

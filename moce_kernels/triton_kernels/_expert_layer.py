@@ -26,7 +26,6 @@ from moce_kernels.triton_kernels._common import (
 from moce_kernels.triton_kernels._norm_gate import norm_gate
 from moce_kernels.triton_kernels._parts import Parts
 from moce_kernels.triton_kernels._sums import add_up_five
-from moce_kernels.triton_kernels.depthwise_conv import depthwise
 
 # Pixels, channels that come out and channels that go in of a program.
 PIXELS, CHANNELS, DEPTH = 64, 32, 16
@@ -82,19 +81,16 @@ class Layer:
         )
         return h, q, kv
 
-    def depthwise(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, **how: Any
-    ) -> None:
-        depthwise(x, weight, bias, out, rank=self.rank, plan=self.plan, **how)
-
     def convolved_query(self, q: Tensor) -> Tensor:
         w, out = self.weights, torch.empty_like(q)
-        self.depthwise(q, w.query_dw, w.query_dw_bias, out, kernel=3)
+        self.parts.grouped_depthwise_conv(q, w.query_dw, w.query_dw_bias, self.plan, 1, False, out)
         return out
 
     def convolved_key_value(self, kv: Tensor) -> Tensor:
         w, out = self.weights, torch.empty_like(kv)
-        self.depthwise(kv, w.key_value_dw, w.key_value_dw_bias, out, kernel=7, times=2)
+        self.parts.grouped_depthwise_conv(
+            kv, w.key_value_dw, w.key_value_dw_bias, self.plan, 2, False, out
+        )
         return out
 
     def mixed(self, q: Tensor, kv: Tensor) -> Tensor:

@@ -19,6 +19,11 @@ class Parts(NamedTuple):
     # (d, q, kv, plan, dq, dkv), into the last two.
     window_conv: Callable[[Tensor, Tensor, Plan], Tensor]
     window_correlate: Callable[..., None]
+    # Convolutions by plan, of (x, weight, bias, plan, times, flip, out), into the last; and parts
+    # of the sums that the gradients of weight and bias are, (parts, channels (K K + 1)), of (grad,
+    # x, plan, times, kernel).
+    grouped_depthwise_conv: Callable[..., None]
+    grouped_depthwise_weight_sums: Callable[..., Tensor]
     # All of gated_feedforward and of projected_depthwise_conv, and the first pass of
     # transposed_attention, for what ``ops.fused_feedforward`` says they take; Triton has no such
     # kernels.
@@ -40,8 +45,30 @@ def _window_correlate(
     fft_attention.window_correlate(d, q, kv, dq, dkv, rank=plan.widest, plan=plan)
 
 
+def _grouped_depthwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, times: int, flip: bool, out: Tensor
+) -> None:
+    depthwise_conv.depthwise(
+        x, weight, bias, out, rank=plan.widest, plan=plan, kernel=weight.shape[-1], times=times,
+        flip=flip,
+    )  # fmt: skip
+
+
+def _grouped_depthwise_weight_sums(
+    grad: Tensor, x: Tensor, plan: Plan, times: int, kernel: int
+) -> Tensor:
+    return depthwise_conv.depthwise_weight_sums(
+        grad, x, rank=plan.widest, plan=plan, kernel=kernel, times=times
+    )
+
+
 TRITON = Parts(
-    depthwise_conv.forward, gated_depthwise_conv.forward, _window_conv, _window_correlate
+    depthwise_conv.forward,
+    gated_depthwise_conv.forward,
+    _window_conv,
+    _window_correlate,
+    _grouped_depthwise_conv,
+    _grouped_depthwise_weight_sums,
 )
 
 
@@ -60,11 +87,27 @@ def of_cuda_library(compiled: Any) -> Parts:
             d, q, kv, plan.order, plan.offsets, plan.ranks, plan.windows, dq, dkv
         )
 
+    def grouped_depthwise_conv(
+        x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, times: int, flip: bool,
+        out: Tensor,
+    ) -> None:  # fmt: skip
+        compiled.grouped_depthwise_conv(x, weight, bias, plan.expert, plan.ranks, times, flip, out)
+
+    def grouped_depthwise_weight_sums(
+        grad: Tensor, x: Tensor, plan: Plan, times: int, kernel: int
+    ) -> Tensor:
+        total = compiled.grouped_depthwise_conv_backward_weight(
+            grad, x, plan.order, plan.offsets, plan.ranks, times, kernel
+        )
+        return total[None]
+
     return Parts(
         compiled.depthwise_conv,
         compiled.gated_depthwise_conv,
         window_conv,
         window_correlate,
+        grouped_depthwise_conv,
+        grouped_depthwise_weight_sums,
         compiled.fused_feedforward,
         compiled.fused_projection,
         compiled.fused_attention_sums,

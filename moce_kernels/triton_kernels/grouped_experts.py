@@ -32,7 +32,6 @@ from moce_kernels.triton_kernels._common import Plan, implement
 from moce_kernels.triton_kernels._expert_layer import Layer, LayerBackward, Weight
 from moce_kernels.triton_kernels._norm_gate import norm_gate_backward
 from moce_kernels.triton_kernels._parts import TRITON, Parts
-from moce_kernels.triton_kernels.depthwise_conv import depthwise_weight_sums
 
 
 def _plan(
@@ -115,10 +114,10 @@ def backward(
         d, mixed, kv, w.norm, w.norm_bias, dkv, eps=eps, rank=rank, plan=plan
     )
     parts.window_correlate(mixed, q, kv, plan, dq, dkv)
-    of_query_dw = depthwise_weight_sums(dq, before_q, rank=rank, plan=plan, kernel=3)
-    of_key_value_dw = depthwise_weight_sums(dkv, before_kv, rank=rank, plan=plan, kernel=7, times=2)
-    layer.depthwise(dq, w.query_dw, None, before_q, kernel=3, flip=True)
-    layer.depthwise(dkv, w.key_value_dw, None, before_kv, kernel=7, times=2, flip=True)
+    of_query_dw = parts.grouped_depthwise_weight_sums(dq, before_q, plan, 1, 3)
+    of_key_value_dw = parts.grouped_depthwise_weight_sums(dkv, before_kv, plan, 2, 7)
+    parts.grouped_depthwise_conv(dq, w.query_dw, None, plan, 1, True, before_q)
+    parts.grouped_depthwise_conv(dkv, w.key_value_dw, None, plan, 2, True, before_kv)
 
     # From there to x.
     dh = layer.project_back(before_q, w.query, d, before_kv, w.key_value)

@@ -106,6 +106,8 @@ OTHERS = (
     "fused_attention_sums",
     "fused_feedforward",
     "fused_projection",
+    "grouped_depthwise_conv",
+    "grouped_depthwise_conv_backward_weight",
     "grouped_window_conv",
     "grouped_window_conv_backward",
 )

@@ -1,5 +1,6 @@
 """Composed operators of the CUDA library's parts and of Triton's, on a CPU, where the library is
-emulated and Triton interpreted: prints the name of each that agrees with the reference.
+emulated and Triton interpreted: prints the name of each that agrees with the reference. Kernels for
+its gradients, where there are any, must give those of Triton alone.
 
     MOCE_TEST_LIBRARIES=<folder> TRITON_INTERPRET=1 python -m tests.ops.composed_of_cuda
 """
@@ -12,7 +13,7 @@ import torch
 
 from moce_kernels import native, registry
 from moce_kernels.ops import _library
-from moce_kernels.triton_kernels._parts import of_cuda_library
+from moce_kernels.triton_kernels._parts import TRITON, of_cuda_library
 from tests import other_libraries  # noqa: F401, it chooses the library
 from tests.ops.samples import SPECS
 
@@ -25,10 +26,15 @@ def main() -> None:
         if spec.name in registry.composed():
             module = importlib.import_module(f"moce_kernels.triton_kernels.{spec.name}")
             for sample in spec.tiny():
-                ours = module.forward(*sample.raw(**folded(sample.tensors)), parts=parts)
+                raw = sample.raw(**folded(sample.tensors))
+                ours = module.forward(*raw, parts=parts)
                 expected = sample.call("reference", **sample.cast(torch.float64))
                 out = ours[0] if isinstance(ours, tuple) else ours
                 torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+                if hasattr(module, "backward"):
+                    grad = torch.randn_like(out)
+                    ours, triton = (module.backward(grad, *raw, parts=p) for p in (parts, TRITON))
+                    torch.testing.assert_close(ours, triton, rtol=1e-5, atol=1e-5)
             print(spec.name)
 
 

@@ -45,7 +45,8 @@ def test_table_of_operators(
 
 
 @pytest.mark.parametrize(
-    "part", ["grouped_window_conv", "fused_feedforward", "fused_attention_sums"]
+    "part",
+    ["grouped_depthwise_conv", "grouped_window_conv", "fused_feedforward", "fused_attention_sums"],
 )
 def test_parts_of_other_operators(part: str, library: Path) -> None:
     run_tests(library, f"tests/ops/test_{part}.py", "", 228 * 1024)

@@ -272,7 +272,7 @@ def test_the_operators_run_it(
         raise AssertionError("a part was called")
 
     ops = torch.ops.moce_kernels
-    parts = Parts(never, never, never, never, ops.fused_feedforward, ops.fused_projection)
+    parts = Parts(*[never] * 6, ops.fused_feedforward, ops.fused_projection)
     kind = feedforward if name == "gated_feedforward" else projection
     s = kind(16, 8, (1, 5, 6), "channels_last", "norm", "bias")
     operator, arguments = raw(s, s.cast(dtype, device), tf32=asked == "tf32")

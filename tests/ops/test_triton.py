@@ -219,7 +219,7 @@ def test_composed_operators_take_the_parts_they_are_given() -> None:
     lines = python("-c", PARTS, TRITON_INTERPRET="1").splitlines()
     assert sorted(lines) == [
         "gated_feedforward gated_depthwise_conv",
-        "grouped_experts window_conv",
+        "grouped_experts grouped_depthwise_conv window_conv",
         "projected_depthwise_conv depthwise_conv",
         "transposed_attention depthwise_conv",
     ]
