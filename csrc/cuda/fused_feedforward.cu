@@ -134,7 +134,7 @@ static std::tuple<Tensor, Tensor> fused_attention_sums(
   STD_TORCH_CHECK(C <= 64 || C / heads <= 48, "a head must have at most 48 of ", C, " channels");
   STD_TORCH_CHECK(parts >= 1, "there must be a part");
   FusedFeedforward f =
-      describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps, compared_height(C));
+      describe(x, N, N, weight, bias, depthwise, depthwise_bias, norm, eps, attention_height(C));
   f.split = static_cast<int>(2 * C);
   f.head = static_cast<int>(C / heads);
   f.parts = narrow(parts);
@@ -142,7 +142,7 @@ static std::tuple<Tensor, Tensor> fused_attention_sums(
   f.chunks = narrow(tiles_of(2 * C, chunk) + tiles_of(C, chunk));
   Tensor sums = empty_floats({f.B, parts, C * (f.head + 2)}, x);
   f.sums = static_cast<float*>(sums.mutable_data_ptr());
-  Tensor v = launched(f, x, C, projection_kernel(x).run_compared);
+  Tensor v = launched(f, x, C, projection_kernel(x).run_attention);
   return {v, sums};
 }
 

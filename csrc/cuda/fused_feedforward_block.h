@@ -48,12 +48,12 @@ struct Block {
   static constexpr int kHalo = kHaloWidth * (kHeight + 2), kInputPixels = (kHalo + 31) / 32 * 32;
   static constexpr int kInputStride = C + kPiece<T>, kHiddenStride = 2 * kChunk + 8;
   static constexpr int kGatedStride = kChunk + kPiece<T>, kSumStride = C + 8;
-  static constexpr int kComparedStride = 2 * C + kPiece<T>;
+  static constexpr int kQueryKeyStride = 2 * C + kPiece<T>;
   // Threads for all channels and columns convolve so many rows, as one of kGroups groups. A group's gated
-  // pixels follow those of the one before, with a gap if one warp has threads of both.
+  // pixels follow those of the one before.
   static constexpr int kGroups = kThreads / (kChunk / 2 * (kTileWidth / kColumns));
   static constexpr int kRows = kHeight / kGroups;
-  static constexpr int kGroup = kRows * kTileWidth * kGatedStride + (kGroups == 2 ? 32 : 0);
+  static constexpr int kGroup = kRows * kTileWidth * kGatedStride;
   // Matrices of 16 pixels that a warp multiplies last, and the pixels before those of the next quarter.
   static constexpr int kMatrices = kHeight / 4;
   static_assert(kHalo <= kThreads && kHeight % kGroups == 0 && 4 % kGroups == 0);
@@ -63,18 +63,18 @@ struct Block {
   T* input;                 // (kInputPixels, kInputStride): the pixels with their ring, and some unused
   T* hidden;                // (kHalo, kHiddenStride): of a chunk a, then b
   T* gated;                 // (kPixels, kGatedStride) in groups of kGroup elements;
-  T* compared;              // or instead (kPixels, kComparedStride): q, then k
+  T* query_key;             // or instead (kPixels, kQueryKeyStride): q, then k
   float* parked;            // (kParked, kThreads, 4)
   float* sums;              // (kPixels, kSumStride): at last, in place of input and hidden
   // Of a thread's sums with 64 channels of 16 bits, those that wait in shared memory until they are added
   // to: there are not enough registers for all.
   static constexpr int kParked = kMatrices * K == 12 ? 3 : 0;
-  // Shared memory: of the projection, with what is compared, and of the gated network.
+  // Shared memory in bytes: of the projection, of attention's sums, and of the gated network.
   static constexpr int bytes_ungated() {
     return sizeof(T) * (kInputPixels * kInputStride + kHalo * kHiddenStride);
   }
-  static constexpr int bytes_compared() {
-    return bytes_ungated() + sizeof(T) * kPixels * kComparedStride;
+  static constexpr int bytes_with_sums() {
+    return bytes_ungated() + sizeof(T) * kPixels * kQueryKeyStride;
   }
   static constexpr int bytes() {
     return bytes_ungated() + sizeof(T) * kGroups * kGroup + kParked * kThreads * sizeof(MatrixC);
@@ -93,7 +93,7 @@ struct Block {
     sums = shared_memory();
     input = reinterpret_cast<T*>(sums);
     hidden = input + kInputPixels * kInputStride;
-    gated = compared = hidden + kHalo * kHiddenStride;
+    gated = query_key = hidden + kHalo * kHiddenStride;
     parked = reinterpret_cast<float*>(gated + kGroups * kGroup);
   }
 

@@ -1,5 +1,5 @@
-// A gated feed-forward network in one kernel, its first two steps alone, and these with the sums that
-// attention over channels compares: what fused_feedforward_kernel.cu and fused_projection_kernel.cu offer
+// A gated feed-forward network in one kernel, its first two steps alone, and these with the sums of
+// attention over channels: what fused_feedforward_kernel.cu and fused_projection_kernel.cu offer
 // to fused_feedforward.cu.
 #pragma once
 
@@ -47,8 +47,9 @@ struct FusedFeedforward {
 constexpr int kTileWidth = 16;
 constexpr int tile_height(int size, int64_t C) { return C > 64 ? 4 : size == 4 && C > 32 ? 8 : 12; }
 constexpr int chunk_channels(int size) { return 64 / size; }
-// With what is compared, in 16 bits: with 48 channels at most two blocks have room on a multiprocessor of 8.0.
-constexpr int compared_height(int64_t C) { return C > 64 ? 4 : C > 32 ? 8 : C > 16 ? 10 : 12; }
+// For the sums of attention, in 16 bits: with 16, 32, 48 and 96 channels two blocks fit on a multiprocessor
+// of 8.0, on one of 9.0 with any number.
+constexpr int attention_height(int64_t C) { return C > 64 ? 4 : C > 32 ? 8 : C > 16 ? 10 : 12; }
 
 // The size of a chunk's parameters: see fused_feedforward_parameters.h.
 constexpr int chunk_words(int size, int C) { return 24 * (size * C + chunk_channels(size)); }
@@ -60,7 +61,7 @@ struct FusedFeedforwardKernel {
 };
 struct FusedProjectionKernel {  // without a gate
   void (*run)(const FusedFeedforward&, cudaStream_t);
-  void (*run_compared)(const FusedFeedforward&, cudaStream_t);  // null for float32
+  void (*run_attention)(const FusedFeedforward&, cudaStream_t);  // null for float32
 };
 
 extern const FusedFeedforwardKernel fused_feedforward_float, fused_feedforward_bfloat16,

@@ -60,16 +60,17 @@ __device__ void project_in(const ParametersOf<B>& p, const B& at, unsigned insid
       unpack<float, 4>(bias, sums[0][n.value].numbers);
       sums[1][n.value] = sums[0][n.value];
     });
-    unroll<B::C / kDepth<T>>([&](auto k) {
+    // All at once with few channels: with more, too many registers would hold what is loaded ahead.
+#pragma unroll(B::K <= 4 ? B::C / kDepth<T> : 2)
+    for (int k = 0; k < B::C / kDepth<T>; k++) {
       Parts<P> a[2];
       unroll<2>([&](auto m) {
         a[m.value] = load_parts<T, P>(
-            at.input + (first + 16 * m.value) * B::kInputStride + kDepth<T> * k.value,
-            B::kInputStride);
+            at.input + (first + 16 * m.value) * B::kInputStride + kDepth<T> * k, B::kInputStride);
       });
       constexpr int together = kMatricesB<T>, loads = TILES / together;
       unroll<loads>([&](auto i) {
-        const uint4 b = __ldg(&p.project_in[loads * part.value + i.value][k.value][lane]);
+        const uint4 b = __ldg(&p.project_in[loads * part.value + i.value][k][lane]);
         unroll<2>([&](auto m) {
           unroll<together>([&](auto j) {
             constexpr int n = together * decltype(i)::value + decltype(j)::value;
@@ -79,7 +80,7 @@ __device__ void project_in(const ParametersOf<B>& p, const B& at, unsigned insid
           });
         });
       });
-    });
+    }
     if constexpr (P == 3) unroll<2 * TILES>([&](auto i) {
       add_to(sums[i.value / TILES][i.value % TILES], rest[i.value / TILES][i.value % TILES]);
     });
@@ -95,7 +96,8 @@ __device__ void project_in(const ParametersOf<B>& p, const B& at, unsigned insid
 }
 
 // What a thread convolves: two channels of kColumns columns of the rows of a group. Threads of a warp meet
-// different banks: those of 16-bit elements are of two groups, those of float32 of four runs of columns.
+// different banks: those of 16-bit elements are of two runs of columns, four columns apart, those of
+// float32 of four.
 struct Share {
   unsigned channel, group, column;
 };
@@ -103,7 +105,8 @@ template <class T>
 __device__ Share share_here() {
   const unsigned thread = thread_here();
   if constexpr (sizeof(T) == 2)
-    return {thread % 16 * 2, thread / 16 % 2, thread / 32 * kColumns};
+    return {thread % 16 * 2, thread / 128,
+            (thread / 16 % 2 * 2 + thread / 32 % 2 + thread / 64 % 2 * 4) * kColumns};
   else
     return {thread % 8 * 2, thread / 64, thread / 8 % 8 * kColumns};
 }

@@ -5,12 +5,11 @@
 // `projection_kernel`: x (B, C, H, W), out (B, N, H, W), channels-last. C + N numbers are moved for each
 // pixel, where the features between would be 2 N more.
 //
-// `attention_kernel`: of q, k and v, which are N = 3 C, only v is written. Of q and k it leaves what
-// attention over channels compares, q k^T for each head and the squared lengths, as sums over the tiles
-// that a block takes, in a fixed order: 2 C numbers are moved for each pixel, where q and k would be 4 C
-// more. They stay in shared memory, a tile of them, as the result of step 2 in x's type: X (pixels, 2 C).
-// Then X^T X on tensor cores, its parts that are q k^T of a head, and 8 x 8 on the diagonal, in
-// matrices of 16 x 8 that are distributed among the warps.
+// `attention_kernel`: of q, k and v, which are N = 3 C, only v is written. Of q and k it leaves the sums that
+// attention over channels needs, q k^T of each head and the squared lengths, over the tiles that a block
+// takes, in a fixed order: 2 C numbers are moved for each pixel, where q and k would be 4 C more. Step 2
+// leaves a tile of both in shared memory, in x's type: X (pixels, 2 C). Tensor cores then multiply X^T X,
+// but only those matrices of 16 x 8 that q k^T of a head or the diagonal lies in, each by one warp.
 
 #include "fused_feedforward_steps.h"
 
@@ -34,8 +33,8 @@ struct Results {
   }
 };
 
-// Calls use(beyond, y, row) with the rows of results of both halves of a chunk, whose channels are `beyond` the
-// thread's, where those are before `end`, a thread's first being at `first`.
+// For each half of a chunk whose channels are before `end`, where the thread's first of the first half is
+// `first`: calls use(offset of its channels, y, row of results).
 template <class B, class Use>
 __device__ void convolve_halves(const ParametersOf<B>& p, const Results<B>& mine, int first, int end,
                                 Use&& use) {
@@ -68,11 +67,11 @@ __device__ void convolve_to_out(const FusedFeedforward& f, const ParametersOf<B>
 
 // To shared memory, channels of q and k from `from` on; zeros for pixels outside the image.
 template <class B>
-__device__ void convolve_to_compare(const ParametersOf<B>& p, const B& at, int from) {
-  constexpr int stride = B::kComparedStride;
+__device__ void convolve_to_sum(const ParametersOf<B>& p, const B& at, int from) {
+  constexpr int stride = B::kQueryKeyStride;
   const Results<B> mine(at);
   const int first = from + mine.channel;
-  auto* to = at.compared + (mine.row * kTileWidth + mine.column) * stride + first;
+  auto* to = at.query_key + (mine.row * kTileWidth + mine.column) * stride + first;
   convolve_halves<B>(p, mine, first, 2 * B::C, [&](auto beyond, auto y, const float(&row)[kColumns][2]) {
     unroll<kColumns>([&](auto x) {
       const bool inside = y.value < mine.rows && x.value < mine.columns;
@@ -85,14 +84,14 @@ __device__ void convolve_to_compare(const ParametersOf<B>& p, const B& at, int f
 // The matrices of X^T X that a warp sums, each with 16 of the rows from `row` on and 8 columns from `column`
 // on: first those of q k^T, by 16 channels of q, then the diagonal.
 template <class B>
-struct Compared {
+struct GramMatrices {
   static constexpr int kWarps = kThreads / 32;
-  // A warp's with the widest heads there may be; fewer are there with others.
+  // The most matrices a warp has, with the widest heads.
   static constexpr int kWidest = B::C <= 64 ? B::C : 48;
   static constexpr int kMost = (B::K * (kWidest / 8) + 4 * B::K + kWarps - 1) / kWarps;
   unsigned head, of_heads;  // channels, and how many matrices q k^T has
 
-  __device__ explicit Compared(const FusedFeedforward& f)
+  __device__ explicit GramMatrices(const FusedFeedforward& f)
       : head(f.head), of_heads(B::K * (f.head / 8)) {}
   // Calls use(i, row, column, diagonal) for the warp's i-th.
   template <class Use>
@@ -112,15 +111,15 @@ struct Compared {
 };
 
 template <class B>
-using ComparedSums = MatrixC[Compared<B>::kMost];
+using GramSums = MatrixC[GramMatrices<B>::kMost];
 
 template <class B>
-__device__ void compare(const Compared<B>& matrices, const B& at, ComparedSums<B>& sums) {
+__device__ void add_products(const GramMatrices<B>& matrices, const B& at, GramSums<B>& sums) {
   using T = typename B::T;
-  constexpr int stride = B::kComparedStride;
+  constexpr int stride = B::kQueryKeyStride;
   matrices.for_each([&](auto i, unsigned row, unsigned column, bool) {
     unroll<B::kPixels / 16>([&](auto k) {
-      const T* pixels = at.compared + 16 * k.value * stride;
+      const T* pixels = at.query_key + 16 * k.value * stride;
       sums[i.value] = multiply_add<T>(load_transposed(pixels + row, stride),
                                       load_rows(pixels + column, stride), sums[i.value]);
     });
@@ -129,8 +128,8 @@ __device__ void compare(const Compared<B>& matrices, const B& at, ComparedSums<B
 
 // The block's sums to its part.
 template <class B>
-__device__ void store_compared(const FusedFeedforward& f, const Compared<B>& matrices,
-                               const ComparedSums<B>& sums) {
+__device__ void store_sums(const FusedFeedforward& f, const GramMatrices<B>& matrices,
+                               const GramSums<B>& sums) {
   const unsigned lane = thread_here() % 32, g = lane / 4, t = lane % 4;
   const int head = f.head;
   float* to = f.sums + int64_t{block_here()} * (B::C * (head + 2));
@@ -167,13 +166,13 @@ __global__ void __launch_bounds__(kThreads, 2) projection_kernel(FusedFeedforwar
 }
 
 template <class T, int K>
-using AttentionBlock = Block<T, K, compared_height(16 * K)>;
+using AttentionBlock = Block<T, K, attention_height(16 * K)>;
 
 template <class T, int K>
 __global__ void __launch_bounds__(kThreads, 2) attention_kernel(FusedFeedforward f) {
   using B = AttentionBlock<T, K>;
-  const Compared<B> matrices(f);
-  ComparedSums<B> sums = {};
+  const GramMatrices<B> matrices(f);
+  GramSums<B> sums = {};
 #pragma unroll 1
   for (unsigned tile = block_here() % f.parts; tile < f.down * f.across; tile += f.parts) {
     const B at(f, block_here() / f.parts * (f.down * f.across) + tile);
@@ -186,14 +185,14 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(FusedFeedforward
       project_in<B, 1, K <= 4 ? 4 : 2>(parameters<B>(f, chunk), at, inside, channels);
       __syncthreads();
       if (first < f.split)
-        convolve_to_compare(parameters<B>(f, chunk), at, first);
+        convolve_to_sum(parameters<B>(f, chunk), at, first);
       else
         convolve_to_out(f, parameters<B>(f, chunk), at, first - f.split, f.N - f.split);
       __syncthreads();
-      if (first < f.split && first + channels == f.split) compare(matrices, at, sums);
+      if (first < f.split && first + channels == f.split) add_products(matrices, at, sums);
     }
   }
-  store_compared(f, matrices, sums);
+  store_sums(f, matrices, sums);
 }
 
 // --- launches ------------------------------------------------------------------------------------
@@ -207,11 +206,11 @@ void run(const FusedFeedforward& f, cudaStream_t stream) {
 }
 
 template <class T>
-void run_compared(const FusedFeedforward& f, cudaStream_t stream) {
+void run_attention(const FusedFeedforward& f, cudaStream_t stream) {
   with_channels<T>(f, [&](auto k) {
     using B = AttentionBlock<T, k.value>;
-    static_assert(B::bytes_compared() <= 99 * 1024);
-    launch(attention_kernel<T, k.value>, narrow(f.B * f.parts), kThreads, B::bytes_compared(),
+    static_assert(B::bytes_with_sums() <= 99 * 1024);
+    launch(attention_kernel<T, k.value>, narrow(f.B * f.parts), kThreads, B::bytes_with_sums(),
            stream, f);
   });
 }
@@ -221,7 +220,7 @@ constexpr FusedProjectionKernel kernels() {
   if constexpr (sizeof(T) == 4)
     return {run<T>, nullptr};
   else
-    return {run<T>, run_compared<T>};
+    return {run<T>, run_attention<T>};
 }
 
 }  // namespace

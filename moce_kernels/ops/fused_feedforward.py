@@ -1,6 +1,6 @@
-"""``gated_feedforward``, ``projected_depthwise_conv`` and the first pass of
-``transposed_attention`` in one kernel each: what they are in the CUDA library where the kernel
-takes their input. Raw operators alone, without gradients of their own.
+"""Kernels of the CUDA library that compute all of ``gated_feedforward``, all of
+``projected_depthwise_conv``, and the first pass of ``transposed_attention``, for the inputs that
+they take. Raw operators alone, without gradients of their own.
 
 The first two have the arguments of the raw operators of these names, and then ``tf32``: whether
 float32 is multiplied in one product of TF32 and not in three. fused_attention_sums gives v
@@ -44,6 +44,13 @@ def takes_attention(x: Tensor, heads: int, channels: int) -> bool:
         and channels % (16 * heads) == 0
         and (channels <= 64 or channels // heads <= 48)
     )
+
+
+def attention_tiles(x: Tensor) -> int:
+    """How many tiles of an image ``fused_attention_sums`` has, as csrc/cuda has them."""
+    channels, height, width = x.shape[1:]
+    rows = 4 if channels > 64 else 8 if channels > 32 else 10 if channels > 16 else 12
+    return -(-height // rows) * -(-width // 16)
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:

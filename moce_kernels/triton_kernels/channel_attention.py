@@ -231,6 +231,8 @@ def _query_key_gradients(
 # --- launches ------------------------------------------------------------------------------------
 
 MANY = 32  # parts that the programs of `_fold` can add up in passing
+# Numbers of a head's parts that a program of `_fold` adds up in no more time than a launch takes.
+CELLS = 150_000
 
 
 def _parts_of(query: Tensor, key_value: Tensor | None) -> tuple[Tensor, ...]:
@@ -249,8 +251,8 @@ def _parts_of_gram(q: Tensor, k: Tensor, heads: int) -> Tensor:
         count, most = 16, 1024 // tiles
     else:
         # Two programs a multiprocessor. All that they leave of a head is added up by every program
-        # of `_fold`, which takes no longer than a launch would where it is some 600 KB.
-        count, most = 8192 // wide, max(132 // tiles, min(264 // tiles, 150_000 // cells))
+        # of `_fold`.
+        count, most = 8192 // wide, max(132 // tiles, min(264 // tiles, CELLS // cells))
     block = pixel_block(count, size)
     parts = splits(blocks(size, block), max(8, most))
     if q.dtype == torch.float32 and parts > MANY:

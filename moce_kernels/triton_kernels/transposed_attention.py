@@ -29,11 +29,14 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     fused, (outer, channels), heads = parts.fused_attention_sums, weight.shape, len(temperature)
     if fused is not None and x.numel() and fused_feedforward.takes_attention(x, heads, channels):
-        # Two blocks a multiprocessor, of 132, share an image's tiles of at most 192 pixels. The
-        # sums of that many are a launch of its own.
-        count = splits(blocks(x.shape[2] * x.shape[3], 192), max(1, 264 // len(x)))
-        few = count // 8 if count > 132 else count
-        count = few * (count // few)
+        # Two blocks on each of an H100's multiprocessors share the images' tiles. Where that makes
+        # too many sums, they are added up in a launch of its own.
+        count = splits(fused_feedforward.attention_tiles(x), max(1, 264 // len(x)))
+        head, few = channels // heads, count
+        if count * head * (head + 2) > channel_attention.CELLS:
+            together = blocks(count, channel_attention.MANY)
+            few = count // together
+            count = few * together
         v, sums = fused(x, qkv, qkv_bias, depthwise, depthwise_bias, heads, count, norm, eps)
         if few < count:
             sums = channel_attention.added_up(sums, few)

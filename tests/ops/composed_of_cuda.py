@@ -13,9 +13,10 @@ import torch
 
 from moce_kernels import native, registry
 from moce_kernels.ops import _library
-from moce_kernels.triton_kernels._parts import TRITON, of_cuda_library
+from moce_kernels.triton_kernels._parts import TRITON, Parts, of_cuda_library
 from tests import other_libraries  # noqa: F401, it chooses the library
-from tests.ops.samples import SPECS
+from tests.ops.samples import SPECS, transposed_attention
+from tests.ops.test_all_ops import error
 
 
 def main() -> None:
@@ -36,6 +37,18 @@ def main() -> None:
                     ours, triton = (module.backward(grad, *raw, parts=p) for p in (parts, TRITON))
                     torch.testing.assert_close(ours, triton, rtol=1e-5, atol=1e-5)
             print(spec.name)
+    check_attention(parts)
+
+
+def check_attention(parts: Parts) -> None:
+    """The first pass of 16 bits, with so many parts of sums that they are added up in between."""
+    s = transposed_attention.sample((1, 32, 150, 160), "channels_last", 1, 32, 32, "shortcut")
+    s = s.rounded(torch.bfloat16)
+    cast = s.cast(torch.bfloat16, torch.device("cpu"))
+    module = importlib.import_module("moce_kernels.triton_kernels.transposed_attention")
+    exact = s.call("reference", **s.cast(torch.float64))
+    ours, plain = module.forward(*s.raw(**cast), parts=parts)[0], s.call("reference", **cast)
+    assert error(ours, exact) <= 2 * error(plain, exact), (error(ours, exact), error(plain, exact))
 
 
 def folded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -89,6 +89,8 @@ def composed(s: Sample, tensors: dict[str, Tensor]) -> Found:
         (64, 1, (1, 9, 37), ("norm",)),
         (64, 2, (1, 25, 7), ("norm", "bias")),
         (96, 2, (1, 5, 37), ("norm",)),
+        (96, 6, (1, 4, 16), ()),
+        (64, 4, (1, 9, 10), ()),
         (128, 4, (1, 7, 20), ("norm", "bias")),
     ],
 )
@@ -210,7 +212,11 @@ def test_what_it_takes() -> None:
     assert not takes(x.float(), 1, 32) and not takes(x.contiguous(), 1, 32)
     assert not takes(x, 4, 32) and not takes(x, 1, 64)
     wide = torch.empty(1, 128, 4, 4, dtype=torch.bfloat16, memory_format=torch.channels_last)
-    assert takes(wide, 4, 128) and not takes(wide, 2, 128)
+    assert takes(wide, 4, 128) and not takes(wide, 2, 128) and not takes(wide.double(), 4, 128)
+    wide = torch.empty(1, 192, 4, 4, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    assert not takes(wide, 6, 192)
+    narrower = wide[:, :96].contiguous(memory_format=torch.channels_last)
+    assert takes(narrower, 2, 96) and not takes(narrower, 1, 96)
 
 
 def test_registration(device: torch.device) -> None:
