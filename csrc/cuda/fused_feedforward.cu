@@ -131,6 +131,7 @@ static std::tuple<Tensor, Tensor> fused_attention_sums(
   const int64_t C = x.size(1), N = 3 * C;
   STD_TORCH_CHECK(heads >= 1 && C % (16 * heads) == 0,
                   "a head must have a multiple of 16 channels, not ", C, " / ", heads);
+  STD_TORCH_CHECK(C < 128 || type_of(x) == Type::kBFloat16, "128 channels must be bfloat16");
   STD_TORCH_CHECK(C <= 64 || C / heads <= 48, "a head must have at most 48 of ", C, " channels");
   STD_TORCH_CHECK(parts >= 1, "there must be a part");
   FusedFeedforward f =

@@ -60,8 +60,7 @@ __device__ void project_in(const ParametersOf<B>& p, const B& at, unsigned insid
       unpack<float, 4>(bias, sums[0][n.value].numbers);
       sums[1][n.value] = sums[0][n.value];
     });
-    // All at once with few channels: with more, too many registers would hold what is loaded ahead.
-#pragma unroll(B::K <= 4 ? B::C / kDepth<T> : 2)
+#pragma unroll
     for (int k = 0; k < B::C / kDepth<T>; k++) {
       Parts<P> a[2];
       unroll<2>([&](auto m) {

@@ -114,10 +114,10 @@ template <class B>
 using GramSums = MatrixC[GramMatrices<B>::kMost];
 
 template <class B>
-__device__ void add_products(const GramMatrices<B>& matrices, const B& at, GramSums<B>& sums) {
+__device__ void add_products(const FusedFeedforward& f, const B& at, GramSums<B>& sums) {
   using T = typename B::T;
   constexpr int stride = B::kQueryKeyStride;
-  matrices.for_each([&](auto i, unsigned row, unsigned column, bool) {
+  GramMatrices<B>(f).for_each([&](auto i, unsigned row, unsigned column, bool) {
     unroll<B::kPixels / 16>([&](auto k) {
       const T* pixels = at.query_key + 16 * k.value * stride;
       sums[i.value] = multiply_add<T>(load_transposed(pixels + row, stride),
@@ -128,12 +128,11 @@ __device__ void add_products(const GramMatrices<B>& matrices, const B& at, GramS
 
 // The block's sums to its part.
 template <class B>
-__device__ void store_sums(const FusedFeedforward& f, const GramMatrices<B>& matrices,
-                               const GramSums<B>& sums) {
+__device__ void store_sums(const FusedFeedforward& f, const GramSums<B>& sums) {
   const unsigned lane = thread_here() % 32, g = lane / 4, t = lane % 4;
   const int head = f.head;
   float* to = f.sums + int64_t{block_here()} * (B::C * (head + 2));
-  matrices.for_each([&](auto i, unsigned row, unsigned column, bool diagonal) {
+  GramMatrices<B>(f).for_each([&](auto i, unsigned row, unsigned column, bool diagonal) {
     const float(&sum)[4] = sums[i.value].numbers;
     if (diagonal) {
       if (t == g / 2) {
@@ -171,7 +170,6 @@ using AttentionBlock = Block<T, K, attention_height(16 * K)>;
 template <class T, int K>
 __global__ void __launch_bounds__(kThreads, 2) attention_kernel(FusedFeedforward f) {
   using B = AttentionBlock<T, K>;
-  const GramMatrices<B> matrices(f);
   GramSums<B> sums = {};
 #pragma unroll 1
   for (unsigned tile = block_here() % f.parts; tile < f.down * f.across; tile += f.parts) {
@@ -189,10 +187,10 @@ __global__ void __launch_bounds__(kThreads, 2) attention_kernel(FusedFeedforward
       else
         convolve_to_out(f, parameters<B>(f, chunk), at, first - f.split, f.N - f.split);
       __syncthreads();
-      if (first < f.split && first + channels == f.split) add_products(matrices, at, sums);
+      if (first < f.split && first + channels == f.split) add_products(f, at, sums);
     }
   }
-  store_sums(f, matrices, sums);
+  store_sums<B>(f, sums);
 }
 
 // --- launches ------------------------------------------------------------------------------------
@@ -205,13 +203,19 @@ void run(const FusedFeedforward& f, cudaStream_t stream) {
   });
 }
 
+// With 128 channels of float16 it would spill registers, for 10.0.
+template <class T, int K>
+constexpr bool kAttention = K < 8 || std::is_same_v<T, BFloat16>;
+
 template <class T>
 void run_attention(const FusedFeedforward& f, cudaStream_t stream) {
   with_channels<T>(f, [&](auto k) {
-    using B = AttentionBlock<T, k.value>;
-    static_assert(B::bytes_with_sums() <= 99 * 1024);
-    launch(attention_kernel<T, k.value>, narrow(f.B * f.parts), kThreads, B::bytes_with_sums(),
-           stream, f);
+    if constexpr (kAttention<T, k.value>) {
+      using B = AttentionBlock<T, k.value>;
+      static_assert(B::bytes_with_sums() <= 99 * 1024);
+      launch(attention_kernel<T, k.value>, narrow(f.B * f.parts), kThreads, B::bytes_with_sums(),
+             stream, f);
+    }
   });
 }
 

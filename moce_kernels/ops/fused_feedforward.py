@@ -43,6 +43,7 @@ def takes_attention(x: Tensor, heads: int, channels: int) -> bool:
         and x.shape[1] == channels
         and channels % (16 * heads) == 0
         and (channels <= 64 or channels // heads <= 48)
+        and (channels < 128 or x.dtype == torch.bfloat16)
     )
 
 
