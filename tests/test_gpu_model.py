@@ -153,6 +153,8 @@ CUDA_INSTRUCTIONS = {
     "feedforward_kernel<BFloat16, 4, 1>": 137.5,
     "projection_kernel<BFloat16, 4, 1>": 82.0,
     "attention_kernel<BFloat16, 4>": 101.0,
+    "feedforward_kernel<BFloat16, 8, 1>": 197.0,
+    "attention_kernel<BFloat16, 8>": 139.0,
     "feedforward_kernel<float, 4, 3>": 335.2,
     "projection_kernel<float, 4, 3>": 152.0,
     "grouped_convolve_kernel": 26.0,
@@ -212,6 +214,8 @@ def cuda_kernels() -> dict[str, tuple[int, float, float]]:
     feedforward = (tiled, *weights, True, 1e-5, False)
     projection = (tiled, *(torch.empty(s) for s in ((192, 64), (192,), (192, 1, 3, 3))), None)
     projection = (*projection, True, 1e-5, False)
+    wider = [torch.empty(s) for s in ((512, 128), (512,), (512, 1, 3, 3), (512,), (128, 256))]
+    wider_qkv = [torch.empty(s) for s in ((384, 128), (384,), (384, 1, 3, 3))]
     ops = torch.ops.moce_kernels
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (ops.gated_depthwise_conv, (wide, torch.empty(128, 1, 3, 3), None)),
@@ -221,6 +225,8 @@ def cuda_kernels() -> dict[str, tuple[int, float, float]]:
         (ops.fused_feedforward, (tiled.float(), *feedforward[1:])),
         (ops.fused_projection, (tiled.float(), *projection[1:])),
         (ops.fused_attention_sums, (*projection[:-3], 2, 33, True, 1e-5)),
+        (ops.fused_feedforward, (wide, *wider, None, True, 1e-5, False)),
+        (ops.fused_attention_sums, (wide, *wider_qkv, None, 4, 33, True, 1e-5)),
         (ops.grouped_window_conv, (slot, slot, *plan)),
         (ops.grouped_window_conv_backward, (mixed, slot, slot, *plan, slot, slot)),
     ]

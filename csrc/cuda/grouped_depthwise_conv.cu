@@ -17,18 +17,11 @@ static const GroupedDepthwiseConvKernel& kernel_of(const Tensor& t) {
                      grouped_depthwise_conv_half);
 }
 
-static const int64_t* integers(const Tensor& t, int64_t n, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.is_contiguous() && t.numel() == n, name,
-                  " must be contiguous int64 with ", n, " elements");
-  return static_cast<const int64_t*>(t.const_data_ptr());
-}
-
 // What both have in common: of x, and of `other`, which is the output or its gradient.
 static GroupedDepthwiseConv describe(const Tensor& x, const Tensor& other, const char* name,
                                      const Integers& ranks, int64_t times, int64_t kernel) {
   STD_TORCH_CHECK(kernel == 3 || kernel == 7, "the kernel must be 3 x 3 or 7 x 7");
-  STD_TORCH_CHECK(!ranks.empty() && ranks.size() <= kExperts, "there must be 1 to ", kExperts,
-                  " experts, not ", ranks.size(), "; the backend triton takes any number");
+  STD_TORCH_CHECK(!ranks.empty(), "there must be an expert");
   STD_TORCH_CHECK(times >= 1, "times must be at least 1, not ", times);
   GroupedDepthwiseConv a{};
   int64_t widest = 0;
@@ -68,7 +61,7 @@ static void grouped_depthwise_conv(const Tensor& x, const Tensor& weight,
   c.bias = bias ? float_vector(*bias, c.C, "bias") : nullptr;
   c.flip = flip;
   c.out = strided(out);
-  a.index = integers(index, c.B, "index");
+  a.index = integer_vector(index, c.B, "index");
   const Device device(x);
   if (x.numel())
     kernel_of(x).forward(a, static_cast<int>(K), device.multiprocessors(), device.stream());
@@ -78,13 +71,16 @@ static void grouped_depthwise_conv(const Tensor& x, const Tensor& weight,
 // its channels are of all: then there is a tile for each block that runs at once, all of about the same
 // size. Every expert gets as many chunks as the widest needs, for the case that it has more of the slots,
 // and since the rows of the sums have places for all.
-static ExpertTiles<WeightTiles> tiles_of_experts(const GroupedDepthwiseConv& a, int kernel,
-                                                 int multiprocessors) {
+static std::vector<ExpertTiles<WeightTiles>> tiles_of_experts(const GroupedDepthwiseConv& a,
+                                                              int kernel, int multiprocessors) {
   const auto experts = static_cast<int64_t>(a.channels.size());
-  ExpertTiles<WeightTiles> t{};
+  std::vector<ExpertTiles<WeightTiles>> launches;
   unsigned chunks = 0;
   int64_t channel = 0;
-  for (const int64_t channels : a.channels) {
+  for (int64_t e = 0; e < experts; e++) {
+    if (e % kExperts == 0) launches.push_back({static_cast<unsigned>(e)});
+    ExpertTiles<WeightTiles>& t = launches.back();
+    const int64_t channels = a.channels[e];
     DepthwiseConv one = a.conv;
     one.B = tiles_of(a.conv.B, experts);
     one.C = channels;
@@ -95,11 +91,12 @@ static ExpertTiles<WeightTiles> tiles_of_experts(const GroupedDepthwiseConv& a, 
     t.channel[t.count++] = narrow(channel);
     channel += channels;
   }
-  for (unsigned e = 0; e < t.count; e++) {
-    t.of[e].chunks = chunks;
-    t.blocks += t.of[e].blocks();
-  }
-  return t;
+  for (ExpertTiles<WeightTiles>& t : launches)
+    for (unsigned e = 0; e < t.count; e++) {
+      t.of[e].chunks = chunks;
+      t.blocks += t.of[e].blocks();
+    }
+  return launches;
 }
 
 static Tensor grouped_depthwise_conv_backward_weight(
@@ -108,17 +105,18 @@ static Tensor grouped_depthwise_conv_backward_weight(
   GroupedDepthwiseConv a = describe(x, grad, "grad", ranks, times, K);
   DepthwiseConv& c = a.conv;
   c.grad = strided(grad);
-  a.order = integers(order, c.B, "order");
-  a.offsets = integers(offsets, static_cast<int64_t>(ranks.size()) + 1, "offsets");
+  a.order = integer_vector(order, c.B, "order");
+  a.offsets = integer_vector(offsets, static_cast<int64_t>(ranks.size()) + 1, "offsets");
   const Device device(x);
   const int kernel = static_cast<int>(K);
   const int64_t size = c.C * (K * K + 1);
   Tensor total = empty_floats({size}, x);
-  ExpertTiles<WeightTiles> t{};
-  if (x.numel()) t = tiles_of_experts(a, kernel, device.multiprocessors());
-  Tensor sums = empty_floats({t.of[0].chunks, size}, x);
+  std::vector<ExpertTiles<WeightTiles>> launches;
+  if (x.numel()) launches = tiles_of_experts(a, kernel, device.multiprocessors());
+  Tensor sums = empty_floats({launches.empty() ? 0 : launches[0].of[0].chunks, size}, x);
   c.sums = static_cast<float*>(sums.mutable_data_ptr());
-  if (x.numel()) kernel_of(x).backward_weight(a, kernel, t, device.stream());
+  for (const ExpertTiles<WeightTiles>& t : launches)
+    kernel_of(x).backward_weight(a, kernel, t, device.stream());
   sum_rows(sums, static_cast<float*>(total.mutable_data_ptr()), size, nullptr, device.stream());
   return total;
 }

@@ -17,7 +17,7 @@ template <int K, int N, int CH>
 __global__ void __launch_bounds__(kRowThreads, resident_blocks(K))
     grouped_forward_kernel(DepthwiseConv a, const int64_t* index, ExpertTiles<RowTiles> t) {
   const unsigned slot = blockIdx.x / t.blocks, block = blockIdx.x % t.blocks;
-  const auto e = static_cast<unsigned>(index[slot]);
+  const unsigned e = static_cast<unsigned>(index[slot]) - t.first;
   if (e >= t.count || block >= t.of[e].blocks) return;
   convolve<T, K, N, CH>(a, t.of[e], block, slot, t.channel[e]);
 }
@@ -39,20 +39,24 @@ __global__ void __launch_bounds__(kRowThreads, resident_for_weight(K))
 template <int K, int N, int CH>
 void launch_forward(const GroupedDepthwiseConv& a, int multiprocessors, cudaStream_t stream) {
   const DepthwiseConv& c = a.conv;
-  ExpertTiles<RowTiles> t{};
-  unsigned staged = 0;
+  const size_t experts = a.channels.size();
   int64_t channel = 0;
-  for (const int64_t channels : a.channels) {
-    RowTiles& s = t.of[t.count];
-    s = row_tiles(c.x, c.B, channels / CH, c.H, c.W, K, N, multiprocessors * resident_blocks(K));
-    s.blocks = s.down * s.across;  // of a slot
-    t.blocks = std::max(t.blocks, s.blocks);
-    staged = std::max(staged, s.staged);
-    t.channel[t.count++] = narrow(channel);
-    channel += channels;
+  for (size_t first = 0; first < experts; first += kExperts) {
+    ExpertTiles<RowTiles> t{narrow(first)};
+    unsigned staged = 0;
+    for (size_t e = first; e < std::min<size_t>(first + kExperts, experts); e++) {
+      RowTiles& s = t.of[t.count];
+      s = row_tiles(c.x, c.B, a.channels[e] / CH, c.H, c.W, K, N,
+                    multiprocessors * resident_blocks(K));
+      s.blocks = s.down * s.across;  // of a slot
+      t.blocks = std::max(t.blocks, s.blocks);
+      staged = std::max(staged, s.staged);
+      t.channel[t.count++] = narrow(channel);
+      channel += a.channels[e];
+    }
+    launch(grouped_forward_kernel<K, N, CH>, narrow(c.B * t.blocks), kRowThreads,
+           sizeof(float) * staged * CH * K * K, stream, c, a.index, t);
   }
-  launch(grouped_forward_kernel<K, N, CH>, narrow(c.B * t.blocks), kRowThreads,
-         sizeof(float) * staged * CH * K * K, stream, c, a.index, t);
 }
 
 template <int K, int CH>
@@ -64,7 +68,7 @@ void launch_backward_weight(const GroupedDepthwiseConv& a, const ExpertTiles<Wei
     floats = std::max(floats, t.of[e].per * t.of[e].lanes * CH * (K * K + 1));
   }
   launch(grouped_backward_weight_kernel<K, CH>, t.blocks, threads, sizeof(float) * floats, stream,
-         a.conv, a.order, a.offsets, t);
+         a.conv, a.order, a.offsets + t.first, t);
 }
 
 constexpr int kPair = 4 / sizeof(T);

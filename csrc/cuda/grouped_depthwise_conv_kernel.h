@@ -8,14 +8,14 @@
 
 namespace moce {
 
-// Of how many experts at most there are tiles among a kernel's arguments.
+// Of how many experts at most there are tiles among a kernel's arguments: more have a launch for so many.
 constexpr unsigned kExperts = 32;
 
-// The tiles of each expert, and its first channel in the weights.
+// The tiles of experts that follow each other in a layer, and the first channel of each in the weights.
 template <class Tiles>
 struct ExpertTiles {
-  unsigned count;
-  unsigned blocks;  // forward: enough for a slot of any expert; backward: of all experts
+  unsigned first, count;
+  unsigned blocks;  // forward: enough for a slot of any of them; backward: of all of them
   Tiles of[kExperts];
   unsigned channel[kExperts];
 };

@@ -18,11 +18,6 @@ static void check_slots(const Tensor& t, const Tensor& like, int64_t channels, c
                   name, " must have q's slots, height and width, and ", channels, " channels");
 }
 
-static void check_integers(const Tensor& t, int64_t n, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.is_contiguous() && t.numel() == n, name,
-                  " must be contiguous int64 with ", n, " elements");
-}
-
 // What all experts have in common.
 static WindowFftConv describe(const Tensor& q, const Tensor& kv, const Tensor& order,
                               const Tensor& offsets, const Integers& ranks,
@@ -42,8 +37,6 @@ static WindowFftConv describe(const Tensor& q, const Tensor& kv, const Tensor& o
   a.channels_last = q.stride(1) == 1;
   a.q = windows_of(q);
   a.k = windows_of(kv);
-  check_integers(order, a.B, "order");
-  check_integers(offsets, static_cast<int64_t>(ranks.size()) + 1, "offsets");
   return a;
 }
 
@@ -53,8 +46,8 @@ static void for_experts(WindowFftConv a, const Tensor& order, const Tensor& offs
                         const Integers& ranks, const Integers& windows, Launch&& launch) {
   if (a.B == 0 || a.H == 0 || a.W == 0) return;
   Experts experts{};
-  experts.order = static_cast<const int64_t*>(order.const_data_ptr());
-  experts.offsets = static_cast<const int64_t*>(offsets.const_data_ptr());
+  experts.order = integer_vector(order, a.B, "order");
+  experts.offsets = integer_vector(offsets, static_cast<int64_t>(ranks.size()) + 1, "offsets");
   for (size_t first = 0; first < ranks.size(); first += kMostExperts) {
     experts.count = static_cast<int>(std::min<size_t>(kMostExperts, ranks.size() - first));
     for (int e = 0; e < experts.count; e++) {

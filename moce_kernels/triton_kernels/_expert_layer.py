@@ -129,8 +129,9 @@ class Layer:
             PIXELS=self.pixels,
             CHANNELS=channels,
             INNER=up_to(64, self.dim) if self.short else CHANNELS,
-            DEPTH=2 * DEPTH if self.short else DEPTH,
+            DEPTH=2 * DEPTH,
             num_warps=4 if channels <= 32 else 8,
+            num_stages=3 if self.short else 2,  # 3 spill
         )
         return out
 

@@ -39,6 +39,12 @@ inline const float* float_vector(const Tensor& t, int64_t n, const char* name) {
   return static_cast<const float*>(t.const_data_ptr());
 }
 
+inline const int64_t* integer_vector(const Tensor& t, int64_t n, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.is_contiguous() && t.numel() == n, name,
+                  " must be contiguous int64 with ", n, " elements");
+  return static_cast<const int64_t*>(t.const_data_ptr());
+}
+
 // Uninitialised, of t's dtype, and of t's shape but for the channels; channels-last exactly where
 // t's channels are adjacent.
 inline Tensor new_like(const Tensor& t, int64_t channels) {
