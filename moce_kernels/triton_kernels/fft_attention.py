@@ -39,6 +39,7 @@ from moce_kernels.triton_kernels._common import (
 )
 from moce_kernels.triton_kernels._hartley import cas_matrix, multiply, transform
 from moce_kernels.triton_kernels._norm_gate import norm_gate, norm_gate_backward
+from moce_kernels.triton_kernels._sums import add_up
 
 WARPS = 8
 
@@ -250,6 +251,6 @@ def backward(
     mixed = scratch(q, q.shape, torch.float32)
     window_conv(q, k, mixed, rank=rank, plan=plan)
     sums = norm_gate_backward(grad, mixed, v, weight, bias, dv, eps=eps, rank=rank, plan=plan)
-    dweight, dbias = sums.sum(dim=0)
+    dweight, dbias = add_up(sums.flatten(1)[None], (rank,), (rank,))
     window_correlate(mixed, q, k, dq, dk, rank=rank, plan=plan)
     return dq, dk, dv, dweight, dbias

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from moce_kernels import registry
 from moce_kernels.ops import _library
@@ -54,6 +57,23 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / scale) if scale > 0 else float(a.norm())
 
 
+class AlignedAsFaked(TorchDispatchMode):
+    """Checks that results of raw operators are aligned to 16 bytes where those of their fake
+    kernels are: what torch.compile makes for a GPU relies on that."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        results = func(*args, **(kwargs or {}))
+        if func.namespace in (_library.COMPILED, _library.TRITON):
+            with FakeTensorMode() as mode:
+                fakes = func(*tree_map_only(Tensor, mode.from_tensor, args))
+            for t, fake in zip(tree_leaves(results), tree_leaves(fakes), strict=True):
+                offset = fake.storage_offset() * fake.element_size()
+                assert offset % 16 or t.data_ptr() % 16 == 0, func
+        return results
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize(("spec", "kernel"), KERNELS)
 def test_no_worse_than_twice_plain_pytorch(spec: OpSpec, kernel: str, dtype: torch.dtype) -> None:
@@ -63,7 +83,8 @@ def test_no_worse_than_twice_plain_pytorch(spec: OpSpec, kernel: str, dtype: tor
         sample, device = wide.rounded(dtype), device_of(kernel)
         exact = run(sample, "reference", torch.float64)
         plain = run(sample, "reference", dtype, device)
-        ours = run(sample, kernel, dtype, device)
+        with AlignedAsFaked():
+            ours = run(sample, kernel, dtype, device)
         for name, value in exact.items():
             assert ours[name].dtype == plain[name].dtype, (sample.name, name)
             assert ours[name].shape == plain[name].shape, (sample.name, name)
