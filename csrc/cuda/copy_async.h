@@ -12,6 +12,8 @@ namespace moce {
 template <int N>
 __device__ inline void copy_async(void* to, const void* from, bool present) {
 #ifdef MOCE_EMULATED
+  emulated_aligned(to, N);
+  emulated_aligned(from, N);
   present ? std::memcpy(to, from, N) : std::memset(to, 0, N);
 #else
   const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));

@@ -123,6 +123,7 @@ __device__ void store_packed(T* p, const float (&from)[N]) {
 // To shared memory.
 __device__ inline void put_floats(float* p, const float (&from)[2]) {
 #ifdef MOCE_EMULATED
+  emulated_aligned(p, sizeof from);
   __builtin_memcpy(p, from, sizeof from);
 #else
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(
@@ -133,6 +134,7 @@ __device__ inline void put_floats(float* p, const float (&from)[2]) {
 }
 __device__ inline void put_floats(float* p, const float (&from)[4]) {
 #ifdef MOCE_EMULATED
+  emulated_aligned(p, sizeof from);
   __builtin_memcpy(p, from, sizeof from);
 #else
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(

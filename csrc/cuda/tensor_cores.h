@@ -59,6 +59,7 @@ __device__ MatrixA load_matrix(const T* corner, int stride) {
   const T* row = corner + lane % 16 * stride + lane / 16 * (kDepth<T> / 2);
   MatrixA a;
 #ifdef MOCE_EMULATED
+  emulated_aligned(row, 16);
   unsigned mine[4], all[32][4];  // as they are at this lane's turn
   __builtin_memcpy(mine, row, sizeof mine);
   emulated_gather(mine, sizeof mine, all);
@@ -80,6 +81,7 @@ __device__ void load_across(const T* row, unsigned (&words)[WORDS]) {
   static_assert(sizeof(T) == 2);
 #ifdef MOCE_EMULATED
   const int lane = static_cast<int>(threadIdx.x % 32);
+  emulated_aligned(row, 16);
   T mine[8], all[32][8];
   __builtin_memcpy(mine, row, sizeof mine);
   emulated_gather(mine, sizeof mine, all);

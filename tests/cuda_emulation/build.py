@@ -20,12 +20,15 @@ SCALARS = {
     "half": "torch::headeronly::Half",
 }
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA", "-DMOCE_DEVICE_KEY=CPU"]
+# A GPU takes no address that is not aligned.
+SANITIZER = ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"]
 INCLUDES = [f"-I{HERE}", f"-I{ROOT / 'csrc/include'}", f"-I{CUDA}"]
 
 
 def build(compiler: str, library: Path) -> None:
     flags = [
         *("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden"),
+        *SANITIZER,
         *INCLUDES,
         *("-isystem", str(TORCH / "include")),
         *DEFINES,
@@ -47,8 +50,8 @@ def build(compiler: str, library: Path) -> None:
             compile_source(source, source.stem)
     # Some functions of PyTorch's are replaced: by the library's own, for itself alone.
     libraries = [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    link = [compiler, "-shared", "-Wl,-Bsymbolic", *objects, *libraries, "-o", str(library)]
-    subprocess.run(link, check=True)
+    link = [compiler, "-shared", "-Wl,-Bsymbolic", *SANITIZER, *objects, *libraries]
+    subprocess.run([*link, "-o", str(library)], check=True)
 
 
 if __name__ == "__main__":

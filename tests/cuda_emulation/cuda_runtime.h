@@ -1,7 +1,7 @@
 // As much of CUDA as csrc/cuda uses, on a CPU: a block's threads take turns, each until it comes to a
 // barrier, and each warp until it comes to one of more threads than its own. Every second block has its
 // threads in reverse order, so that a barrier that is missing shows in the results; shared memory begins
-// as NaN.
+// as NaN. What a GPU would not launch, or an address that is not aligned, ends the program.
 #pragma once
 
 #include <cmath>
@@ -35,6 +35,9 @@ void __syncwarp();
 void __barrier_sync_count(unsigned barrier, unsigned count);
 float __shfl_xor_sync(unsigned mask, float value, int bit);
 unsigned __ballot_sync(unsigned mask, bool flag);
+// Ends the program if an instruction of so many bytes would not take the address. Other addresses the
+// compiler's sanitizer checks.
+void emulated_aligned(const void* p, size_t bytes);
 // What each lane of a warp gives, `bytes` of it, in the order of the lanes: for matrix products.
 void emulated_gather(const void* mine, size_t bytes, void* all);
 inline int __popc(unsigned x) { return __builtin_popcount(x); }

@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/library.h>
 #include <ucontext.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -158,6 +160,10 @@ unsigned __ballot_sync(unsigned, bool flag) {
   return flags;
 }
 
+void emulated_aligned(const void* p, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(p) % bytes) fail("an address is not aligned");
+}
+
 void emulated_gather(const void* mine, size_t bytes, void* all) {
   threads[threadIdx.x].given = mine;
   wait(State::kAtWarpBarrier);
@@ -169,8 +175,18 @@ void emulated_gather(const void* mine, size_t bytes, void* all) {
 
 float* emulated_shared() { return shared.data(); }
 
+static int shared_for_block() {
+  const char* bytes = std::getenv("MOCE_EMULATED_SHARED");
+  return bytes ? std::atoi(bytes) : 228 * 1024;
+}
+
 void emulate(unsigned blocks, unsigned count, size_t shared_bytes,
              const std::function<void()>& kernel) {
+  // What a GPU from 8.0 on does not launch.
+  if (blocks == 0 || blocks > INT32_MAX) fail("a grid must have a block, and 2^31 - 1 at most");
+  if (count == 0 || count > 1024) fail("a block must have a thread, and 1024 at most");
+  if (shared_bytes > static_cast<size_t>(std::max(99 * 1024, shared_for_block())))
+    fail("a block must have no more shared memory than there is on every GPU");
   if (count % 32) fail("a block must have whole warps");
   const size_t floats = (shared_bytes + 3) / 4;
   blockDim = {count, 1, 1};
@@ -195,8 +211,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     *value = 2;
     return cudaSuccess;
   }
-  const char* bytes = std::getenv("MOCE_EMULATED_SHARED");
-  *value = bytes ? std::atoi(bytes) : 228 * 1024;
+  *value = shared_for_block();
   return cudaSuccess;
 }
 
