@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from moceir.errors import MoceirError
+from moceir.errors import MoceirError, of_a_backend
 from moceir.files import described
 
 EXPECTED = (MoceirError, OSError, ValueError)
@@ -25,8 +25,8 @@ class Command(click.Command):
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             raise SystemExit(130) from None
-        except EXPECTED as error:
-            if ctx.params.get("debug"):
+        except Exception as error:
+            if not (isinstance(error, EXPECTED) or of_a_backend(error)) or ctx.params.get("debug"):
                 raise
             raise click.ClickException(_message(error, self.chosen(ctx))) from error
 

@@ -6,6 +6,7 @@ Messages speak of functions and their arguments. Commands add the option that se
 from __future__ import annotations
 
 import reprlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,13 @@ class MoceirError(Exception):
     def __init__(self, message: str, argument: str | None = None) -> None:
         super().__init__(message)
         self.argument = argument
+
+
+def of_a_backend(error: Exception) -> bool:
+    """Whether it says that an operator cannot run by the backend that was asked for, or has no
+    kernel that runs on this GPU. Such errors come from where torch was loaded; this does not."""
+    failures = sys.modules.get("moce_kernels.failures")
+    return failures is not None and isinstance(error, failures.BackendUnavailableError)
 
 
 class ConfigError(MoceirError, ValueError):

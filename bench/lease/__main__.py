@@ -10,12 +10,12 @@ published code with ``torch.compile`` takes minutes: it runs alongside the check
 something is measured, and continues afterwards.
 
 First it checks correctness: every operator's values and gradients against float64 on every backend,
-the network against its reference, no synchronisation with the device, a CUDA graph equal to the
-eager pass, the bundled specialists against those on a CPU. Then it measures, one after another: the
-card's peak rates, operators, the layer of experts, the whole network and its training step against
-the published code (a clone of which ``--published`` names; it needs einops), and each kernel of one
-call. With all operators, the step ``counters`` (Nsight Compute) has run into its time limit;
-``--only counters --operators A,B`` took 26 s for two.
+the network against its reference, no synchronisation with the device, a CUDA graph and a compiled
+training step equal to the eager ones, the bundled specialists against those on a CPU. Then it
+measures, one after another: the card's peak rates, operators, the layer of experts, the whole
+network and its training step against the published code (a clone of which ``--published`` names; it
+needs einops), and each kernel of one call. With all operators, the step ``counters`` (Nsight
+Compute) has run into its time limit; ``--only counters --operators A,B`` took 26 s for two.
 
 ``--train MINUTES --pictures FOLDER`` then trains a slice, from the state in ``--state`` if there is
 one, and writes OUT/state. Operators that failed a check run in plain PyTorch.
@@ -100,6 +100,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     steps += [
         Step("no waiting", "checks.synchronisation", (), 150),
         Step("CUDA graph", "checks.graph", (), 150),
+        Step("compiled step", "checks.compiled", (), 230),
         Step("specialists", "checks.specialists", (), 150),
         Step("training, no waiting", "training.waiting", (), 120),
     ]

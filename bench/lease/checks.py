@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from torch import Tensor
 
 from moce_kernels import backends, info
 from moceir import MoCEIR, MoCEIRConfig, Restorer, preset
+from moceir.evaluation.check import TOGETHER, check_kernels
 from moceir.evaluation.metrics import psnr
 from moceir.evaluation.rows import parse_row
 from moceir.inference.graphs import Replayed
 from moceir.model.folded import Folded
-from moceir.model.routing import Router
+from moceir.model.routing import routers
 from moceir.pictures.pixels import to_tensor
 from moceir.training.loss import restoration_loss
 from tests.ops.samples import SPECS
@@ -135,69 +135,34 @@ def smallest(device: torch.device, backend: str) -> Iterator[Row]:
 # --- the network ---------------------------------------------------------------------------------
 
 
-def _gradients(
-    model: MoCEIR, images: Tensor, backend: str, dtype: torch.dtype, scale: float
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Restored images, routes, and the gradients of all parameters, in float64 on the host."""
-    os.environ[backends.VARIABLE] = backend
-    model.zero_grad(set_to_none=True)
-    with torch.autocast(images.device.type, dtype, enabled=dtype.itemsize == 2):
-        restored, routing = model(images, return_routing=True)
-    # float16 gradients underflow unless they are scaled, as training does.
-    (restoration_loss(restored, images.flip(-1), routing.aux_loss) * scale).backward()
-    found = {
-        name: p.grad.double().cpu() / scale
-        for name, p in model.named_parameters()
-        if p.grad is not None
-    }
-    return restored.detach().double().cpu(), routing.expert.cpu(), found
-
-
 def network(device: torch.device, dtype: str) -> Iterator[Row]:
     """Whole networks and their gradients, at a ragged size, against their reference in float64."""
+    gpu = device.type == "cuda"
     # The bundled network has expert_path, the paper's has not.
-    for name in ("moce_ir_s", "compact") if device.type == "cuda" else ("compact",):
-        yield _network(device, dtype, name)
+    for name in ("moce_ir_s", "compact") if gpu else ("compact",):
+        size = (75, 101) if gpu else (24, 40)
+        (found,) = check_kernels(device, [dtype], [TOGETHER], [preset(name)], size)
+        yield {"network": name, "size": size, **found._asdict(), "ok": found.right}
 
 
-def _network(device: torch.device, dtype: str, name: str) -> Row:
-    precision = getattr(torch, dtype)
-    torch.manual_seed(0)
-    config = preset(name)
-    model = MoCEIR(config).to(device).train()
-    routers = [m for m in model.modules() if isinstance(m, Router)]
-    for router in routers:
-        router.noise = "never"  # the same routes in every pass
-    side = (75, 101) if device.type == "cuda" else (24, 40)
-    images = torch.rand(3, 3, *side, device=device)
-    model.double()
-    for router in routers:
-        router.float()  # they decide in float32 whatever the precision around them
-    exact = _gradients(model, images.double(), "reference", torch.float64, 1.0)
-    model.float()
-    scale = 1024.0 if precision == torch.float16 else 1.0
-    plain = _gradients(model, images, "reference", precision, scale)
-    ours = _gradients(model, images, "", precision, scale)  # the fastest
+def compiled(device: torch.device) -> Iterator[Row]:
+    """A training step under torch.compile, whose code relies on what the operators say of their
+    results: the same loss and gradients."""
+    model, batch = _small(device).train(), _images(device, 0)
+    for router in routers(model):
+        router.noise = "never"
 
-    def against(found: tuple[Tensor, Tensor, dict[str, Tensor]]) -> Row:
-        all_of = torch.cat([g.flatten() for _, g in sorted(exact[2].items())])
-        theirs = torch.cat([g.flatten() for _, g in sorted(found[2].items())])
-        return {
-            "output": error(found[0], exact[0]),
-            "gradients": error(theirs, all_of),
-            "same_routes": bool(torch.equal(found[1], exact[1])),
-        }
+    def step(call: Callable[..., Any]) -> list[Tensor]:
+        model.zero_grad(set_to_none=True)
+        restored, routing = call(batch, return_routing=True)
+        loss = restoration_loss(restored, batch.flip(-1), routing.aux_loss)
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
 
-    errors, allowed = against(ours), against(plain)
-    limit = 2.0 if errors["same_routes"] and allowed["same_routes"] else float("inf")
-    return {
-        "network": name,
-        "dtype": dtype,
-        "images": list(images.shape),
-        "ours": errors,
-        "plain": allowed,
-        "ok": all(errors[k] <= limit * allowed[k] + 1e-6 for k in ("output", "gradients")),
-    }
+    backend = "inductor" if device.type == "cuda" else "aot_eager"
+    eager, ours = step(model), step(torch.compile(model, backend=backend))
+    errors = [error(a, b.double().cpu()) for a, b in zip(ours, eager, strict=True)]
+    yield {"check": "compiled training step", "error": max(errors), "ok": max(errors) < 1e-3}
 
 
 def _small(device: torch.device) -> MoCEIR:

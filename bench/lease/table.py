@@ -76,14 +76,10 @@ def correctness(rows: list[Row]) -> list[str]:
         ),
     )
     lines += table(
-        "network | dtype | *output | *allowed | *gradients | *allowed | same routes",
+        "network | precision | *error | *of what is allowed | in",
         (
-            (
-                *(r["network"], r["dtype"]),
-                *(number(r[w][k]) for k in ("output", "gradients") for w in ("ours", "plain")),
-                r["ours"]["same_routes"],
-            )
-            for r in of(rows, "network", "plain")
+            (r["network"], r["precision"], number(r["error"]), number(r["share"]), r["worst"])
+            for r in of(rows, "network", "share")
         ),
     )
     lines += table(

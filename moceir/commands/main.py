@@ -9,6 +9,7 @@ import click
 
 from moceir import __version__, cli
 from moceir.commands.app import app
+from moceir.commands.check import check
 from moceir.commands.compare import compare
 from moceir.commands.convert import convert
 from moceir.commands.cost import cost
@@ -62,6 +63,7 @@ def main(debug: bool) -> None:
 
 for _command in (
     app,
+    check,
     compare,
     convert,
     cost,

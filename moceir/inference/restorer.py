@@ -24,6 +24,7 @@ from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.specialists import Specialists
 from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
 from moceir.model import MoCEIR, load_model
+from moceir.model.network import OPERATORS
 from moceir.pictures import codec
 from moceir.weights.bundled import BUNDLED, TOGETHER
 
@@ -86,6 +87,8 @@ class Restorer:
         self.precision = precision = chosen(precision, model, self.device)
         one_thread_after_fork()
         try:
+            for operator in OPERATORS:
+                choose(operator, None, self.device, getattr(torch, precision))
             self.backend = choose("grouped_experts", None, self.device, getattr(torch, precision))
         except (BackendUnavailableError, ValueError) as error:
             raise ConfigError(str(error)) from error

@@ -31,6 +31,17 @@ from moceir.model.routing import BlockRouting, Router, auxiliary_loss, of_freque
 from moceir.weights.files import read_weights, write_weights
 from moceir.weights.state import check_state
 
+OPERATORS = (
+    "channel_attention",
+    "gated_feedforward",
+    "grouped_experts",
+    "pointwise_conv",
+    "projected_depthwise_conv",
+    "routing_plan",
+    "transposed_attention",
+)
+"""The operators of ``moce_kernels`` that the network calls."""
+
 
 class Routing(NamedTuple):
     """The routes of B images through the D decoder blocks, in the order in which these run."""

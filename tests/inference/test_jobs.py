@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from moce_kernels.failures import BackendUnavailableError, KernelUnavailableError
 from moceir.errors import ConfigError
 from moceir.files import shown
 from moceir.inference.jobs import DASH, Job, Outcome
@@ -137,3 +138,19 @@ def test_results_that_are_there_need_a_word(tmp_path: Path) -> None:
     assert len(list(replacing)) == 3 and replacing.overwrite
     with pytest.raises(ConfigError, match="choose one"):
         plan_files([tmp_path / "in"], out, skip_existing=True, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "unexpected"),
+    [
+        (KernelUnavailableError("pointwise_conv", "a kernel does not compile"), False),
+        (BackendUnavailableError("backend 'cuda' cannot run here"), False),
+        (RuntimeError("something else"), True),
+    ],
+)
+def test_a_backend_that_cannot_run_has_a_remedy(
+    error: RuntimeError, unexpected: bool, tmp_path: Path
+) -> None:
+    said = Outcome.of_error(Job(tmp_path / "a.png", tmp_path / "b.png"), error).error or ""
+    assert str(error) in said
+    assert ("unexpected" in said) == unexpected

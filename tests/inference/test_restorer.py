@@ -185,9 +185,9 @@ def test_bad_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ("cuda:99", "gpu"):
         with pytest.raises(ConfigError, match=device):
             Restorer(MoCEIR(TINY), device=device)
-    for setting in ("cuda", "grouped_experts=fastest"):
+    for setting in ("cuda", "grouped_experts=fastest", "pointwise_conv=cuda"):
         monkeypatch.setenv("MOCE_KERNELS_BACKEND", setting)
-        with pytest.raises(ConfigError, match=setting):
+        with pytest.raises(ConfigError, match=setting.replace("=cuda", ": backend 'cuda'")):
             Restorer(MoCEIR(TINY), device="cpu")
 
 
