@@ -158,6 +158,8 @@ def read(path: Path | Remote, name: str | None = None, keep: bool = False) -> Pi
 
 
 def _check_file(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError("a folder: name an image file")
     if not stat.S_ISREG(status.st_mode):
         raise PictureError("not a file: copy what it holds to one first")
     available = machine.host_bytes() if status.st_size > machine.SMALL else None
