@@ -35,8 +35,8 @@ def walk_names(
     the file system lists them, each lot in order.
 
     Hidden names and linked folders, which may lead round in circles, are left out, as is the folder
-    ``skip``. Folders that cannot be read go to ``on_error``. Names that lead nowhere, or to no file,
-    are there: whoever opens them says what is wrong.
+    ``skip``. Folders that cannot be read go to ``on_error``. Names that lead nowhere, or to no
+    file, are not left out: whoever opens them says what is wrong.
     """
     skipped = os.path.realpath(skip) if skip else None
     pending = [""]
