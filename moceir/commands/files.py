@@ -14,7 +14,7 @@ import click
 
 from moceir.cli import with_option
 from moceir.commands.common import OVERWRITE
-from moceir.files import shown
+from moceir.files import naming, shown
 
 if TYPE_CHECKING:
     from moceir.inference.jobs import Outcome, Plan
@@ -28,7 +28,7 @@ _OPTIONS = (
         "-o",
         "--output",
         required=True,
-        help="A file (for one image), a folder, or - for standard output.",
+        help="A file (for one image) or a folder; for restore also - for standard output.",
     ),
     click.option(
         "--files-from",
@@ -183,7 +183,8 @@ class Run:
             self.say(_line(outcome, self.label))
             return
         try:
-            click.echo(json.dumps(outcome.to_dict()))
+            with naming(Path("standard output")):
+                click.echo(json.dumps(outcome.to_dict()))
         except BrokenPipeError:
             # Write no more of them; what is buffered would fail again when Python ends.
             self._as_json = False

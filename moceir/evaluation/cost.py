@@ -228,9 +228,8 @@ def measure_cost(
     routes = [_of_picture(restorer, Path(path)) for path in pictures]
     timed = None
     if runs:
-        noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
         try:
-            timed = seconds(restorer, noise, runs)
+            timed = seconds(restorer, _noise(height, width), runs)
         except TooLittleMemory as error:
             raise PictureError(
                 f"{error.need}: give a smaller size, or choose another device", "size"
@@ -258,6 +257,14 @@ def _of_picture(restorer: Restorer, path: Path) -> PictureCost:
     return PictureCost(
         str(path), width, height, experts, macs, of_size.cheapest, of_size.most_expensive
     )
+
+
+def _noise(height: int, width: int) -> Tensor:
+    try:
+        return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:  # more than memory, or a number, can hold
+        need = f"an image of {width} x {height} does not fit into memory"
+        raise TooLittleMemory(need, "give a smaller size", "size") from error
 
 
 def seconds(restorer: Restorer, image: Tensor, runs: int = 3) -> float:

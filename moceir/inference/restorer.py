@@ -22,7 +22,12 @@ from moceir.inference.results import Restored, Run, said
 from moceir.inference.selection import BufferedCanvas, Found, select
 from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.specialists import Specialists
-from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
+from moceir.inference.threads import (
+    MOST_THREADS,
+    cpu_threads,
+    forked,
+    one_thread_after_fork,
+)
 from moceir.model import MoCEIR, load_model
 from moceir.pictures import codec
 from moceir.weights.bundled import BUNDLED, TOGETHER
@@ -67,8 +72,8 @@ class Restorer:
 
     Raises:
         WeightsError: weights that cannot be used.
-        ConfigError: an unknown precision; ``threads`` below 1; a device, or a backend named in the
-            environment's MOCE_KERNELS_BACKEND, that is not available; a malformed
+        ConfigError: an unknown precision; ``threads`` below 1 or above 1024; a device, or a backend
+            named in the environment's MOCE_KERNELS_BACKEND, that is not available; a malformed
             MOCE_KERNELS_BACKEND.
     """
 
@@ -79,8 +84,8 @@ class Restorer:
         precision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads {threads}: give at least 1", "threads")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise ConfigError(f"threads {threads}: give 1 to {MOST_THREADS}", "threads")
         self._threads = threads
         self.device = memory.find_device(device)
         self.precision = precision = chosen(precision, model, self.device)

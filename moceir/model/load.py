@@ -63,8 +63,8 @@ def load_model(source: str | Path) -> MoCEIR:
         path = path / constants.SAFETENSORS_SINGLE_FILE
     if not path.exists():
         raise WeightsError(
-            f"{source}: no such weights; give a file, a folder with model.safetensors, bundled "
-            f"weights ({', '.join(BUNDLED)}), or user/repository on the Hugging Face Hub"
+            f"{source or repr('')}: no such weights; give a file, a folder with model.safetensors, "
+            f"bundled weights ({', '.join(BUNDLED)}), or user/repository on the Hugging Face Hub"
         )
     try:
         ours = path.suffix == ".safetensors" and has_configuration(path)
