@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError, PictureError, TooLittleMemory
+from moceir.errors import ConfigError, PictureError, TooLittleMemory, check_several
 from moceir.evaluation.routes import route_of
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
@@ -219,6 +219,7 @@ def measure_cost(
         WeightsError: weights that cannot be used.
         PictureError: an image that cannot be read, or too little memory.
     """
+    check_several("pictures", pictures)
     if width < 1 or height < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1", "size")
     restorer = model if isinstance(model, Restorer) else Restorer(model or BUNDLED[0])

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
-from moceir.errors import ConfigError, PictureError
+from moceir.errors import ConfigError, PictureError, check_several
 from moceir.files import described, shown
 from moceir.inference import sources
 from moceir.inference.jobs import Job, Outcome, Plan
@@ -167,6 +167,7 @@ class _Planner:
             if isinstance(remote, Remote):
                 remote.check(written=remote is output)
         self._folders = [i for i in inputs if i != DASH and sources.is_folder(i)]
+        check_several("files", files)
         if files is not None and len(inputs) != 1:
             raise ConfigError("with a list of files, give the one folder that they are in")
         if files is not None:

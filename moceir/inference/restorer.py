@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from moce_kernels.backends import BackendUnavailableError, choose
-from moceir.errors import ConfigError, PictureError, TooLittleMemory
+from moceir.errors import ConfigError, PictureError, TooLittleMemory, check_several, short
 from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.network import Network
@@ -84,8 +85,10 @@ class Restorer:
         precision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise ConfigError(f"threads {threads}: give 1 to {MOST_THREADS}", "threads")
+        if threads is not None and not (
+            isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS
+        ):
+            raise ConfigError(f"threads {short(threads)}: give 1 to {MOST_THREADS}", "threads")
         self._threads = threads
         self.device = memory.find_device(device)
         self.precision = precision = chosen(precision, model, self.device)
@@ -195,6 +198,7 @@ class Restorer:
         Raises:
             ConfigError: a setting out of range.
         """
+        check_several("images", images)
         many.check_batch(batch)
         check(settings)
         return many.restored(self, images, batch, settings)
@@ -220,6 +224,7 @@ class Restorer:
         Raises:
             ConfigError: a setting out of range.
         """
+        check_several("images", images)
         many.check_batch(batch)
         check(settings)
         return many.restored_async(self, images, batch, settings)
