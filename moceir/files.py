@@ -62,6 +62,16 @@ def make_folder(folder: Path) -> None:
         raise _in_the_way(folder) from error
 
 
+def prepare(path: Path) -> None:
+    """Before long work that ends in a file, which is written or replaced: makes its folder.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    check_free(path, overwrite=True)
+    make_folder(path.parent)
+
+
 def _in_the_way(path: Path) -> NotADirectoryError:
     return NotADirectoryError(errno.ENOTDIR, "a file, not a folder: name another", str(path))
 
