@@ -94,6 +94,8 @@ class Run:
             raise click.ClickException("--json and -o - both write to standard output: choose one")
         if null and files_from is None:
             raise click.UsageError("--null is about --files-from", ctx)
+        if selection["skip_existing"] and selection["overwrite"]:
+            raise click.UsageError("--skip-existing and --overwrite: choose one", ctx)
         if not inputs and files_from is None:
             raise click.UsageError("Missing argument 'INPUT...'.", ctx)
         from rich.console import Console

@@ -176,7 +176,8 @@ class _Planner:
         if self._is_complete and (ext or suffix):
             raise ConfigError(
                 f"{shown(output)} is a complete file name: leave ext and suffix out, or give "
-                "a folder"
+                "a folder",
+                "output",
             )
         if not self._is_complete and _is_file(output):
             raise ConfigError(f"{shown(output)} is a file: give a folder for the results", "output")

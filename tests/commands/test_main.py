@@ -153,6 +153,12 @@ def test_an_empty_name_is_a_mistake(tmp_path: Path, words: tuple[str, ...]) -> N
     assert "it is empty: give a name" in result.output
 
 
+def test_options_that_exclude_each_other_are_named_as_given(tmp_path: Path) -> None:
+    result = run("restore", tmp_path, "-o", "out", "--skip-existing", "--overwrite")
+    assert result.exit_code == 2
+    assert "--skip-existing and --overwrite: choose one" in result.output
+
+
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png")
     result = run("--debug", "restore", source, "-o", tmp_path / "o.png", "-m", "nothing")
