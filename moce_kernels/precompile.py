@@ -116,7 +116,7 @@ def capability(arch: str | None) -> int:
     """10 times the compute capability of "9.0"; None: of this machine's GPU.
 
     Raises:
-        ValueError: there is no GPU, or ``arch`` is not a compute capability.
+        ValueError: there is no GPU, or ``arch`` is not a compute capability from 8.0 on.
     """
     if arch is None:
         import torch
@@ -127,8 +127,10 @@ def capability(arch: str | None) -> int:
             )
         major, minor = torch.cuda.get_device_capability()
         return 10 * major + minor
-    if not re.fullmatch(r"\d+\.\d", arch):
-        raise ValueError(f"architecture {arch!r}: give a compute capability such as 9.0")
+    if not re.fullmatch(r"\d+\.\d", arch) or float(arch) < 8:
+        raise ValueError(
+            f"architecture {arch!r}: give a compute capability from 8.0 on, such as 9.0"
+        )
     return int(arch.replace(".", ""))
 
 

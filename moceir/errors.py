@@ -5,6 +5,7 @@ Messages speak of functions and their arguments. Commands add the option that se
 
 from __future__ import annotations
 
+import os
 import reprlib
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,16 @@ class CheckpointError(MoceirError, RuntimeError):
 
 class NonFiniteLoss(MoceirError, RuntimeError):
     """The loss or its gradient became NaN or infinite; the last checkpoint is from before."""
+
+
+def check_several(name: str, values: object) -> None:
+    """For arguments that take several texts or paths: of a single one, its letters would be taken.
+
+    Raises:
+        ConfigError: it is a single one.
+    """
+    if isinstance(values, (str, os.PathLike)):
+        raise ConfigError(f"{name} {short(os.fspath(values))}: give a list, even for one")
 
 
 def first_line(error: BaseException) -> str:

@@ -33,13 +33,47 @@ def described(error: OSError) -> str:
 
 
 def check_free(path: Path, overwrite: bool = False) -> None:
-    """Refuse to write what is already there, before any work is done for it.
+    """Refuse to write where it cannot be done, before any work is done for it.
 
     Raises:
         FileExistsError: the file exists, and ``overwrite`` is false.
+        IsADirectoryError: it is a folder.
+        NotADirectoryError: it would lie in a file.
     """
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "a folder: name a file", str(path))
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, "already there", str(path))
+    above = next((folder for folder in path.parents if os.path.lexists(folder)), None)
+    if above is not None and not os.path.isdir(above):
+        raise _in_the_way(above)
+
+
+def make_folder(folder: Path) -> None:
+    """With those above it, unless it is there.
+
+    Raises:
+        NotADirectoryError: a file has its name.
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise _in_the_way(folder) from error
+
+
+def prepare(path: Path) -> None:
+    """Before long work that ends in a file, which is written or replaced: makes its folder.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    check_free(path, overwrite=True)
+    make_folder(path.parent)
+
+
+def _in_the_way(path: Path) -> NotADirectoryError:
+    return NotADirectoryError(errno.ENOTDIR, "a file, not a folder: name another", str(path))
 
 
 @contextmanager

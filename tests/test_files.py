@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from moceir import files
-from moceir.files import whole_file
+from moceir.files import check_free, make_folder, prepare, whole_file
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -104,6 +104,25 @@ def test_what_appears_meanwhile_is_kept_unless_it_is_to_be_replaced(
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
     assert path.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    check_free(tmp_path / "new" / "sub" / "a.txt", overwrite)
+    for inside in ("a.txt", "sub/a.txt"):
+        with pytest.raises(NotADirectoryError, match="a file, not a folder") as raised:
+            check_free(tmp_path / "file" / inside, overwrite)
+        assert raised.value.filename == str(tmp_path / "file")
+    with pytest.raises(IsADirectoryError, match="a folder: name a file"):
+        check_free(tmp_path, overwrite)
+    with pytest.raises(NotADirectoryError, match="a file, not a folder"):
+        make_folder(tmp_path / "file")
+    for _ in range(2):
+        prepare(tmp_path / "new" / "sub" / "a.txt")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["sub"]
 
 
 def test_a_link_to_nothing_is_something_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moceir.commands.common import DEVICE, THREADS
+from moceir.commands.common import DEVICE
 from moceir.config import PRECISIONS
 
 if TYPE_CHECKING:
@@ -24,26 +24,16 @@ if TYPE_CHECKING:
     help="Precision of the activations; may be repeated. Default: float32, and on a GPU bfloat16.",
 )
 @DEVICE
-@THREADS
-def check(
-    operators: tuple[str, ...],
-    precisions: tuple[str, ...],
-    device: str | None,
-    threads: int | None,
-) -> None:
+def check(operators: tuple[str, ...], precisions: tuple[str, ...], device: str | None) -> None:
     """Check that the kernels compute the right numbers on this machine.
 
     Restores random images with a small network, forward and backward, with each operator (or the
     given OPERATORS) run by each of its kernels in turn, and compares the results with those of
     plain PyTorch. Takes a few minutes. The exit status is 1 if a result is wrong.
     """
-    import torch
-
     from moceir.evaluation.check import check_kernels, remedy
     from moceir.inference.memory import find_device
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     where = find_device(device)
     if not precisions:
         precisions = ("float32", "bfloat16") if where.type == "cuda" else ("float32",)

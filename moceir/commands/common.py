@@ -12,11 +12,25 @@ import click
 from moceir.config import PRECISIONS
 from moceir.files import check_free
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """Not an empty one, as of a variable that is not set: pathlib takes it for the current
+    folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty: give a name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
+WEIGHTS = _Path()
 
 MODEL = click.option(
     "-m",
     "--model",
+    type=WEIGHTS,
+    metavar="TEXT",
     help="Weights: bundled name, folder, file or user/repository. Default: the bundled "
     "specialists to restore, else compact.",
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from moceir.commands.common import DEVICE, OVERWRITE, PATH, PRECISION, parts
+from moceir.commands.common import DEVICE, OVERWRITE, PATH, PRECISION, WEIGHTS, parts
 from moceir.files import check_free
 
 
@@ -16,6 +16,8 @@ from moceir.files import check_free
 @click.option(
     "-m",
     "--model",
+    type=WEIGHTS,
+    metavar="TEXT",
     help="Weights, as for moceir restore; or a classical method, such as peer:bm3d.",
 )
 @click.option(

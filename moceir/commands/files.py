@@ -14,7 +14,7 @@ import click
 
 from moceir.cli import with_option
 from moceir.commands.common import OVERWRITE
-from moceir.files import shown
+from moceir.files import naming, shown
 
 if TYPE_CHECKING:
     from moceir.inference.jobs import Outcome, Plan
@@ -28,7 +28,7 @@ _OPTIONS = (
         "-o",
         "--output",
         required=True,
-        help="A file (for one image), a folder, or - for standard output.",
+        help="A file (for one image) or a folder; for restore also - for standard output.",
     ),
     click.option(
         "--files-from",
@@ -94,6 +94,8 @@ class Run:
             raise click.ClickException("--json and -o - both write to standard output: choose one")
         if null and files_from is None:
             raise click.UsageError("--null is about --files-from", ctx)
+        if selection["skip_existing"] and selection["overwrite"]:
+            raise click.UsageError("--skip-existing and --overwrite: choose one", ctx)
         if not inputs and files_from is None:
             raise click.UsageError("Missing argument 'INPUT...'.", ctx)
         from rich.console import Console
@@ -183,7 +185,8 @@ class Run:
             self.say(_line(outcome, self.label))
             return
         try:
-            click.echo(json.dumps(outcome.to_dict()))
+            with naming(Path("standard output")):
+                click.echo(json.dumps(outcome.to_dict()))
         except BrokenPipeError:
             # Write no more of them; what is buffered would fail again when Python ends.
             self._as_json = False

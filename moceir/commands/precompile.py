@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from moceir.commands.common import WEIGHTS
 from moceir.config import PRECISIONS
 
 
@@ -12,11 +13,15 @@ from moceir.config import PRECISIONS
 @click.option(
     "--preset",
     "name",
-    default="compact",
-    show_default=True,
-    help="The network: compact, moce_ir_s or moce_ir.",
+    help="The network: compact (the default), moce_ir_s or moce_ir.",
 )
-@click.option("-m", "--model", help="Instead of --preset: weights, as for restore.")
+@click.option(
+    "-m",
+    "--model",
+    type=WEIGHTS,
+    metavar="TEXT",
+    help="Instead of --preset: weights, as for restore.",
+)
 @click.option(
     "--shape",
     default="1x3x720x1280",
@@ -53,7 +58,7 @@ from moceir.config import PRECISIONS
     help="Machines with the CUDA library need fewer Triton kernels.",
 )
 def precompile(
-    name: str,
+    name: str | None,
     model: str | None,
     shape: str,
     dtypes: tuple[str, ...],
@@ -68,12 +73,14 @@ def precompile(
     No GPU is needed. The cache is TRITON_CACHE_DIR, by default ~/.triton/cache. Another machine
     with the same versions of moceir, Triton and Python can use it at the same path.
     """
+    if model and name:
+        raise click.ClickException("--model and --preset: choose one")
     from moceir.config import preset
     from moceir.model import load_model
     from moceir.training.precompile import batch_shape, precompile_network
 
     done = precompile_network(
-        load_model(model).config if model else preset(name),
+        load_model(model).config if model else preset(name or "compact"),
         batch_shape(shape),
         dtypes,
         products,

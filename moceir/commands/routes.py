@@ -47,7 +47,7 @@ def routes(
     IMAGES are clean images, or folders of them. Each is degraded in every way named by --kinds.
     """
     if bool(pictures) + bool(benchmarks) + bool(training) != 1:
-        raise click.ClickException("give clean IMAGES, or --benchmarks, or --training")
+        raise click.ClickException("give one of these: clean IMAGES, --benchmarks, --training")
     check_figures(outputs, overwrite)
     from moceir.figures.draw import save
     from moceir.figures.routes import routes_figure, usage_figure

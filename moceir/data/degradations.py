@@ -196,8 +196,13 @@ def degrade_picture(
     degraded = np.asarray(to_image(degrade(clean, degradation, seed, number)[0]))
     metadata, notes = picture.metadata, list(picture.notes)
     channels = picture.pixels.shape[2]
-    if channels < 3:  # its profile is one for grey
-        metadata = replace(metadata, icc=b"", png_colour={})
+    if channels < 3:
+        notes.append("greyscale became RGB")
+        if metadata.icc or metadata.png_colour:
+            notes.append("its colour profile, which is one for grey, was dropped")
+            metadata = replace(metadata, icc=b"", png_colour={})
+    if picture.pixels.dtype != np.uint8:
+        notes.append("rounded to 8 bits")
     if channels in (2, 4) and (picture.pixels[..., -1] != levels(picture.pixels.dtype)).any():
         notes.append("its transparency was dropped")
     return replace(picture, pixels=degraded, metadata=metadata, notes=notes)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError, PictureError, TooLittleMemory
+from moceir.errors import ConfigError, PictureError, TooLittleMemory, check_several
 from moceir.evaluation.routes import route_of
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
@@ -219,6 +219,7 @@ def measure_cost(
         WeightsError: weights that cannot be used.
         PictureError: an image that cannot be read, or too little memory.
     """
+    check_several("pictures", pictures)
     if width < 1 or height < 1:
         raise ConfigError(f"size {width} x {height}: give at least 1 x 1", "size")
     restorer = model if isinstance(model, Restorer) else Restorer(model or BUNDLED[0])
@@ -228,9 +229,8 @@ def measure_cost(
     routes = [_of_picture(restorer, Path(path)) for path in pictures]
     timed = None
     if runs:
-        noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
         try:
-            timed = seconds(restorer, noise, runs)
+            timed = seconds(restorer, _noise(height, width), runs)
         except TooLittleMemory as error:
             raise PictureError(
                 f"{error.need}: give a smaller size, or choose another device", "size"
@@ -258,6 +258,14 @@ def _of_picture(restorer: Restorer, path: Path) -> PictureCost:
     return PictureCost(
         str(path), width, height, experts, macs, of_size.cheapest, of_size.most_expensive
     )
+
+
+def _noise(height: int, width: int) -> Tensor:
+    try:
+        return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:  # more than memory, or a number, can hold
+        need = f"an image of {width} x {height} does not fit into memory"
+        raise TooLittleMemory(need, "give a smaller size", "size") from error
 
 
 def seconds(restorer: Restorer, image: Tensor, runs: int = 3) -> float:

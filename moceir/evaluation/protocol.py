@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moceir.data.datasets import BENCHMARKS, Pair, check_sizes, pair_folders, pairs_of
 from moceir.data.degradations import GaussianNoise, generator_for
-from moceir.errors import ConfigError, PictureError
+from moceir.errors import ConfigError, PictureError, check_several
 from moceir.pictures.images import open_rgb
 from moceir.pictures.pixels import to_tensor
 
@@ -137,6 +137,7 @@ def benchmarks(
         ConfigError: an unknown name, or ``data`` is missing.
         PictureError: a folder is missing, empty or unpaired.
     """
+    check_several("names", names)
     found: list[Benchmark] = []
     for name in names:
         base, _, suffix = name.partition("-")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moceir.data.degradations import Degradation, degrade, parse
 from moceir.data.kinds import KINDS
-from moceir.errors import ConfigError, PictureError, TooLittleMemory
+from moceir.errors import ConfigError, PictureError, TooLittleMemory, check_several
 from moceir.evaluation.protocol import PROTOCOLS, Benchmark
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
@@ -53,6 +53,8 @@ def routes(
         PictureError: an image that cannot be used, or too little memory.
         WeightsError: weights that cannot be used.
     """
+    check_several("pictures", pictures)
+    check_several("kinds", kinds)
     if bool(pictures) == bool(benchmarks):
         raise ConfigError("nothing to route: give images, or benchmarks")
     degradations = {kind: parse(kind) for kind in kinds or KINDS}

@@ -31,7 +31,7 @@ from moceir.evaluation.perceptual import (
 )
 from moceir.evaluation.protocol import PROTOCOLS, Benchmark, Protocol
 from moceir.evaluation.testsets import coverage
-from moceir.files import check_free, naming, whole_file
+from moceir.files import check_free, make_folder, naming, whole_file
 from moceir.inference.restorer import Restorer
 from moceir.model import MoCEIR
 from moceir.pictures.images import save_image
@@ -298,7 +298,7 @@ def write_results(
     """
     folder = Path(folder)
     check_free(folder / "results.json", overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with ExitStack() as whole:
         for name, text in (
             ("pictures.csv", as_csv(found.rows)),

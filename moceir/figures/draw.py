@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from moceir.errors import ConfigError
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 
 EXPERTS = ("#4c9f70", "#7fb3d5", "#e0a458", "#b23a48")
 """Colours of the experts, the cheapest first."""
@@ -44,7 +44,7 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
         OSError: a file cannot be written.
     """
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         kind = path.suffix.lower().removeprefix(".")
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(
             kind, {}

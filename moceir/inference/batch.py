@@ -19,7 +19,7 @@ import numpy as np
 
 from moceir import machine
 from moceir.errors import ConfigError, PictureError
-from moceir.files import shown
+from moceir.files import naming, shown
 from moceir.inference.jobs import Job, Outcome, Plan
 from moceir.inference.many import TOGETHER, alike, gain_together, stacked
 from moceir.inference.restorer import Restorer, Run
@@ -331,8 +331,9 @@ class _Batch:
                 raise PictureError("-: standard output is closed: give a file to write to")
             buffer = BytesIO()
             notes = codec.encode(picture, buffer, self._format_of(job, picture), self._quality)
-            sys.stdout.buffer.write(buffer.getbuffer())
-            sys.stdout.buffer.flush()
+            with naming(Path("standard output")):
+                sys.stdout.buffer.write(buffer.getbuffer())
+                sys.stdout.buffer.flush()
             return notes
         return codec.write(picture, job.target, self._quality, self._plan.overwrite)
 

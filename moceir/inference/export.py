@@ -18,7 +18,7 @@ from torch.fx.experimental import _config
 from moce_kernels import use_backends
 from moceir.config import preset as preset_config
 from moceir.errors import ConfigError, WeightsError
-from moceir.files import check_free, whole_file
+from moceir.files import check_free, make_folder, whole_file
 from moceir.model import MoCEIR, load_model, load_published, save_published, save_weights
 from moceir.model.experts import ExpertBank
 from moceir.weights.bundled import BUNDLED
@@ -168,7 +168,7 @@ def _export(
     """Records a network, writes it and checks what can be read from the file."""
     if not isinstance(model, MoCEIR):
         model = load_model(model or BUNDLED[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with torch.no_grad(), _quiet(), whole_file(path, overwrite) as temporary:
         write(_recorded(_Portable(model).eval()), temporary)
         difference = _difference(read(temporary), model, path)

@@ -24,10 +24,10 @@ def find_device(name: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).tolist()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # What torch raises for a name it does not know and for devices it was built without.
-        reason = first_line(error)
+        reason = first_line(error).partition(". ")[0]
         raise ConfigError(f"device {str(name)!r} cannot be used: {reason}", "device") from None
     return device
 

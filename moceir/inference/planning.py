@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
-from moceir.errors import ConfigError, PictureError
+from moceir.errors import ConfigError, PictureError, check_several
 from moceir.files import described, shown
 from moceir.inference import sources
 from moceir.inference.jobs import Job, Outcome, Plan
@@ -96,6 +96,7 @@ def plan_files(
     Raises:
         ConfigError: arguments that contradict each other; two images with the same output; a URL
             that cannot be used here; a manifest that is not one.
+        PictureError: ``ext`` is no format that images are written in.
         FileExistsError: an output exists, and neither ``skip_existing`` nor ``overwrite`` is set.
         OSError: the manifest cannot be read.
     """
@@ -166,6 +167,7 @@ class _Planner:
             if isinstance(remote, Remote):
                 remote.check(written=remote is output)
         self._folders = [i for i in inputs if i != DASH and sources.is_folder(i)]
+        check_several("files", files)
         if files is not None and len(inputs) != 1:
             raise ConfigError("with a list of files, give the one folder that they are in")
         if files is not None:
@@ -174,10 +176,19 @@ class _Planner:
         if self._is_complete and (ext or suffix):
             raise ConfigError(
                 f"{shown(output)} is a complete file name: leave ext and suffix out, or give "
-                "a folder"
+                "a folder",
+                "output",
             )
         if not self._is_complete and _is_file(output):
             raise ConfigError(f"{shown(output)} is a file: give a folder for the results", "output")
+        if self._is_named_like_a_picture() and self._several():
+            raise ConfigError(
+                f"{shown(output)} is the name of one image: give a folder for several", "output"
+            )
+        if self._ending is not None:
+            from moceir.pictures.codec import writable  # with its libraries, which take a second
+
+            writable(self._ending)
         self._claims: Claims | None = None
         if manifest or files is not None or ext or self._folders != [*inputs] or self._overlap():
             self._claims = Claims()
@@ -200,6 +211,19 @@ class _Planner:
         except PictureError:
             return False  # said when it is its turn
         return len(found) == 1 and not sources.is_folder(found[0])
+
+    def _several(self) -> bool:
+        """Whether more than one picture may be meant; a folder may hold many."""
+        if len(self._inputs) > 1 or self._folders:
+            return True
+        try:
+            return any(len(sources.matches(given)) > 1 for given in self._inputs)
+        except PictureError:
+            return False  # said when it is its turn
+
+    def _is_named_like_a_picture(self) -> bool:
+        """Whether the output, which is no folder yet, has a picture's suffix."""
+        return self._output.suffix.lower() in FOLDER_SUFFIXES and not self._output.is_dir()
 
     def _overlap(self) -> bool:
         """Whether the results are written where more pictures may still be found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from moce_kernels.backends import BackendUnavailableError, choose
-from moceir.errors import ConfigError, PictureError, TooLittleMemory
+from moceir.errors import ConfigError, PictureError, TooLittleMemory, check_several, short
 from moceir.inference import many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.network import Network
@@ -22,7 +23,12 @@ from moceir.inference.results import Restored, Run, said
 from moceir.inference.selection import BufferedCanvas, Found, select
 from moceir.inference.settings import Settings, Wanted, check
 from moceir.inference.specialists import Specialists
-from moceir.inference.threads import cpu_threads, forked, one_thread_after_fork
+from moceir.inference.threads import (
+    MOST_THREADS,
+    cpu_threads,
+    forked,
+    one_thread_after_fork,
+)
 from moceir.model import MoCEIR, load_model
 from moceir.model.network import OPERATORS
 from moceir.pictures import codec
@@ -68,8 +74,8 @@ class Restorer:
 
     Raises:
         WeightsError: weights that cannot be used.
-        ConfigError: an unknown precision; ``threads`` below 1; a device, or a backend named in the
-            environment's MOCE_KERNELS_BACKEND, that is not available; a malformed
+        ConfigError: an unknown precision; ``threads`` below 1 or above 1024; a device, or a backend
+            named in the environment's MOCE_KERNELS_BACKEND, that is not available; a malformed
             MOCE_KERNELS_BACKEND.
     """
 
@@ -80,18 +86,19 @@ class Restorer:
         precision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads {threads}: give at least 1", "threads")
+        if threads is not None and not (
+            isinstance(threads, Integral) and 1 <= threads <= MOST_THREADS
+        ):
+            raise ConfigError(f"threads {short(threads)}: give 1 to {MOST_THREADS}", "threads")
         self._threads = threads
         self.device = memory.find_device(device)
         self.precision = precision = chosen(precision, model, self.device)
         one_thread_after_fork()
         try:
-            for operator in OPERATORS:
-                choose(operator, None, self.device, getattr(torch, precision))
-            self.backend = choose("grouped_experts", None, self.device, getattr(torch, precision))
+            runs = {o: choose(o, None, self.device, getattr(torch, precision)) for o in OPERATORS}
         except (BackendUnavailableError, ValueError) as error:
             raise ConfigError(str(error)) from error
+        self.backend = runs["grouped_experts"]
         self.specialists: Specialists | None = None
         """The bundled ones, if these restore; ``model`` then helps to tell which an image needs."""
         if model is None or (isinstance(model, str) and model == TOGETHER):
@@ -193,6 +200,7 @@ class Restorer:
         Raises:
             ConfigError: a setting out of range.
         """
+        check_several("images", images)
         many.check_batch(batch)
         check(settings)
         return many.restored(self, images, batch, settings)
@@ -218,6 +226,7 @@ class Restorer:
         Raises:
             ConfigError: a setting out of range.
         """
+        check_several("images", images)
         many.check_batch(batch)
         check(settings)
         return many.restored_async(self, images, batch, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, TypedDict
 
 from moceir.errors import ConfigError, short
@@ -69,6 +70,9 @@ def check(settings: Settings) -> Wanted:
         known = ", ".join(Settings.__annotations__)
         raise TypeError(f"unknown setting {min(unknown)!r}: there are {known}")
     tile, overlap = settings.get("tile"), settings.get("tile_overlap", tiles.OVERLAP)
+    for name, side in (("tile", tile), ("tile_overlap", overlap)):
+        if side is not None and not isinstance(side, Integral):
+            raise ConfigError(f"{name} {short(side)}: give a whole number of pixels", name)
     tiles.check(tile or 0, overlap)
     strength = _strength("strength", settings.get("strength", 1.0))
     light, detail = (

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import torch
 
+MOST_THREADS = 1024
+"""OpenMP ends the process where the system refuses it a thread."""
+
 _children: list[bool] = []
 
 

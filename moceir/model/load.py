@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moceir.config import MoCEIRConfig
 from moceir.errors import WeightsError, first_line
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 from moceir.model.network import MoCEIR
 from moceir.model.routing import Router
 from moceir.weights import published
@@ -63,8 +63,8 @@ def load_model(source: str | Path) -> MoCEIR:
         path = path / constants.SAFETENSORS_SINGLE_FILE
     if not path.exists():
         raise WeightsError(
-            f"{source}: no such weights; give a file, a folder with model.safetensors, bundled "
-            f"weights ({', '.join(BUNDLED)}), or user/repository on the Hugging Face Hub"
+            f"{source or repr('')}: no such weights; give a file, a folder with model.safetensors, "
+            f"bundled weights ({', '.join(BUNDLED)}), or user/repository on the Hugging Face Hub"
         )
     try:
         ours = path.suffix == ".safetensors" and has_configuration(path)
@@ -218,6 +218,6 @@ def save_published(model: MoCEIR, path: Path) -> None:
             "epoch": 0,
             "global_step": 0,
         }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with whole_file(path) as temporary:
         torch_save(content, temporary)

@@ -25,7 +25,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from moceir import machine
 from moceir.errors import PictureError
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 from moceir.pictures import colour, deep, encoders, png, stale, tiff
 from moceir.pictures.metadata import Metadata, can_be_rewritten
 from moceir.pictures.metadata import read as read_metadata
@@ -158,6 +158,8 @@ def read(path: Path | Remote, name: str | None = None, keep: bool = False) -> Pi
 
 
 def _check_file(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError("a folder: name an image file")
     if not stat.S_ISREG(status.st_mode):
         raise PictureError("not a file: copy what it holds to one first")
     available = machine.host_bytes() if status.st_size > machine.SMALL else None
@@ -438,7 +440,7 @@ def write(
     if isinstance(path, Remote):
         path.write_bytes(encoded.getvalue(), overwrite)
         return notes
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with whole_file(path, overwrite, picture.source) as temporary:
         temporary.write_bytes(encoded.getbuffer())
     return notes

@@ -35,7 +35,8 @@ def walk_names(
     the file system lists them, each lot in order.
 
     Hidden names and linked folders, which may lead round in circles, are left out, as is the folder
-    ``skip``. Folders that cannot be read, and links to what cannot be reached, go to ``on_error``.
+    ``skip``. Folders that cannot be read go to ``on_error``. Names that lead nowhere, or to no
+    file, are not left out: whoever opens them says what is wrong.
     """
     skipped = os.path.realpath(skip) if skip else None
     pending = [""]
@@ -50,7 +51,7 @@ def walk_names(
                         if _is_folder(entry, on_error):
                             if not entry.name.startswith("."):
                                 inside.append(name)
-                        elif is_picture(entry.name, suffixes) and _is_file(entry, on_error):
+                        elif is_picture(entry.name, suffixes) and not _is_linked_folder(entry):
                             yield name
         except OSError as error:
             on_error(error)
@@ -70,13 +71,8 @@ def _is_folder(entry: os.DirEntry[str], on_error: Callable[[OSError], None]) -> 
         return False
 
 
-def _is_file(entry: os.DirEntry[str], on_error: Callable[[OSError], None]) -> bool:
-    try:
-        # Path.is_file takes a link that leads nowhere, or to itself, for no file.
-        return Path(entry.path).is_file() if entry.is_symlink() else entry.is_file()
-    except OSError as error:  # a link into a folder that may not be searched
-        on_error(error)
-        return False
+def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and os.path.isdir(entry.path)
 
 
 def walk_pictures(

@@ -79,6 +79,9 @@ class Remote:
             ) from error
         except ValueError as error:
             raise ConfigError(f"{self}: {error}") from error
+        except OSError as error:  # some protocols connect here
+            reason = error.strerror or first_line(error)
+            raise OSError(error.errno or errno.EIO, reason, self.url) from error
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -186,7 +189,13 @@ def is_url(text: str) -> bool:
 
 
 def place(given: Path | str | Remote) -> Path | Remote:
-    """A path of this machine, or what a URL names."""
+    """A path of this machine, or what a URL names.
+
+    Raises:
+        ConfigError: an empty name, which pathlib takes for the current folder.
+    """
     if not isinstance(given, str):
         return given
+    if not given:
+        raise ConfigError("an empty name: give that of a file or folder")
     return Remote(given) if is_url(given) else Path(given)

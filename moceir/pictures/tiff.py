@@ -152,7 +152,7 @@ def _deep(page: TiffPage, frames: int) -> Stored:
     check_size(page.imagewidth, page.imagelength, bits)
     if page.dtype is None or page.dtype.name not in _TYPES:
         raise PictureError(
-            f"TIFF with {bits}-bit samples of type {page.dtype}: convert it to 16 bits"
+            f"TIFF with {bits}-bit samples of type {page.dtype}: convert it to unsigned 16 bits"
         )
     if bits not in (8, 16, 32, 64):
         raise PictureError(f"TIFF with {bits}-bit samples: convert it to 16 bits")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from moceir.errors import CheckpointError, first_line
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 from moceir.weights.files import torch_save
 from moceir.weights.pickles import check_tuples
 
@@ -20,7 +20,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         CheckpointError: it cannot be written; the one before stays.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with whole_file(path) as temporary:
             torch_save(checkpoint, temporary)
     except OSError as error:

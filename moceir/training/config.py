@@ -12,6 +12,7 @@ from moceir.errors import ConfigError, short
 from moceir.training.loss import LOSSES, RELATIVE_FLOORS
 
 PRECISIONS = ("32-true", "bf16-mixed")
+ACCELERATORS = ("auto", "cpu", "cuda")
 SCHEDULES = ("cosine", "published")
 
 
@@ -282,6 +283,10 @@ class TrainingConfig:
         if self.precision not in PRECISIONS:
             raise ConfigError(
                 f"precision is {short(self.precision)}: choose {', '.join(PRECISIONS)}"
+            )
+        if self.accelerator not in ACCELERATORS:
+            raise ConfigError(
+                f"accelerator is {short(self.accelerator)}: choose {', '.join(ACCELERATORS)}"
             )
         parts = self.devices * self.nodes * self.accumulate
         if self.data.batch_size % parts:

@@ -27,7 +27,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from moceir.errors import CheckpointError
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 from moceir.weights.names import current_names
 
 PART = 16_700_000
@@ -190,7 +190,7 @@ def write_set(folder: Path, packed: bytes, step: int, limit: int = LIMIT) -> lis
     pieces = [packed[i : i + PART] for i in range(0, len(packed), PART)]
     names = [f"state-{step:08d}-{k}of{len(pieces)}-{digest}" for k in range(1, len(pieces) + 1)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, piece in zip(names, pieces, strict=True):
             with whole_file(folder / name) as temporary:
                 temporary.write_bytes(piece)

@@ -15,7 +15,7 @@ import yaml
 from moce_kernels.backends import choose
 from moceir import __version__
 from moceir.errors import CheckpointError, ConfigError
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 from moceir.training.checkpoint import load_checkpoint
 from moceir.training.config import TrainingConfig, plain
 
@@ -95,7 +95,7 @@ def write_record(
         step: at which it begins. What ran from there on before has left nothing, and is dropped.
         changed: values that are others since this step, as ``changes``.
     """
-    config.run.mkdir(parents=True, exist_ok=True)
+    make_folder(config.run)
     _write(config.run / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
     path = config.run / "versions.json"
     parts = json.loads(path.read_text()) if path.exists() else []

@@ -13,6 +13,7 @@ from lightning.fabric import Fabric
 from torch.nn.parallel import DistributedDataParallel
 
 from moceir.errors import ConfigError, short
+from moceir.inference.memory import find_device
 from moceir.model import load_model, save_weights
 from moceir.training.config import TrainingConfig
 from moceir.training.data import RestorationData
@@ -51,6 +52,8 @@ def train(
     data = RestorationData(config)
     config = _with_steps(config, data)
     processes = config.devices * config.nodes
+    if config.accelerator == "cuda":
+        find_device("cuda")  # raises with the reason
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=config.devices,

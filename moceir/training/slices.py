@@ -26,7 +26,7 @@ from moce_kernels.backends import BackendUnavailableError
 from moceir import cli
 from moceir.errors import CheckpointError, ConfigError, PictureError
 from moceir.evaluation.metrics import psnr
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 from moceir.model import MoCEIR, save_weights
 from moceir.pictures.images import find_pictures, open_rgb
 from moceir.pictures.pixels import to_tensor
@@ -156,7 +156,7 @@ def pack_pictures(
             raise PictureError(
                 "the images do not fit at a useful size: give more megabytes or fewer images"
             )
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     for number, (data, _, _) in enumerate(files):
         with whole_file(target / f"{number:05d}.jpg") as temporary:
             temporary.write_bytes(data)

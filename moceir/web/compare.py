@@ -10,7 +10,7 @@ from string import Template
 
 from moceir import __version__
 from moceir.errors import ConfigError, PictureError
-from moceir.files import check_free, whole_file
+from moceir.files import check_free, make_folder, whole_file
 from moceir.pictures.codec import Picture, decode, encode
 from moceir.web import pages
 
@@ -77,7 +77,7 @@ def write_comparison(
         raise ConfigError(f"{target}: the name must end in .html")
     check_free(target, overwrite)
     page = comparison(before, after)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with whole_file(target, overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

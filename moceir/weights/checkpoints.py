@@ -60,7 +60,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"({_reason(error)})"
         ) from None
     except Exception as error:  # a truncated archive raises whatever its reader trips over
-        raise WeightsError(f"{path}: not a complete checkpoint ({first_line(error)})") from None
+        # The reader of a file of another kind says a number or nothing.
+        reason = f" ({said})" if " " in (said := first_line(error)) else ": is it another file?"
+        raise WeightsError(f"{path}: not a complete checkpoint{reason}") from None
     state = content
     if isinstance(content, Mapping):
         names = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
@@ -86,7 +88,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def _reason(error: pickle.UnpicklingError) -> str:
     """Without torch's advice to read the file all the same."""
     text = str(error).rpartition("WeightsUnpickler error: ")[2]
-    return (text.splitlines() or ["no pickle"])[0].partition(" Please ")[0][:200]
+    return (text.splitlines() or [""])[0].partition(" Please ")[0][:200] or "no pickle"
 
 
 def _check_archive(path: Path) -> None:

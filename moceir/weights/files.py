@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moceir.config import MoCEIRConfig
 from moceir.errors import WeightsError
-from moceir.files import whole_file
+from moceir.files import make_folder, whole_file
 from moceir.weights.names import current_names
 
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
@@ -41,7 +41,7 @@ def write_weights(
     metadata = {"format": "pt", CONFIGURATION: json.dumps(config.to_dict())}
     # Into the existing file: save_file would replace it with one that has other permissions.
     content = save(stored, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 

@@ -138,7 +138,8 @@ def to_published(config: MoCEIRConfig, state: Mapping[str, Tensor]) -> dict[str,
     """
     if config.expert_path:
         raise WeightsError(
-            "a network with expert_path has weights that do not exist in the published code"
+            "a network with expert_path, such as a bundled one, has weights that do not exist in "
+            "the published code: convert one trained without it"
         )
     out = {}
     for entry in _slices(config, state):

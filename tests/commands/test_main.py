@@ -113,6 +113,14 @@ def test_two_results_of_one_name_are_refused(tmp_path: Path, weights: Path) -> N
         (("convert", "IN", "out.zip"), "the name must end in .safetensors"),
         (("train", "--data.train", "nowhere"), "nowhere: no such folder"),
         (("train", "--preset", "compakt"), "unknown preset"),
+        (("train", "--accelerator", "tpu"), "accelerator is 'tpu': choose auto, cpu, cuda"),
+        (("restore", "IN", "-o", "out", "--device", "meta"), "device 'meta' cannot be used"),
+        (("restore", "IN", "-o", "out", "--threads", 10**6), "give 1 to 1024 (--threads)"),
+        (("precompile", "--arch", "1.0"), "give a compute capability from 8.0 on"),
+        (("cost", "--size", "999999999x999999999"), "give a smaller size"),
+        (("precompile", "-m", "compact", "--preset", "compact"), "choose one"),
+        (("routes", "IN", "--benchmarks", "sots", "-o", "a.png"), "give one of these"),
+        (("evaluate", "--pair", "IN", "IN", "-o", "IN"), "in.png: a file, not a folder"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(
@@ -125,6 +133,30 @@ def test_mistakes_are_named_without_a_traceback(
     assert message in result.output
     assert isinstance(result.exception, SystemExit)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "", "IN", "-o", "a.html"),
+        ("convert", "", "a.ckpt"),
+        ("cost", "-m", ""),
+        ("evaluate", "-m", "", "--pair", "IN", "IN", "-o", "out"),
+        ("precompile", "-m", ""),
+        ("restore", "IN", "-o", "out.png", "-m", ""),
+    ],
+)
+def test_an_empty_name_is_a_mistake(tmp_path: Path, words: tuple[str, ...]) -> None:
+    source = picture(tmp_path / "in.png")
+    result = run(*(source if word == "IN" else word for word in words))
+    assert result.exit_code == 2
+    assert "it is empty: give a name" in result.output
+
+
+def test_options_that_exclude_each_other_are_named_as_given(tmp_path: Path) -> None:
+    result = run("restore", tmp_path, "-o", "out", "--skip-existing", "--overwrite")
+    assert result.exit_code == 2
+    assert "--skip-existing and --overwrite: choose one" in result.output
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
@@ -222,6 +254,9 @@ def test_degrade_says_what_it_leaves_out(tmp_path: Path) -> None:
     result = run("degrade", tmp_path / "a.png", "-o", tmp_path / "b.jpg", "--kind", "noise")
     assert result.exit_code == 0
     assert "seed 0; its transparency was dropped" in result.output
+    Image.new("I;16", (9, 9), 40_000).save(tmp_path / "deep.png")
+    result = run("degrade", tmp_path / "deep.png", "-o", tmp_path / "c.png", "--kind", "noise")
+    assert "seed 0; greyscale became RGB; rounded to 8 bits" in result.output
 
 
 def test_a_pipe_is_no_picture(tmp_path: Path) -> None:

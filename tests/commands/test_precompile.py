@@ -168,14 +168,15 @@ def test_compiling_is_said_once(
 
 def test_capability() -> None:
     assert capability("9.0") == 90 and capability("12.0") == 120
-    with pytest.raises(ValueError, match=r"'hopper': give a compute capability such as 9\.0"):
-        capability("hopper")
+    for wrong in ("hopper", "7.5"):
+        with pytest.raises(ValueError, match=f"'{wrong}': give a compute capability from 8.0 on"):
+            capability(wrong)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--arch", "9"), "architecture '9': give a compute capability such as 9.0"),
+        (("--arch", "9"), "architecture '9': give a compute capability from 8.0 on, such as 9.0"),
         (("--arch", "9.0", "--shape", "3x720x1280"), "give images x 3 x height x width"),
         (("--arch", "9.0", "--preset", "large"), "unknown preset 'large'"),
     ],

@@ -374,6 +374,18 @@ def test_a_folder_named_like_a_picture_and_what_is_no_file(
     assert result.exit_code == 1 and "loop.png: Too many levels of symbolic" in result.output
 
 
+def test_names_in_a_folder_that_lead_to_no_file_are_said(tmp_path: Path, restore: Restore) -> None:
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    result = restore(tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    for reason in ("gone.png: No such file", "loop.png: Too many levels", "pipe.png: not a file"):
+        assert reason in result.output
+    assert names(tmp_path / "out") == ["a.png"]
+
+
 @pytest.mark.parametrize(
     "name", ["a b", 'it\'s "quoted"', "new\nline", "日本語 עברית é", "x" * 240, "\N{CAMERA}" * 60]
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -169,8 +171,17 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_result_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "none" / "out.json"
+def test_a_result_that_cannot_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up; what can be known before is said before (``tests/test_programs.py``)."""
+    output = tmp_path / "new" / "out.json"
+
+    def full(*given: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("moceir.files._sync", full)
     result = run(folder, "-m", "peer:gamma", "-d", "haze", "-o", output)
     assert result.exit_code == 1
-    assert result.output.endswith(f"Error: {output}: No such file or directory\n")
+    assert result.output.endswith(f"Error: {output}: No space left on device\n")
+    assert list(output.parent.iterdir()) == []

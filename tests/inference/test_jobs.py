@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moce_kernels.failures import BackendUnavailableError, KernelUnavailableError
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, PictureError
 from moceir.files import shown
 from moceir.inference.jobs import DASH, Job, Outcome
 from moceir.inference.planning import plan_files
@@ -106,10 +106,33 @@ def test_results_are_not_restored_again(tmp_path: Path) -> None:
     assert jobs([b], b.parent, overwrite=True) == [Job(b, b)]  # in place
 
 
-def test_loops_of_links_end(tmp_path: Path) -> None:
+def test_several_images_need_a_folder(tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "in" / "a.png"), picture(tmp_path / "in" / "b.png")
+    for inputs in ([a, b], [a.parent], [tmp_path / "in" / "*.png"]):
+        with pytest.raises(ConfigError, match=r"out\.jpg is the name of one image: give a folder"):
+            plan_files(inputs, tmp_path / "out.jpg")
+    for output in ("out.2026", "out"):  # no suffix of images
+        assert len(jobs([a, b], tmp_path / output)) == 2
+    (tmp_path / "out.jpg").mkdir()
+    assert len(jobs([a, b], tmp_path / "out.jpg")) == 2
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path) -> None:
+    for inputs, output in (([""], "out"), ([str(tmp_path)], "")):
+        with pytest.raises(ConfigError, match="an empty name: give that of a file or folder"):
+            plan_files(inputs, output)
+
+
+def test_a_format_that_is_not_written_is_refused_at_once(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    with pytest.raises(PictureError, match=r"no image format is written as '\.foo'"):
+        plan_files(tmp_path / "in", tmp_path / "out", ext="foo")
+
+
+def test_links_to_folders_are_left_out(tmp_path: Path) -> None:
     a = picture(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
-    (tmp_path / "in" / "self.png").symlink_to(tmp_path / "in" / "self.png")
+    for name in ("loop", "loop.png"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "in")
     assert [job.source for job in jobs([tmp_path / "in"], tmp_path / "out")] == [a]
 
 

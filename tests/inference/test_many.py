@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import moceir
 from moceir import Restorer
 from moceir.errors import ConfigError, PictureError
 from moceir.inference import many
@@ -130,6 +131,21 @@ def test_faults_of_the_program_are_raised(
     monkeypatch.setattr(restorer, "run_on", broken)
     with pytest.raises(KeyError):
         next(restorer.map([array(16, 24)]))
+
+
+def test_the_letters_of_a_name_are_no_list(restorer: Restorer) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: restorer.map("photo.jpg"),
+        lambda: restorer.map_async("photo.jpg"),
+        lambda: moceir.plan_files(".", "out", files="list.txt"),
+        lambda: moceir.benchmarks("sots", "."),
+        lambda: moceir.routes(restorer, "photo.jpg"),  # type: ignore[arg-type]
+        lambda: moceir.routes(restorer, ["photo.jpg"], kinds="noise"),
+        lambda: moceir.measure_cost(restorer, pictures="photo.jpg"),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match="give a list, even for one"):
+            call()
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"strength": 2}, {"tile": 10}])

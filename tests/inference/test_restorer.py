@@ -185,6 +185,8 @@ def test_bad_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ("cuda:99", "gpu"):
         with pytest.raises(ConfigError, match=device):
             Restorer(MoCEIR(TINY), device=device)
+    with pytest.raises(ConfigError, match="'meta' cannot be used"):  # it has no values
+        Restorer(MoCEIR(TINY), device="meta")
     for setting in ("cuda", "grouped_experts=fastest", "pointwise_conv=cuda"):
         monkeypatch.setenv("MOCE_KERNELS_BACKEND", setting)
         with pytest.raises(ConfigError, match=setting.replace("=cuda", ": backend 'cuda'")):

@@ -230,6 +230,8 @@ def test_exposure_is_held(bundled: Restorer) -> None:
         ({"light": 1.5}, "light 1.5: give 0 (as it was) to 1 (fully restored)"),
         ({"detail": -1}, "detail -1: give 0"),
         ({"strength": float("nan")}, "strength nan: give 0"),
+        ({"tile": "512"}, "tile '512': give a whole number of pixels"),
+        ({"tile": 512, "tile_overlap": 64.0}, "tile_overlap 64.0: give a whole number"),
     ],
 )
 def test_refused(restorer: Restorer, settings: dict[str, Any], message: str) -> None:

@@ -37,8 +37,9 @@ def test_so_many_threads_restore_and_no_longer(monkeypatch: pytest.MonkeyPatch) 
         restorer(pixels)
         assert torch.get_num_threads() == before
     assert seen == [1, 3, before]
-    with pytest.raises(ConfigError, match="threads 0: give at least 1"):
-        Restorer(model, "cpu", threads=0)
+    for wrong in (0, 1025, "2"):
+        with pytest.raises(ConfigError, match=f"threads {wrong!r}: give 1 to 1024"):
+            Restorer(model, "cpu", threads=wrong)  # type: ignore[arg-type]
 
 
 def test_threads_come_back_after_an_error() -> None:

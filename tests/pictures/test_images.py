@@ -38,6 +38,14 @@ def test_folders_without_pictures_are_named(tmp_path: Path) -> None:
         find_pictures(tmp_path / "nowhere")
 
 
+def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    link = tmp_path / "gone.png"
+    link.symlink_to("nowhere.png")
+    assert find_pictures(tmp_path) == [link]
+    with pytest.raises(PictureError, match=r"gone\.png: No such file"):
+        rgb_pixels(link)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
 def test_files_that_are_no_pictures_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.png"

@@ -282,6 +282,22 @@ def test_a_damaged_directory_of_an_archive_is_named(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"a\.png: not a complete checkpoint: is it another file\?$"),
+        (b"hello", r"a\.png: not a complete checkpoint: is it another file\?$"),
+        (b"\x89PNG\r\n\x1a\n", r"a\.png: not a checkpoint, or it contains.*\(no pickle\)$"),
+    ],
+)
+def test_a_file_of_another_kind_is_said_to_be_one(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(tmp_path / "a.png")
+
+
 def test_tensors_behind_a_pickle_are_not_taken_for_pickles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
