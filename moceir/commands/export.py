@@ -26,6 +26,8 @@ def export(target: Path, model: str | None, kind: str | None, overwrite: bool) -
     Input "image" and output "restored" are (batch, 3, height, width) float32, RGB in [0, 1], of any
     size. The file is compared with the network on three sizes before it gets its name.
     """
+    if str(target) == "-":
+        raise click.UsageError("the exported network is checked as a file: name one in place of -")
     kind = kind or target.suffix[1:].lower()
     if kind not in ("onnx", "pt2"):
         raise click.UsageError(f"{target}: name it .onnx or .pt2, or give --format")

@@ -114,7 +114,7 @@ def evaluate(
             image, (3, H, W) in [0, 1].
 
     Raises:
-        ConfigError: an unknown protocol or method.
+        ConfigError: an unknown protocol or method; no benchmarks.
         PictureError: an image that cannot be used, or too little memory.
         WeightsError: weights that cannot be used.
         OSError: a restored image cannot be written.
@@ -123,6 +123,8 @@ def evaluate(
         raise ConfigError(
             f"unknown protocol {protocol!r}: choose {', '.join(PROTOCOLS)}", "protocol"
         )
+    if not benchmarks:
+        raise ConfigError("there are no benchmarks to measure on: give at least one", "benchmarks")
     if isinstance(model, MoCEIR):
         model = Restorer(model)
     if isinstance(model, Restorer):

@@ -198,6 +198,13 @@ def test_convert_names_what_does_not_fit_the_preset(tmp_path: Path, weights: Pat
     assert "a.ckpt" in result.output and "tensors do not fit the network" in result.output
 
 
+def test_an_exported_network_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("export", "-", "--format", "pt2")
+    assert result.exit_code == 2 and "name one in place of -" in result.output
+    assert not any(tmp_path.iterdir())
+
+
 def test_info_names_devices_backends_and_weights() -> None:
     result = run("info")
     assert result.exit_code == 0, result.output

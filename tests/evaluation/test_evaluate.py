@@ -106,6 +106,8 @@ def test_from_python(root: Path, tmp_path: Path) -> None:
     moceir.write_results(found, tmp_path / "out", overwrite=True)
     with pytest.raises(ConfigError, match="unknown protocol 'ours': choose published, promptir"):
         moceir.evaluate(restorer, [], "ours")
+    with pytest.raises(ConfigError, match="there are no benchmarks"):
+        moceir.evaluate(restorer, [])
 
 
 def test_images_of_one_name_in_two_folders_are_two_results(tmp_path: Path) -> None:
