@@ -30,7 +30,7 @@ from moce_kernels import (
 from moce_kernels.backends import BACKENDS, why_not
 from moce_kernels.failures import BackendUnavailableError, KernelUnavailableError
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, first_line
 from moceir.model import MoCEIR
 from moceir.model.layers import channels_last
 from moceir.model.network import OPERATORS
@@ -206,22 +206,19 @@ def _checked(finding: Finding, work: Work, expected: list[Expected]) -> Finding:
         return errors[0] / (ALLOWED * errors[1] + FLOOR[dtype])
 
     try:
-        first = errors(0)
-        worst = max(first, key=lambda name: share(first[name]))
-        found = first[worst]
-        if share(found) > 1:
-            draws = [found, *(errors(seed)[worst] for seed in range(1, DRAWS))]
-            found = (
-                _root_mean_square([a for a, _ in draws]),
-                _root_mean_square([b for _, b in draws]),
-            )
+        found = errors(0)
+        if any(share(pair) > 1 for pair in found.values()):
+            draws = [found, *map(errors, range(1, DRAWS))]
+            found = {name: _root_mean_square([draw[name] for draw in draws]) for name in found}
     except RuntimeError as error:
         kernel = isinstance(error, KernelUnavailableError)
         if isinstance(error, BackendUnavailableError) and not kernel:
             raise  # what the environment asks for
-        message = str(error).strip().splitlines()[0]
-        return finding._replace(problem=f"{type(error).__name__}: {message}")
-    return finding._replace(worst=worst, error=found[0], share=share(found))
+        return finding._replace(problem=f"{type(error).__name__}: {first_line(error)}")
+    if not all(math.isfinite(plain) for _, plain in found.values()):
+        return finding._replace(problem="what plain PyTorch computes is not finite")
+    worst = max(found, key=lambda name: share(found[name]))
+    return finding._replace(worst=worst, error=found[worst][0], share=share(found[worst]))
 
 
 def _alone(operator: str, backend: str) -> contextlib.AbstractContextManager[None]:
@@ -237,8 +234,10 @@ def _error(a: Tensor, b: Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def _root_mean_square(errors: Sequence[float]) -> float:
-    return math.sqrt(sum(error**2 for error in errors) / len(errors))
+def _root_mean_square(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Of ours, and of plain PyTorch's."""
+    ours, plain = (math.sqrt(sum(e**2 for e in of) / len(of)) for of in zip(*errors, strict=True))
+    return ours, plain
 
 
 # --- what is computed ----------------------------------------------------------------------------
