@@ -154,12 +154,14 @@ class Specialists:
         return tuple(r._replace(notes=n) for r, n in zip(runs, notes, strict=True))
 
     def _specialist(self, name: str) -> Restorer:
-        try:
-            return self._of(name)
-        except (RuntimeError, MemoryError) as error:
-            if not memory.ran_out(error):
-                raise
-        raise self._too_little(f"loading the specialist {name}")
+        while True:
+            try:
+                return self._of(name)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
+            if not self._general.release_memory():
+                raise self._too_little(f"loading the specialist {name}")
 
     def _found(self, canvas: Canvas) -> list[Needed]:
         """Of each image."""

@@ -182,6 +182,26 @@ def test_memory_runs_out_while_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not full  # tried again after something was released
 
 
+def test_memory_runs_out_while_a_specialist_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again after something was released."""
+    restorer = Restorer(device="cpu")
+    assert restorer.specialists is not None
+    loads, full = restorer.specialists._of, [True]
+
+    def of(name: str) -> Restorer:
+        if full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loads(name)
+
+    monkeypatch.setattr(restorer.specialists, "_of", of)
+    monkeypatch.setattr(restorer, "release_memory", lambda: bool(full and full.pop()))
+    restorer(degraded("noise"), only="noise")
+    full.append(True)
+    monkeypatch.setattr(restorer, "release_memory", lambda: False)
+    with pytest.raises(TooLittleMemory, match="ran out of memory while loading the specialist"):
+        restorer(degraded("noise"), only="noise")
+
+
 def test_grey_stays_grey_in_between(restorer: Restorer, alone: dict[str, Restorer]) -> None:
     pixels = (
         (degraded("noise,jpeg")[0].mean(0) * 65535).round().numpy().astype(np.uint16)[..., None]
