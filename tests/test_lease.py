@@ -14,7 +14,8 @@ from bench.lease.__main__ import alone, beside
 from bench.lease.checks import _redrawn
 from bench.lease.table import markdown
 from bench.lease.training import failed_operators
-from moce_kernels import registry
+from moce_kernels import backends, registry
+from moceir.evaluation.check import TOGETHER
 from tests.ops.samples import spec_of
 
 ROOT = Path(__file__).parents[1]
@@ -63,15 +64,18 @@ def test_a_slice_is_trained_at_the_end(tmp_path: Path) -> None:
 
 
 def test_operators_that_failed_are_left_to_pytorch() -> None:
-    row = {"operator": "o", "backend": "triton", "dtype": "float32", "sample": "1"}
+    row = {"operator": "routing_plan", "backend": "triton", "dtype": "float32", "sample": "1"}
     rows = [
         {**row, "ok": True},
-        {**row, "operator": "p", "ok": False},
-        {**row, "operator": "h", "dtype": "float16", "ok": False},  # nothing trains in it
-        {**row, "operator": "a", "ok": False},
+        {**row, "operator": "pointwise_conv", "ok": False},
+        {**row, "operator": "fft_attention", "dtype": "float16", "ok": False},  # nothing trains so
+        {**row, "operator": "depthwise_conv", "ok": False},
         {"graph": "a check of something else", "ok": False},
+        {"network": "compact", "operator": TOGETHER, "backend": "default", "ok": False},
     ]
-    assert failed_operators(rows) == "a=reference,p=reference"
+    found = failed_operators(rows)
+    assert found == "depthwise_conv=reference,pointwise_conv=reference"
+    assert backends.parse(found, "the environment")
     assert failed_operators(rows[:1]) == ""
 
 
