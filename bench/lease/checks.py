@@ -277,14 +277,15 @@ class _Outcomes:
 
 
 def tests(device: torch.device, files: str) -> Iterator[Row]:
-    """Tests of what the operators' table does not reach by itself. They run in this process, so
-    that compute-sanitizer can read along."""
+    """Tests of what the operators' table does not reach by itself, of which most have to run. In
+    this process, so that compute-sanitizer can read along."""
     outcomes = _Outcomes()
-    words = ["-q", "-p", "no:cacheprovider", *files.split(",")]
-    code = pytest.main(words, plugins=[outcomes])
+    # Without the options of pyproject.toml: one is of a package that these tests do not need.
+    words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+    code = pytest.main([*words, *files.split(",")], plugins=[outcomes])
     yield {
         "check": files,
         "passed": outcomes.passed,
         "skipped": outcomes.skipped,
-        "ok": code == 0 and outcomes.passed > 0,
+        "ok": code == 0 and outcomes.passed > outcomes.skipped,
     }
