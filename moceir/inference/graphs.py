@@ -38,6 +38,8 @@ def capture(function: Function, images: Tensor, pool: Any) -> Function:
     with (
         _ONE,
         torch.cuda.device(images.device),
+        # Goes back to this stream also where the graph cannot be made, which PyTorch leaves out.
+        torch.cuda.stream(torch.cuda.current_stream(images.device)),
         torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
     ):
         results = function(static)

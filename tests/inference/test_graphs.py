@@ -143,6 +143,8 @@ def test_captures_one_at_a_time_each_on_its_gpu(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: ("stream of", device))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "default")
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
     graphs._stream.cache_clear()
 
@@ -159,3 +161,35 @@ def test_captures_one_at_a_time_each_on_its_gpu(monkeypatch: pytest.MonkeyPatch)
     graphs._stream.cache_clear()
     assert most == [2] and len(emptied) == 2
     assert streams == [("stream of", torch.device("cpu"))] * 2
+
+
+def test_a_graph_that_cannot_be_made_leaves_the_stream_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    current = ["default"]
+
+    @contextlib.contextmanager
+    def stream(name: str) -> Iterator[None]:
+        before, current[0] = current[0], name
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    @contextlib.contextmanager
+    def graph(graph: object, *, stream: str, **more: object) -> Iterator[None]:
+        current[0] = stream  # as PyTorch's, which does not come to its end if this fails:
+        yield
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "own")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[0])
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    graphs._stream.cache_clear()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        graphs.capture(lambda images: (images,), image(8), "pool")
+    graphs._stream.cache_clear()
+    assert current == ["default"]
