@@ -10,11 +10,13 @@ import torch
 
 from bench import report
 from bench.lease import __main__ as lease
+from bench.lease import checks
 from bench.lease.__main__ import alone, beside
 from bench.lease.checks import _redrawn
 from bench.lease.table import markdown
 from bench.lease.training import failed_operators
-from moce_kernels import registry
+from moce_kernels import backends, registry
+from moceir.evaluation.check import TOGETHER
 from tests.ops.samples import spec_of
 
 ROOT = Path(__file__).parents[1]
@@ -63,22 +65,25 @@ def test_a_slice_is_trained_at_the_end(tmp_path: Path) -> None:
 
 
 def test_operators_that_failed_are_left_to_pytorch() -> None:
-    row = {"operator": "o", "backend": "triton", "dtype": "float32", "sample": "1"}
+    row = {"operator": "routing_plan", "backend": "triton", "dtype": "float32", "sample": "1"}
     rows = [
         {**row, "ok": True},
-        {**row, "operator": "p", "ok": False},
-        {**row, "operator": "h", "dtype": "float16", "ok": False},  # nothing trains in it
-        {**row, "operator": "a", "ok": False},
+        {**row, "operator": "pointwise_conv", "ok": False},
+        {**row, "operator": "fft_attention", "dtype": "float16", "ok": False},  # nothing trains so
+        {**row, "operator": "depthwise_conv", "ok": False},
         {"graph": "a check of something else", "ok": False},
+        {"network": "compact", "operator": TOGETHER, "backend": "default", "ok": False},
     ]
-    assert failed_operators(rows) == "a=reference,p=reference"
+    found = failed_operators(rows)
+    assert found == "depthwise_conv=reference,pointwise_conv=reference"
+    assert backends.parse(found, "the environment")
     assert failed_operators(rows[:1]) == ""
 
 
 @pytest.mark.parametrize(
     ("program", "outcome"),
     [
-        ("print('{\"ok\": true}'); exit(3)", "failed"),
+        ("print('{\"ok\": true}'); print('{of a test}'); exit(3)", "failed"),
         ("import signal; print('{\"ok\": true}', flush=True); signal.pause()", "timed out"),
     ],
 )
@@ -126,6 +131,18 @@ def test_a_step_that_is_compiled_beside_others_measures_when_it_is_told(
     assert running.finish()
     rows = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert rows[1] == {"step": "a", "run": "eager"} and rows[2]["outcome"] == "passed"
+
+
+def test_tests_that_are_all_skipped_are_no_success(tmp_path: Path) -> None:
+    """But for one that needs no GPU."""
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_anywhere(): pass\n"
+        "@pytest.mark.parametrize('n', range(3))\n"
+        "def test_on_a_gpu(n): pytest.skip('no GPU')\n"
+    )
+    (row,) = checks.tests(torch.device("cpu"), str(tmp_path / "test_it.py"))
+    assert (row["passed"], row["skipped"], row["ok"]) == (1, 3, False)
 
 
 def test_a_sample_that_failed_is_drawn_again() -> None:

@@ -106,7 +106,7 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     ]
     # Those skip without a GPU: a dry run has others.
     files = ("tests/inference/test_precision.py",) if dry else TESTS
-    steps += [Step(name, "checks.tests", (name,), 150) for name in files]
+    steps += [Step(name, "checks.tests", (name,), 180) for name in files]
     fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # as deterministic algorithms ask for
     steps += [
         Step(f"training, CUDA graph {dtype}", "training.graph", (dtype,), 120, (), fixed)
@@ -116,10 +116,10 @@ def beside(dry: bool, some: str = "") -> list[Step]:
     unused = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # or else it cannot see where blocks end
     for backend in ("cuda", "triton") if shutil.which(sanitizer[0]) and not dry else ():
         name = f"compute-sanitizer {backend}"
-        steps.append(Step(name, "checks.smallest", (backend,), 65, sanitizer, unused))
+        steps.append(Step(name, "checks.smallest", (backend,), 150, sanitizer, unused))
         if backend == "cuda":
             steps += [
-                Step(f"compute-sanitizer {file}", "checks.tests", (file,), 120, sanitizer, unused)
+                Step(f"compute-sanitizer {file}", "checks.tests", (file,), 200, sanitizer, unused)
                 for file in TESTS[:2]
             ]
     return steps
@@ -221,13 +221,16 @@ class Running:
     def _rows(self) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
+            row = None
             if line.startswith("{"):
-                row = json.loads(line)
-                self.log.write({"step": self.step.name, **row})
-                if row.get("run") == "compile":
-                    self.ready.set()
-            else:
+                with contextlib.suppress(ValueError):  # what a test printed
+                    row = json.loads(line)
+            if row is None:
                 self.said = [*self.said[-60:], line]
+                continue
+            self.log.write({"step": self.step.name, **row})
+            if row.get("run") == "compile":
+                self.ready.set()
         self.ready.set()
 
     def _errors(self) -> None:

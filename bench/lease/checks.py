@@ -33,6 +33,9 @@ from tests.ops.test_all_ops import error, run
 Row = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 SMALL = MoCEIRConfig(dim=16, num_blocks=(1, 1, 1, 1), num_dec_blocks=(1, 1, 1))
+# The bundled network has expert_path, the paper's has not.
+NETWORKS, SIZE = ("moce_ir_s", "compact"), (75, 101)
+PHOTO = (160, 192)
 
 
 def versions(device: torch.device) -> Iterator[Row]:
@@ -70,6 +73,7 @@ def operators(
     a failure."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # plain PyTorch's, which sets what is allowed
     one, of = map(int, part.split("/"))
     for spec in SPECS:
         if backend not in spec.kernels or (some is not None and spec.name not in some.split(",")):
@@ -138,9 +142,8 @@ def smallest(device: torch.device, backend: str) -> Iterator[Row]:
 def network(device: torch.device, dtype: str) -> Iterator[Row]:
     """Whole networks and their gradients, at a ragged size, against their reference in float64."""
     gpu = device.type == "cuda"
-    # The bundled network has expert_path, the paper's has not.
-    for name in ("moce_ir_s", "compact") if gpu else ("compact",):
-        size = (75, 101) if gpu else (24, 40)
+    for name in NETWORKS if gpu else NETWORKS[1:]:
+        size = SIZE if gpu else (24, 40)
         (found,) = check_kernels(device, [dtype], [TOGETHER], [preset(name)], size)
         yield {"network": name, "size": size, **found._asdict(), "ok": found.right}
 
@@ -228,9 +231,10 @@ def graph(device: torch.device) -> Iterator[Row]:
             p.mul_(1.1)
         moved = ready.refresh()
         batch = _images(device, 4)
-        (ours,), now = replayed(batch), model(batch)
-        difference = float((ours - now).norm() / now.norm())
-        ok = not moved and difference < 1e-5
+        # Not beside the network itself: PyTorch's convolutions are in TF32, of other weights.
+        (ours,), now = replayed(batch), Folded(model, torch.float32).network(batch)
+        difference = float((ours - now).abs().max())
+        ok = not moved and difference == 0
         yield {"graph": "after a change of the weights", "difference": difference, "ok": ok}
         yield {"graph": "captured", "ok": replayed.release()}
 
@@ -242,7 +246,7 @@ def specialists(device: torch.device) -> Iterator[Row]:
     """A photo restored by the specialists: as on a CPU, from CUDA graphs as without them, and in
     the precision that ``auto`` takes nearly as in float32."""
     with Image.open(ROOT / "samples/clean/canyon-wren.png") as picture:
-        clean = to_tensor(picture.crop((0, 0, 192, 160)))
+        clean = to_tensor(picture.crop((0, 0, *PHOTO[::-1])))
     there, here = Restorer(device="cpu"), Restorer(device=device)
     auto = Restorer(device=device, precision="auto")
     kinds = ("noise:sigma=25", "rain", "haze:view=0", "low_light", "noise,jpeg:quality=30")
@@ -273,14 +277,15 @@ class _Outcomes:
 
 
 def tests(device: torch.device, files: str) -> Iterator[Row]:
-    """Tests of what the operators' table does not reach by itself. They run in this process, so
-    that compute-sanitizer can read along."""
+    """Tests of what the operators' table does not reach by itself, of which most have to run. In
+    this process, so that compute-sanitizer can read along."""
     outcomes = _Outcomes()
-    words = ["-q", "-p", "no:cacheprovider", *files.split(",")]
-    code = pytest.main(words, plugins=[outcomes])
+    # Without the options of pyproject.toml: one is of a package that these tests do not need.
+    words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+    code = pytest.main([*words, *files.split(",")], plugins=[outcomes])
     yield {
         "check": files,
         "passed": outcomes.passed,
         "skipped": outcomes.skipped,
-        "ok": code == 0 and outcomes.passed > 0,
+        "ok": code == 0 and outcomes.passed > outcomes.skipped,
     }

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench.lease.checks import SMALL
 from bench.lease.measure import Row, _memory, timed
+from moce_kernels.registry import OPERATORS
 from moceir.data.patches import Read
 from moceir.errors import MoceirError
 from moceir.training.config import DataConfig, OptimizerConfig, TrainingConfig
@@ -287,6 +288,6 @@ def failed_operators(rows: list[Row]) -> str:
     names = {
         r["operator"]
         for r in rows
-        if r.get("ok") is False and "operator" in r and r.get("dtype") != "float16"
+        if r.get("ok") is False and r.get("operator") in OPERATORS and r.get("dtype") != "float16"
     }
     return ",".join(f"{name}=reference" for name in sorted(names))

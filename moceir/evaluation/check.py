@@ -157,8 +157,11 @@ def remedy(found: Sequence[Finding]) -> str | None:
 
 
 def _unusable(finding: Finding) -> bool:
-    """Whether nothing else can run on the GPU after it."""
-    return finding.problem is not None and "CUDA error" in finding.problem
+    """Whether nothing else can run on the GPU after it: not where a kernel does not load, or memory
+    is short."""
+    problem = finding.problem or ""
+    recovers = problem.startswith(KernelUnavailableError.__name__) or "out of memory" in problem
+    return not recovers and any(text in problem for text in ("CUDA error", "Triton Error [CUDA]"))
 
 
 def _small(dim: int) -> MoCEIRConfig:
@@ -262,10 +265,11 @@ def _network(config: MoCEIRConfig, size: tuple[int, int], device: torch.device) 
         model.to(wide).zero_grad(set_to_none=True)
         for router in routers(model):
             router.float()  # they decide in float32 whatever the precision around them
-        with torch.autocast(device.type, dtype, enabled=dtype.itemsize == 2):
-            restored, routing = model(images, return_routing=True)
-        ends = [restored, routing.aux_loss]
-        torch.autograd.backward(ends, [upstream.to(restored.dtype), torch.ones_like(ends[1])])
+        with _full_convolutions():
+            with torch.autocast(device.type, dtype, enabled=dtype.itemsize == 2):
+                restored, routing = model(images, return_routing=True)
+            ends = [restored, routing.aux_loss]
+            torch.autograd.backward(ends, [upstream.to(restored.dtype), torch.ones_like(ends[1])])
         found = defaultdict(list)
         for name, p in model.named_parameters():
             if p.grad is not None:
@@ -274,6 +278,19 @@ def _network(config: MoCEIRConfig, size: tuple[int, int], device: torch.device) 
         return {"output": restored.detach().double().cpu(), **results}
 
     return Work((TOGETHER, *OPERATORS), f"{config.dim} channels", run)
+
+
+@contextlib.contextmanager
+def _full_convolutions() -> Iterator[None]:
+    """PyTorch's convolutions of float32 in full. On GPUs they are in TF32 by default, beside whose
+    errors those of the kernels would not show."""
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = conv.fp32_precision
+    conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
 
 
 def _kind(name: str) -> str:

@@ -19,17 +19,21 @@ _CPU = torch.device("cpu")
 
 
 def find_device(name: str | torch.device | None) -> torch.device:
-    """The device of that name, after checking that it works; None: a CUDA GPU if there is one."""
+    """The device of that name, after checking that it works; None: a CUDA GPU if there is one.
+
+    Of GPUs it has a number: that of the current one, which may be another in another thread, if the
+    name has none.
+    """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device).tolist()  # "meta" has no values
+        nothing = torch.empty(0, device=torch.device(name))
+        nothing.tolist()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # What torch raises for a name it does not know and for devices it was built without.
         reason = first_line(error).partition(". ")[0]
         raise ConfigError(f"device {str(name)!r} cannot be used: {reason}", "device") from None
-    return device
+    return nothing.device
 
 
 def network_bytes(
@@ -108,5 +112,8 @@ def fitting_tile(
 
 def ran_out(error: RuntimeError | MemoryError) -> bool:
     """Whether an error is that memory has run out."""
-    said = "can't allocate memory" in str(error)  # by a CPU's operators
+    # By a CPU's operators; by the CUDA driver, Triton and Metal; by cuBLAS and its like. Only
+    # PyTorch's own allocations on GPUs have a class of errors.
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    said = any(text in str(error) for text in words)
     return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))

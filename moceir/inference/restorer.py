@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moce_kernels.backends import BackendUnavailableError, choose
 from moceir.errors import ConfigError, PictureError, TooLittleMemory, check_several, short
-from moceir.inference import many, memory, tiles
+from moceir.inference import graphs, many, memory, tiles
 from moceir.inference.canvas import Canvas, PixelCanvas, Progress, TensorCanvas
 from moceir.inference.network import Network
 from moceir.inference.precision import chosen
@@ -331,9 +331,9 @@ class Restorer:
 
     def release_memory(self) -> bool:
         """Whether there was any, of graphs, which nothing else can use."""
-        held = [graphs.release() for graphs in self._all_graphs]
+        held = [replayed.release() for replayed in self._all_graphs]
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            graphs.empty_cache()
         return any(held)
 
     def run_on(self, canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:

@@ -210,9 +210,9 @@ def logits_of(selector: Selector, parts: Iterator[Part]) -> Tensor:
 def _of_kinds(selector: Selector, part: Part, change: Tensor, kinds: list[Found]) -> Tensor:
     """What of a change of detail belongs to the kinds that are to be removed from each image."""
     asked = torch.tensor([[float(kind in each) for kind in DETAIL] for each in kinds])
-    asked = asked.to(change.device)
-    if not asked.any():
+    if not asked.any():  # before it is on a GPU, which would be waited for
         return torch.zeros_like(change)
+    asked = asked.to(change.device)
     of_kinds = selector(selector.features(part.image, part.detail), change, asked)
     keeps_means = [not set(each) & set(BRIGHTENING) for each in kinds]
     keeps = torch.tensor(keeps_means, device=change.device)

@@ -9,6 +9,7 @@ says from what it changed whether the photo is better for it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -89,18 +90,21 @@ class Specialists:
     def __init__(self, general: Restorer) -> None:
         self._general = general
         self._loaded: dict[str, Restorer] = {}
+        self._loading = threading.Lock()
 
     def all(self) -> list[Restorer]:
         """Every one, loaded."""
         return [self._of(name) for name in SPECIALISTS]
 
     def _of(self, name: str) -> Restorer:
-        if name not in self._loaded:
-            # This may happen while an image is restored: the weights must be ordinary tensors all
-            # the same, and drawing their first values must not change the caller's random numbers.
-            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-                self._loaded[name] = self._general.sibling(name)
-        return self._loaded[name]
+        with self._loading:  # a second one, of another thread, would keep its memory
+            if name not in self._loaded:
+                # This may happen while an image is restored: the weights must be ordinary tensors
+                # all the same, and drawing their first values must not change the caller's random
+                # numbers.
+                with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                    self._loaded[name] = self._general.sibling(name)
+            return self._loaded[name]
 
     def restored(self, canvas: Canvas, wanted: Wanted) -> tuple[Run, ...]:
         """Restore the images on a canvas, each by those that it needs.
@@ -154,12 +158,14 @@ class Specialists:
         return tuple(r._replace(notes=n) for r, n in zip(runs, notes, strict=True))
 
     def _specialist(self, name: str) -> Restorer:
-        try:
-            return self._of(name)
-        except (RuntimeError, MemoryError) as error:
-            if not memory.ran_out(error):
-                raise
-        raise self._too_little(f"loading the specialist {name}")
+        while True:
+            try:
+                return self._of(name)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
+            if not self._general.release_memory():
+                raise self._too_little(f"loading the specialist {name}")
 
     def _found(self, canvas: Canvas) -> list[Needed]:
         """Of each image."""

@@ -52,7 +52,8 @@ def train(
     data = RestorationData(config)
     config = _with_steps(config, data)
     processes = config.devices * config.nodes
-    if config.accelerator == "cuda":
+    # Where there is a GPU each process makes its context on its own, and none on the first here.
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
         find_device("cuda")  # raises with the reason
     fabric = Fabric(
         accelerator=config.accelerator,

@@ -18,6 +18,7 @@ from moceir.config import MoCEIRConfig
 from moceir.errors import ConfigError
 from moceir.evaluation import check
 from moceir.evaluation.check import TOGETHER, Finding, check_kernels, remedy
+from moceir.model import MoCEIR
 from moceir.model.network import OPERATORS
 from tests.ops.spec import skip_unless_it_runs
 
@@ -121,7 +122,10 @@ def test_the_next_backend_that_is_right_is_the_remedy() -> None:
     ("error", "goes_on"),
     [
         (KernelUnavailableError("pointwise_conv", "does not compile"), True),
+        (KernelUnavailableError("pointwise_conv", "CUDA error: no kernel image"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), False),
     ],
 )
 def test_a_kernel_that_fails(
@@ -135,6 +139,22 @@ def test_a_kernel_that_fails(
     assert [f.operator for f in results] == ["pointwise_conv", *["routing_plan"] * goes_on]
     assert not results[0].right and type(error).__name__ in (results[0].problem or "")
     assert ("nothing more can be run" in (remedy(results) or "")) != goes_on
+
+
+def test_nothing_hides_behind_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which PyTorch's convolutions are on GPUs unless they are told otherwise."""
+    seen = []
+    forward = MoCEIR.forward
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return forward(*arguments, **more)
+
+    monkeypatch.setattr(MoCEIR, "forward", noted)
+    before = torch.backends.cudnn.conv.fp32_precision
+    found("routing_plan")
+    assert {*seen} == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before
 
 
 def test_an_unknown_operator_is_named() -> None:

@@ -172,6 +172,9 @@ def test_too_little_for_any_tile_is_refused(
     [
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory"),  # a graph, a kernel
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ],
 )
@@ -200,6 +203,20 @@ def test_running_out_halves_the_tile(
 
     with pytest.raises(PictureError, match="ran out of memory with the whole 600 x 200"):
         restorer.restore_pixels(pixels, tile=0)
+
+
+def test_a_gpu_without_a_number_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread another GPU would be the current one."""
+
+    class Empty:
+        device = torch.device("cuda", 1)
+
+        def tolist(self) -> list[float]:
+            return []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *_, **more: Empty())
+    assert memory.find_device("cuda") == memory.find_device(None) == Empty.device
 
 
 def test_memory_of_graphs_is_given_back_first(

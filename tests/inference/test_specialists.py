@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 import weakref
 from pathlib import Path
 
@@ -180,6 +181,49 @@ def test_memory_runs_out_while_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TooLittleMemory, match="ran out of memory while looking at the image"):
         restorer(degraded("noise"))
     assert not full  # tried again after something was released
+
+
+def test_memory_runs_out_while_a_specialist_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again after something was released."""
+    restorer = Restorer(device="cpu")
+    assert restorer.specialists is not None
+    loads, full = restorer.specialists._of, [True]
+
+    def of(name: str) -> Restorer:
+        if full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loads(name)
+
+    monkeypatch.setattr(restorer.specialists, "_of", of)
+    monkeypatch.setattr(restorer, "release_memory", lambda: bool(full and full.pop()))
+    restorer(degraded("noise"), only="noise")
+    full.append(True)
+    monkeypatch.setattr(restorer, "release_memory", lambda: False)
+    with pytest.raises(TooLittleMemory, match="ran out of memory while loading the specialist"):
+        restorer(degraded("noise"), only="noise")
+
+
+def test_threads_load_a_specialist_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = Restorer(device="cpu")
+    assert restorer.specialists is not None
+    siblings, both = [], threading.Barrier(2)
+
+    def sibling(name: str) -> object:
+        siblings.append(name)
+        threading.Event().wait(0.05)
+        return object()
+
+    def work() -> None:
+        both.wait()
+        restorer.specialists._of("noise")  # type: ignore[union-attr]
+
+    monkeypatch.setattr(restorer, "sibling", sibling)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert siblings == ["noise"]
 
 
 def test_grey_stays_grey_in_between(restorer: Restorer, alone: dict[str, Restorer]) -> None:

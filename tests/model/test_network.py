@@ -229,6 +229,9 @@ def test_means_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     means, x = functools.partial(layers.pooled, dtype=torch.float32), x.detach()
     assert torch.equal(torch.func.jvp(means, (x,), (x,))[1], plain)
     assert torch.equal(torch.func.vmap(means)(x[:, None])[:, 0], plain)
+    # And in one graph of torch.compile, which takes no forward-mode derivative.
+    compiled = torch.compile(means, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x.requires_grad_()), plain)
 
 
 def norm_of_chance(dim: int) -> ChannelNorm:

@@ -22,6 +22,7 @@ from moceir.errors import (
     WeightsError,
 )
 from moceir.model import MoCEIR, load_model, load_weights
+from moceir.training import run
 from moceir.training.config import DistillConfig, OptimizerConfig, TrainingConfig
 from moceir.training.data import RestorationData
 from moceir.training.loop import Training
@@ -354,3 +355,25 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, pictures: Path) -
     checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert not list((tmp_path / "run").glob(".*.part"))
+
+
+def test_no_process_takes_memory_of_the_first_gpu(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several GPUs each process uses its own alone, which ``Fabric`` gives it."""
+
+    class Reached(Exception):
+        pass
+
+    def fabric(**_: object) -> None:
+        raise Reached
+
+    def find_device(name: str) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run, "Fabric", fabric)
+    monkeypatch.setattr(run, "find_device", find_device)
+    config = parse(arguments(tmp_path / "run", pictures, "--accelerator", "cuda"))
+    with pytest.raises(Reached):
+        run.train(config)
