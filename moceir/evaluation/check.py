@@ -30,7 +30,8 @@ from moce_kernels import (
 from moce_kernels.backends import BACKENDS, why_not
 from moce_kernels.failures import BackendUnavailableError, KernelUnavailableError
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError, first_line
+from moceir.errors import ConfigError, TooLittleMemory, first_line
+from moceir.inference.memory import ran_out
 from moceir.model import MoCEIR
 from moceir.model.layers import channels_last
 from moceir.model.network import OPERATORS
@@ -105,6 +106,7 @@ def check_kernels(
     Raises:
         ConfigError: an unknown operator.
         BackendUnavailableError: a backend that MOCE_KERNELS_BACKEND asks for cannot run.
+        TooLittleMemory: of the device.
     """
     for name in operators:
         if name not in (TOGETHER, *registry.names()):
@@ -157,10 +159,9 @@ def remedy(found: Sequence[Finding]) -> str | None:
 
 
 def _unusable(finding: Finding) -> bool:
-    """Whether nothing else can run on the GPU after it: not where a kernel does not load, or memory
-    is short."""
+    """Whether nothing else can run on the GPU after it: not where a kernel does not load."""
     problem = finding.problem or ""
-    recovers = problem.startswith(KernelUnavailableError.__name__) or "out of memory" in problem
+    recovers = problem.startswith(KernelUnavailableError.__name__)
     return not recovers and any(text in problem for text in ("CUDA error", "Triton Error [CUDA]"))
 
 
@@ -217,6 +218,9 @@ def _checked(finding: Finding, work: Work, expected: list[Expected]) -> Finding:
         kernel = isinstance(error, KernelUnavailableError)
         if isinstance(error, BackendUnavailableError) and not kernel:
             raise  # what the environment asks for
+        if ran_out(error):
+            need = f"there is not enough memory to check {finding.operator}"
+            raise TooLittleMemory(need, "free some, or choose another device", "device") from error
         return finding._replace(problem=f"{type(error).__name__}: {first_line(error)}")
     if not all(math.isfinite(plain) for _, plain in found.values()):
         return finding._replace(problem="what plain PyTorch computes is not finite")

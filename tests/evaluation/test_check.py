@@ -15,7 +15,7 @@ from moce_kernels.failures import KernelUnavailableError
 from moce_kernels.ops import _library
 from moceir.commands.main import main
 from moceir.config import MoCEIRConfig
-from moceir.errors import ConfigError
+from moceir.errors import ConfigError, TooLittleMemory
 from moceir.evaluation import check
 from moceir.evaluation.check import TOGETHER, Finding, check_kernels, remedy
 from moceir.model import MoCEIR
@@ -123,7 +123,6 @@ def test_the_next_backend_that_is_right_is_the_remedy() -> None:
     [
         (KernelUnavailableError("pointwise_conv", "does not compile"), True),
         (KernelUnavailableError("pointwise_conv", "CUDA error: no kernel image"), True),
-        (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), False),
     ],
@@ -155,6 +154,15 @@ def test_nothing_hides_behind_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     found("routing_plan")
     assert {*seen} == {"ieee"}
     assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_too_little_memory_is_no_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(t: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    alter(monkeypatch, "pointwise_conv", fails)
+    with pytest.raises(TooLittleMemory, match="not enough memory to check pointwise_conv: free"):
+        found("pointwise_conv")
 
 
 def test_an_unknown_operator_is_named() -> None:

@@ -195,7 +195,7 @@ def test_tables_of_degraded_pictures_are_told_from_results(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["routes", "-o", "a.png"], "give clean IMAGES"),
+        (["routes", "-o", "a.png"], "give one of these: clean IMAGES"),
         (["routes", "none", "-o", "a.gif"], "a.gif: the name must end in .png, .svg, .pdf"),
         (["routes", "none", "--kinds", "rian", "-o", "a.png"], "unknown degradation 'rian'"),
         (["routes", "none.png", "-o", "a.png"], "none.png"),
