@@ -1,7 +1,8 @@
 """Compile what the Triton kernels launch for a GPU that need not be there.
 
 ``python tests/ops/compile_triton.py 90`` compiles every kernel in each way that it can be launched,
-and ``... 90 all`` also what the networks launch. It prints Triton's version, then one JSON object
+``... 90 once`` each of these ways in one dtype, and ``... 90 all`` in all, and also what the
+networks launch. It prints Triton's version, then one JSON object
 for each operator or network and each kernel that it launches: the kernel's use of registers, stack
 and memory as cuobjdump has it, and the bytes of shared memory that it is launched with.
 """
@@ -45,14 +46,15 @@ def usage(cubin: bytes) -> dict[str, int]:
 
 
 def run_samples(
-    every_dtype: bool, capability: int, launch: Launch, launches_of: Callable[[str], None]
+    which: str, capability: int, launch: Launch, launches_of: Callable[[str], None]
 ) -> None:
-    """Forward and backward, in float32 and bfloat16 or float16 by turns, or in every dtype; sizes
-    of 1 in float32."""
+    """Forward and backward, in float32 and bfloat16 or float16 by turns; ``once``: in one of the
+    three by turns; ``all``: in every dtype. Sizes of 1 in float32."""
     for spec in SPECS:
         launches_of(spec.name)
         for number, sample in enumerate(spec.launched()):
-            dtypes = DTYPES if every_dtype else (DTYPES[0], DTYPES[1 + number % 2])
+            by_turns = {"once": (DTYPES[number % 3],), "all": DTYPES}
+            dtypes = by_turns.get(which, (DTYPES[0], DTYPES[1 + number % 2]))
             one_pixel = next(iter(sample.tensors.values())).shape[-1] == 1
             for dtype in DTYPES[:1] if one_pixel else dtypes:
                 with absent_gpu(capability, launch, library=False):
@@ -75,7 +77,7 @@ def run_networks(capability: int, launch: Launch, launches_of: Callable[[str], N
                 work()
 
 
-def main(capability: int, everything: bool) -> None:
+def main(capability: int, which: str) -> None:
     torch.manual_seed(0)
     print(triton.__version__)
     launch, seen, launches_of = JITFunction.run, set(), ""
@@ -92,10 +94,10 @@ def main(capability: int, everything: bool) -> None:
         nonlocal launches_of
         launches_of = name
 
-    run_samples(everything, capability, compile_only, now)
-    if everything:
+    run_samples(which, capability, compile_only, now)
+    if which == "all":
         run_networks(capability, compile_only, now)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), "all" in sys.argv[2:])
+    main(int(sys.argv[1]), *sys.argv[2:] or [""])
