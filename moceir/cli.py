@@ -6,11 +6,8 @@ from typing import Any
 
 import click
 
-from moceir.errors import MoceirError, of_a_backend
+from moceir.errors import is_expected
 from moceir.files import described
-
-EXPECTED = (MoceirError, OSError, ValueError)
-"""What a user can mend."""
 
 
 class Command(click.Command):
@@ -26,7 +23,7 @@ class Command(click.Command):
             click.echo("stopped", err=True)
             raise SystemExit(130) from None
         except Exception as error:
-            if not (isinstance(error, EXPECTED) or of_a_backend(error)) or ctx.params.get("debug"):
+            if not is_expected(error) or ctx.params.get("debug"):
                 raise
             raise click.ClickException(_message(error, self.chosen(ctx))) from error
 

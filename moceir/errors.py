@@ -25,11 +25,14 @@ class MoceirError(Exception):
         self.argument = argument
 
 
-def of_a_backend(error: Exception) -> bool:
-    """Whether it says that an operator cannot run by the backend that was asked for, or has no
-    kernel that runs on this GPU. Such errors come from where torch was loaded; this does not."""
+def is_expected(error: Exception) -> bool:
+    """Whether its message tells a user what to mend: bad input, a refusal by the system, or an
+    operator that cannot run by the backend that was asked for or has no kernel for this GPU."""
+    # Backends load torch, which takes a second: their errors come from where that has happened.
     failures = sys.modules.get("moce_kernels.failures")
-    return failures is not None and isinstance(error, failures.BackendUnavailableError)
+    if failures is not None and isinstance(error, failures.BackendUnavailableError):
+        return True
+    return isinstance(error, (MoceirError, OSError, ValueError))
 
 
 class ConfigError(MoceirError, ValueError):

@@ -62,7 +62,7 @@ def make_folder(folder: Path) -> None:
         raise _in_the_way(folder) from error
 
 
-def prepare(path: Path) -> None:
+def prepare_output(path: Path) -> None:
     """Before long work that ends in a file, which is written or replaced: makes its folder.
 
     Raises:

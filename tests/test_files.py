@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from moceir import files
-from moceir.files import check_free, make_folder, prepare, whole_file
+from moceir.files import check_free, make_folder, prepare_output, whole_file
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(
     with pytest.raises(NotADirectoryError, match="a file, not a folder"):
         make_folder(tmp_path / "file")
     for _ in range(2):
-        prepare(tmp_path / "new" / "sub" / "a.txt")
+        prepare_output(tmp_path / "new" / "sub" / "a.txt")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["sub"]
 
 

@@ -152,21 +152,23 @@ def network(device: torch.device, dtype: str) -> Iterator[Row]:
 def compiled(device: torch.device) -> Iterator[Row]:
     """A training step under torch.compile, whose code relies on what the operators say of their
     results: the same loss and gradients."""
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # TF32 differs from one algorithm to another
     model, batch = _small(device).train(), _images(device, 0)
     for router in routers(model):
         router.noise = "never"
 
-    def step(call: Callable[..., Any]) -> list[Tensor]:
+    def step(call: Callable[..., Any]) -> tuple[Tensor, Tensor]:
         model.zero_grad(set_to_none=True)
         restored, routing = call(batch, return_routing=True)
         loss = restoration_loss(restored, batch.flip(-1), routing.aux_loss)
         loss.backward()
-        return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        return loss.detach(), torch.cat(gradients)
 
     backend = "inductor" if device.type == "cuda" else "aot_eager"
     eager, ours = step(model), step(torch.compile(model, backend=backend))
-    errors = [error(a, b.double().cpu()) for a, b in zip(ours, eager, strict=True)]
-    yield {"check": "compiled training step", "error": max(errors), "ok": max(errors) < 1e-3}
+    worst = max(error(a, b.double().cpu()) for a, b in zip(ours, eager, strict=True))
+    yield {"check": "compiled training step", "error": worst, "ok": worst < 1e-4}
 
 
 def _small(device: torch.device) -> MoCEIR:

@@ -22,6 +22,7 @@ from moceir.commands.precompile import precompile
 from moceir.commands.restore import restore
 from moceir.commands.routes import routes
 from moceir.commands.train import train
+from moceir.errors import is_expected
 
 
 class _Commands(cli.Group):
@@ -30,10 +31,10 @@ class _Commands(cli.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, *cli.EXPECTED):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            if ctx.params.get("debug"):
+            if is_expected(error) or ctx.params.get("debug"):
                 raise
             raise click.ClickException(
                 f"unexpected {type(error).__name__}: {error} (moceir --debug shows the traceback)"

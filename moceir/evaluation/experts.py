@@ -25,7 +25,7 @@ from moceir.data.crops import middle
 from moceir.data.synthesis import KINDS
 from moceir.errors import ConfigError
 from moceir.evaluation.metrics import psnr
-from moceir.files import prepare, whole_file
+from moceir.files import prepare_output, whole_file
 from moceir.model import MoCEIR, load_model
 from moceir.model.experts import ExpertBank
 from moceir.model.routing import forced_expert
@@ -117,7 +117,7 @@ def main(folder: Path, model: str, side: int, strength: str, kinds: str, output:
         raise ConfigError(f"kind {unknown[0]!r}: choose of {', '.join(KINDS)}", "kinds")
     network = load_model(model).eval()
     pictures = [centre(path, side) for path in find_pictures(folder)]
-    prepare(output)
+    prepare_output(output)
     rows = [(kind, gains(network, pictures, kind, strength)) for kind in kinds.split(",")]
     click.echo(table(rows))
     with whole_file(output) as temporary:

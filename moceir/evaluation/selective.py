@@ -27,7 +27,7 @@ from moceir.data.synthesis import STRENGTHS, Recipe
 from moceir.evaluation.methods import network
 from moceir.evaluation.metrics import psnr
 from moceir.evaluation.run import finite
-from moceir.files import prepare, whole_file
+from moceir.files import prepare_output, whole_file
 from moceir.inference.restorer import Restorer
 from moceir.inference.settings import FOUND
 from moceir.pictures.images import find_pictures, open_rgb
@@ -183,7 +183,7 @@ def _name(row: dict[str, Any]) -> str:
 def main(folder: Path, model: str | None, side: int, output: Path) -> None:
     """Measure --only and --auto of moceir restore on the clean pictures in FOLDER."""
     restorer, pictures = Restorer(model or BUNDLED[0]), find_pictures(folder)
-    prepare(output)
+    prepare_output(output)
     ways = [("", "medium")]
     ways += [(kind, strength) for kind in KINDS for strength in STRENGTHS]
     ways += [(pair, "medium") for pair in PAIRS]

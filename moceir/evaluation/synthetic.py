@@ -30,7 +30,7 @@ from moceir.evaluation.methods import Method, find_method
 from moceir.evaluation.metrics import psnr
 from moceir.evaluation.rows import ROWS, Row, parse_row
 from moceir.evaluation.run import finite
-from moceir.files import prepare, whole_file
+from moceir.files import prepare_output, whole_file
 from moceir.pictures.images import find_pictures, open_rgb
 from moceir.pictures.pixels import to_image, to_tensor
 
@@ -179,7 +179,7 @@ def main(
     parsed = [parse_row(text) for text in texts]
     methods = [find_method(name, None, precision) for name in dict.fromkeys(models or (None,))]
     pictures = find_pictures(folder)
-    prepare(output)
+    prepare_output(output)
     rows: list[dict[str, Any]] = []
     for row in parsed:
         for found in evaluate(methods, pictures, row, side):

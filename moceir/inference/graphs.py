@@ -16,7 +16,7 @@ Function = Callable[[Tensor], tuple[Tensor, ...]]
 LIMIT = 4
 """Shapes that are remembered. A picture's tiles have at most four: two heights, two widths."""
 
-_ONE = threading.Lock()
+_CAPTURING = threading.Lock()
 """PyTorch captures one graph of a process at a time, and gives no memory back meanwhile."""
 
 
@@ -36,7 +36,7 @@ def capture(function: Function, images: Tensor, pool: Any) -> Function:
     graph, stream = torch.cuda.CUDAGraph(), _stream(images.device)
     # Other threads may keep using the GPU.
     with (
-        _ONE,
+        _CAPTURING,
         torch.cuda.device(images.device),
         # Goes back to this stream also where the graph cannot be made, which PyTorch leaves out.
         torch.cuda.stream(torch.cuda.current_stream(images.device)),
@@ -54,7 +54,7 @@ def capture(function: Function, images: Tensor, pool: Any) -> Function:
 
 def empty_cache() -> None:
     """Give back the memory on GPUs that PyTorch holds and nothing uses."""
-    with _ONE:
+    with _CAPTURING:
         torch.cuda.empty_cache()
 
 

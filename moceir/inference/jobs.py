@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from moceir.errors import ConfigError, MoceirError, of_a_backend
+from moceir.errors import ConfigError, is_expected
 from moceir.files import described, shown
 from moceir.inference.manifest import Manifest
 from moceir.inference.sources import DASH
@@ -96,7 +96,7 @@ class Outcome:
             return cls.of(job, "").failed(error, described(error))
         reason = described(error) if isinstance(error, OSError) else str(error)
         reason = reason or type(error).__name__
-        if not (isinstance(error, (MoceirError, OSError, ValueError)) or of_a_backend(error)):
+        if not is_expected(error):
             reason = f"unexpected {type(error).__name__}: {reason}"
         return cls.of(job, "").failed(
             error, reason if reason.startswith(name) else f"{name}: {reason}"

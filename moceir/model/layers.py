@@ -53,7 +53,7 @@ def _on_gpu(x: Tensor) -> bool:
 def pooled(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """(B, C), the mean over the pixels of (B, C, H, W), summed in ``dtype``. As of channels-last
     memory: the gradient of ``mean(dim=(2, 3))`` would be NCHW."""
-    # torch.compile, which cannot trace a forward-mode derivative, makes the like of the plain mean.
+    # A function with a forward-mode derivative cannot be traced by torch.compile.
     if dtype is torch.float32 and _on_gpu(x) and not torch.compiler.is_compiling():
         return _Means.apply(x)
     return x.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1, dtype=dtype)

@@ -29,7 +29,7 @@ from moceir.data.resident import ResidentPatches
 from moceir.data.samples import CleanPictures
 from moceir.data.scenes import faded, night
 from moceir.data.synthesis import Recipe
-from moceir.files import prepare, whole_file
+from moceir.files import prepare_output, whole_file
 from moceir.inference.restorer import Restorer
 from moceir.inference.selection import load_selector, logits_of, part_of
 from moceir.model.judge import Judge, seen
@@ -184,7 +184,7 @@ def main() -> None:
 def draw(folder: Path, output: Path, patches: int, first: int, seed: int) -> None:
     """Try the specialists on the clean pictures in FOLDER, degraded; OUTPUT is a .npz file, which
     is written again every 200 patches."""
-    prepare(output)
+    prepare_output(output)
     trials, made = Trials(folder, seed), list[dict[str, np.ndarray]]()
     for start in range(first, first + patches, BATCH):
         numbers = list(range(start, min(start + BATCH, first + patches)))
@@ -210,7 +210,7 @@ def fit_command(
     """Train the judge on files of EXAMPLES, from ``draw``."""
     torch.manual_seed(seed)
     judge = Judge()
-    prepare(output)
+    prepare_output(output)
     fit(judge, read(examples), steps, batch, lr)
     write(judge, output)
 

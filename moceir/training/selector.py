@@ -28,7 +28,7 @@ from moceir.data.kinds import KINDS
 from moceir.data.resident import ResidentPatches
 from moceir.data.samples import CleanPictures
 from moceir.data.synthesis import Recipe
-from moceir.files import prepare, whole_file
+from moceir.files import prepare_output, whole_file
 from moceir.model import MoCEIR, load_model
 from moceir.model.selector import DETAIL, Selector
 from moceir.model.tone import Tone, fit_tone
@@ -250,7 +250,7 @@ def main(
     network = load_model(model or BUNDLED[0]).requires_grad_(False)
     selector, log = Selector(), output.with_suffix(".jsonl")
     batches = Batches(folder, crop, batch, seed)
-    prepare(output)
+    prepare_output(output)
     train(selector, network, batches, steps, lr, Log(log, "all"))
     write(selector, output)
     larger = Batches(folder, 2 * crop, max(1, batch // 2), seed + 1)

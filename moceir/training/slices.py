@@ -22,7 +22,6 @@ import click
 import numpy as np
 from PIL import Image
 
-from moce_kernels.backends import BackendUnavailableError
 from moceir import cli
 from moceir.errors import CheckpointError, ConfigError, PictureError
 from moceir.evaluation.metrics import psnr
@@ -78,10 +77,7 @@ def run_slice(state: Path, config: TrainingConfig) -> Path:
     def keep(checkpoint: Checkpoint) -> None:
         write_set(state, pack(checkpoint), checkpoint["global_step"])
 
-    try:
-        return train(config, keep, KEEP_MINUTES)
-    except BackendUnavailableError as error:
-        raise ConfigError(str(error)) from error
+    return train(config, keep, KEEP_MINUTES)
 
 
 def _run_of(checkpoint: Checkpoint) -> dict[str, object]:

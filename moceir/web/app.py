@@ -35,7 +35,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moceir.config import MoCEIRConfig
 from moceir.data.degradations import KINDS, degrade_picture, parse
-from moceir.errors import ConfigError, MoceirError, PictureError, first_line
+from moceir.errors import ConfigError, MoceirError, PictureError, first_line, is_expected
 from moceir.inference.canvas import PixelCanvas
 from moceir.inference.restorer import Restorer
 from moceir.inference.results import Run, said
@@ -347,8 +347,9 @@ def _naming(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: {error}") from error
     except MemoryError as error:
         raise PictureError(f"{name}: too little memory") from error
-    except RuntimeError as error:  # of torch
-        raise PictureError(f"{name}: {first_line(error)}") from error
+    except RuntimeError as error:  # of torch, whose advice is for programmers; of a backend
+        said = str(error) if is_expected(error) else first_line(error)
+        raise PictureError(f"{name}: {said}") from error
 
 
 @contextmanager

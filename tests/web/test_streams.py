@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moce_kernels.failures import BackendUnavailableError
 from moceir.errors import PictureError
 from moceir.inference.restorer import Restorer
 from moceir.inference.results import Run
@@ -169,6 +170,7 @@ class Panic(BaseException):
         (MemoryError(), "a.png: too little memory"),
         (RuntimeError("no kernel\nadvice"), "a.png: no kernel"),
         (ZeroDivisionError("by zero"), "failed unexpectedly (by zero)"),
+        (BackendUnavailableError("no kernel\nset this"), "a.png: no kernel\nset this"),
         (Panic(), "failed unexpectedly (Panic)"),
     ],
 )

@@ -63,7 +63,7 @@ def samples() -> Iterator[Sample]:
     # channels at least: over two a LayerNorm's gradient is rounding alone.
     turns = [[image % 2] for image in range(8)]
     yield sample((8, 4, 1, 1), "contiguous", (3, 4), (4, 8), turns)
-    if not interpreted():
+    if not interpreted():  # where they take minutes, and the three above launch the same
         # The same with more gates and wider norms: on a GPU the three above exceed what is allowed
         # (docs/performance.md), where a gradient is one or two numbers, or a norm is over three.
         yield sample((5, 11, 9, 10), "sliced", (7, 11), (4, 8), [[1]] * 5)
