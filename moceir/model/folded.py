@@ -65,26 +65,31 @@ class Folded:
     """``folded`` of a network whose weights may change.
 
     ``refresh`` notices weights that were replaced or changed in place. The copy then gets new
-    values where it is in memory, so that CUDA graphs that read it stay right. Unnoticed are changes
-    that PyTorch does not count: in place through ``.data``, by fused optimisers, by replayed
-    graphs, and of tensors made in inference mode.
+    values where it is in memory, so that CUDA graphs that read it stay right. It also notices
+    settings of routers and experts, such as ``forced_expert``, which a graph does not read again.
+    Unnoticed are changes that PyTorch does not count: in place through ``.data``, by fused
+    optimisers, by replayed graphs, and of tensors made in inference mode.
     """
 
     def __init__(self, model: MoCEIR, dtype: torch.dtype) -> None:
         self._model, self._dtype = model, dtype
         self._modules = list(model.modules())
+        self._shared = [m for m in self._modules if isinstance(m, (Router, ExpertBank))]
         self._lock = threading.Lock()
         self._seen, self._held = self._versions(), self._weights()
+        self._set = self._settings()
         self.network = folded(model, dtype)
         self._places = [t.data_ptr() for t in self.network.state_dict().values()]
 
     def refresh(self) -> bool:
-        """Before the network is used. Returns whether some of what a graph reads has moved: routers
-        and experts whose weights were replaced."""
+        """Before the network is used. Returns whether graphs of it are out of date: weights of
+        routers or experts were replaced, so that what they read has moved, or their settings
+        changed."""
         with self._lock, torch.inference_mode(False), torch.no_grad():
-            versions = self._versions()
+            versions, settings = self._versions(), self._settings()
+            changed, self._set = settings != self._set, settings
             if versions == self._seen:
-                return False
+                return changed
             fresh, places = folded(self._model, self._dtype).state_dict(), []
             for name, t in self.network.state_dict().items():
                 places.append(t.data_ptr())
@@ -92,7 +97,14 @@ class Folded:
                     t.copy_(fresh[name])
             moved, self._places = places != self._places, places
             self._seen, self._held = versions, self._weights()
-            return moved
+            return moved or changed
+
+    def _settings(self) -> list[tuple[object, ...]]:
+        """Of what the copy shares with the network: they reach it at once, but no graph."""
+        return [
+            (m.top_k, m.noise, m.forced, m.training) if isinstance(m, Router) else (m.every,)
+            for m in self._shared
+        ]
 
     def _weights(self) -> list[Tensor]:
         """While they are held, no other weights can come to where they are."""

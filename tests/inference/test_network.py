@@ -11,7 +11,9 @@ from torch import Tensor
 from moceir.inference import graphs
 from moceir.inference.network import Network
 from moceir.model import MoCEIR
+from moceir.model.experts import ExpertBank
 from moceir.model.folded import Folded
+from moceir.model.routing import forced_expert
 from tests.published_weights import TINY
 
 
@@ -54,6 +56,25 @@ def test_graphs_read_weights_that_follow(captured: list[int]) -> None:
         for _ in range(2):
             assert near(network(images, "float32")[0], model(images))
         assert captured == [24, 24]  # weights have moved: the graph was given up
+
+
+def test_graphs_follow_settings(captured: list[int]) -> None:
+    model = MoCEIR(TINY).eval()
+    network = on_gpu(model)
+    images = torch.rand(1, 3, 16, 24)
+    with torch.inference_mode():
+        for _ in range(2):
+            network(images, "float32")
+        for expert in range(2):
+            with forced_expert(model, expert):
+                for _ in range(2):
+                    assert (network(images, "float32")[1] == expert + 1).all()
+        assert captured == [24] * 3
+        assert near(network(images, "float32")[0], model(images))
+    for module in model.modules():
+        if isinstance(module, ExpertBank):
+            module.every = True
+    assert network._folded is not None and network._folded.refresh()
 
 
 def test_other_precisions_are_not_replayed(captured: list[int]) -> None:
