@@ -5,6 +5,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -24,7 +25,8 @@ constexpr float kCanary = 12345.f;
 enum class State { kReady, kAtBlockBarrier, kAtPartBarrier, kAtWarpBarrier, kDone };
 
 struct Thread {
-  ucontext_t context;
+  jmp_buf at;  // where it goes on, once it has begun
+  bool begun;
   std::unique_ptr<char[]> stack;
   State state;
   unsigned barrier, part;  // the named barrier it waits at, and how many threads share it
@@ -36,7 +38,7 @@ struct Thread {
 
 std::vector<Thread> threads;
 std::vector<float> shared;
-ucontext_t scheduler;
+jmp_buf scheduler;
 const std::function<void()>* body;
 int left_out;  // the barrier at which no thread waits, from 1: for tests of the tests
 
@@ -45,15 +47,30 @@ int left_out;  // the barrier at which no thread waits, from 1: for tests of the
   std::abort();
 }
 
+// swapcontext would do, but asks the system for the signal mask each time.
 void wait(State barrier) {
   Thread& me = threads[threadIdx.x];
   me.state = barrier;
-  swapcontext(&me.context, &scheduler);
+  if (_setjmp(me.at) == 0) _longjmp(scheduler, 1);
 }
 
 void run_thread() {
   (*body)();
   threads[threadIdx.x].state = State::kDone;
+  _longjmp(scheduler, 1);
+}
+
+// Until it waits or is done.
+void run(Thread& thread) {
+  if (_setjmp(scheduler) != 0) return;
+  if (thread.begun) _longjmp(thread.at, 1);
+  thread.begun = true;
+  ucontext_t start;
+  getcontext(&start);
+  start.uc_stack = {thread.stack.get(), 0, kStack};
+  start.uc_link = nullptr;
+  makecontext(&start, run_thread, 0);
+  setcontext(&start);
 }
 
 // Whether threads wait at this barrier, and all of them that are not done.
@@ -107,10 +124,7 @@ void run_block(bool reversed) {
   for (Thread& t : threads) {
     t.state = State::kReady;
     t.barriers = 0;
-    getcontext(&t.context);
-    t.context.uc_stack = {t.stack.get(), 0, kStack};
-    t.context.uc_link = &scheduler;
-    makecontext(&t.context, run_thread, 0);
+    t.begun = false;
   }
   do {  // a warp goes as far as it can before the next one begins
     for (size_t i = 0; i < threads.size(); i += 32) {
@@ -120,7 +134,7 @@ void run_block(bool reversed) {
           const size_t j = warp + (reversed ? 31 - lane : lane);
           if (threads[j].state != State::kReady) continue;
           threadIdx.x = static_cast<unsigned>(j);
-          swapcontext(&scheduler, &threads[j].context);
+          run(threads[j]);
         }
       } while (release_warp(warp));
     }
