@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from moceir.errors import ConfigError, short
 from moceir.inference.memory import find_device
-from moceir.model import load_model, save_weights
+from moceir.model import MoCEIR, load_model, save_weights
 from moceir.training.config import TrainingConfig
 from moceir.training.data import RestorationData
 from moceir.training.loop import Checkpoint, Training
@@ -152,16 +153,28 @@ def _module(config: TrainingConfig, data: RestorationData, start: bool) -> Resto
         {label: teachers[weights] for label, weights in by_label.items()},
     )
     if config.weights is not None and start:
-        state = load_model(config.weights).state_dict()
-        # Weights without this path go on nearly as the network they are: with zeros it adds
-        # nothing, but the experts, which make the query, are modulated more strongly.
-        state |= {
-            name: torch.zeros_like(tensor)
-            for name, tensor in module.model.state_dict().items()
-            if ".expert_path." in name and name not in state
-        }
-        load_state(module.model, state)
+        load_state(module.model, _grown(load_model(config.weights), module.model.state_dict()))
     return module
+
+
+def _grown(start: MoCEIR, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of ``start``, and those of what it lacks and its larger successor has.
+
+    With zeros ``expert_path`` adds nothing; but the experts, which make the query, are modulated
+    more strongly. Further refinement blocks are the last one with outputs of zero, so that they
+    change nothing at first.
+    """
+    state = start.state_dict()
+    last = f"refinement.{start.config.num_refinement_blocks - 1}."
+    for name in own.keys() - state.keys():
+        part, _, rest = name.partition(".")
+        like = last + rest.partition(".")[2]
+        if ".expert_path." in name:
+            state[name] = torch.zeros_like(own[name])
+        elif part == "refinement" and like in state:
+            output = ".project_out." in name
+            state[name] = torch.zeros_like(own[name]) if output else state[like]
+    return state
 
 
 def main(arguments: Sequence[str]) -> Path:

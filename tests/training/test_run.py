@@ -230,6 +230,29 @@ def test_a_run_starts_from_weights_without_expert_path(tmp_path: Path, pictures:
         assert all(kept) == same
 
 
+def test_a_run_starts_from_weights_with_fewer_refinement_blocks(
+    tmp_path: Path, pictures: Path, finished: Path
+) -> None:
+    """The further ones change nothing at first, and learn."""
+    before = load_weights(finished / "model.safetensors")
+    blocks = before.config.num_refinement_blocks + 2
+    words = ["--weights", str(finished / "model.safetensors"), "--steps", "2"]
+    words += ["--model.num_refinement_blocks", str(blocks)]
+    image = torch.rand(1, 3, 24, 32)
+    for rate, same in (("0", True), ("1e-3", False)):
+        more = arguments(tmp_path / rate, pictures, *words, "--optimizer.lr", rate)
+        network = load_weights(main(more))
+        assert len(network.refinement) == blocks
+        last = network.refinement[-1].feedforward.project_out.weight
+        assert last.eq(0).all() == same
+        with torch.no_grad():
+            assert torch.allclose(network(image), before(image), atol=1e-6) == same
+    fewer = arguments(tmp_path / "fewer", pictures, "--model.num_refinement_blocks", "0")
+    start = str(main([*fewer, "--steps", "1"]))
+    with pytest.raises(WeightsError, match="tensors do not fit"):
+        main(arguments(tmp_path / "none", pictures, "--weights", start, "--steps", "1"))
+
+
 def test_what_the_starting_weights_teach_does_not_change(
     tmp_path: Path, pictures: Path, finished: Path
 ) -> None:
