@@ -62,30 +62,40 @@ def folded(model: MoCEIR, dtype: torch.dtype) -> MoCEIR:
 
 
 class Folded:
-    """``folded`` of a network whose weights may change.
+    """``folded`` of a network that may change.
 
     ``refresh`` notices weights that were replaced or changed in place. The copy then gets new
     values where it is in memory, so that CUDA graphs that read it stay right. It also notices
-    settings of routers and experts, such as ``forced_expert``, which a graph does not read again.
-    Unnoticed are changes that PyTorch does not count: in place through ``.data``, by fused
-    optimisers, by replayed graphs, and of tensors made in inference mode.
+    modules that were replaced, and settings of routers and experts, such as ``forced_expert``,
+    which a graph does not read again. Unnoticed are changes that PyTorch does not count: in place
+    through ``.data``, by fused optimisers, by replayed graphs, and of tensors made in inference
+    mode.
     """
+
+    network: MoCEIR
+    """The copy; another one after modules were replaced."""
 
     def __init__(self, model: MoCEIR, dtype: torch.dtype) -> None:
         self._model, self._dtype = model, dtype
-        self._modules = list(model.modules())
-        self._shared = [m for m in self._modules if isinstance(m, (Router, ExpertBank))]
         self._lock = threading.Lock()
+        self._build()
+
+    def _build(self) -> None:
+        self._modules = list(self._model.modules())
+        self._shared = [m for m in self._modules if isinstance(m, (Router, ExpertBank))]
+        self._built_of, self._set = self._parts(), self._settings()
         self._seen, self._held = self._versions(), self._weights()
-        self._set = self._settings()
-        self.network = folded(model, dtype)
+        self.network = folded(self._model, self._dtype)
         self._places = [t.data_ptr() for t in self.network.state_dict().values()]
 
     def refresh(self) -> bool:
-        """Before the network is used. Returns whether graphs of it are out of date: weights of
-        routers or experts were replaced, so that what they read has moved, or their settings
+        """Before the network is used. Returns whether graphs of it are out of date: modules were
+        replaced, or weights of routers or experts, so that what they read has moved, or settings
         changed."""
         with self._lock, torch.inference_mode(False), torch.no_grad():
+            if self._parts() != self._built_of:
+                self._build()
+                return True
             versions, settings = self._versions(), self._settings()
             changed, self._set = settings != self._set, settings
             if versions == self._seen:
@@ -98,6 +108,10 @@ class Folded:
             moved, self._places = places != self._places, places
             self._seen, self._held = versions, self._weights()
             return moved or changed
+
+    def _parts(self) -> list[nn.Module | None]:
+        """The modules in each module. Compared by identity, which is what modules do."""
+        return [part for module in self._modules for part in module._modules.values()]
 
     def _settings(self) -> list[tuple[object, ...]]:
         """Of what the copy shares with the network: they reach it at once, but no graph."""

@@ -77,6 +77,21 @@ def test_graphs_follow_settings(captured: list[int]) -> None:
     assert network._folded is not None and network._folded.refresh()
 
 
+def test_graphs_follow_modules_that_are_replaced(captured: list[int]) -> None:
+    model, other = MoCEIR(TINY).eval(), MoCEIR(TINY).eval()
+    network = on_gpu(model)
+    images = torch.rand(1, 3, 16, 24)
+    with torch.inference_mode():
+        for _ in range(2):
+            network(images, "float32")
+        model.refinement[0] = other.refinement[0]
+        for _ in range(2):
+            assert near(network(images, "float32")[0], model(images))
+        other.refinement[0].feedforward.project_out.weight.mul_(2)
+        assert near(network(images, "float32")[0], model(images))
+    assert captured == [24, 24]
+
+
 def test_other_precisions_are_not_replayed(captured: list[int]) -> None:
     network = on_gpu(MoCEIR(TINY).eval())
     images = torch.rand(1, 3, 16, 24)
