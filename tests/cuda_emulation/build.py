@@ -25,14 +25,11 @@ SANITIZER = ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"]
 INCLUDES = [f"-I{HERE}", f"-I{ROOT / 'csrc/include'}", f"-I{CUDA}"]
 
 
-def build(compiler: str, library: Path, sanitized: bool = False) -> None:
-    """``sanitized``: every address is checked, and not only those of instructions that move several
-    numbers at once."""
-    sanitizer = SANITIZER if sanitized else []
+def build(compiler: str, library: Path) -> None:
     flags = [
         # Some compilers define it; it takes a jump to another stack for an error.
         *("-U_FORTIFY_SOURCE", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden"),
-        *sanitizer,
+        *SANITIZER,
         *INCLUDES,
         *("-isystem", str(TORCH / "include")),
         *DEFINES,
@@ -54,7 +51,7 @@ def build(compiler: str, library: Path, sanitized: bool = False) -> None:
             compile_source(source, source.stem)
     # Some functions of PyTorch's are replaced: by the library's own, for itself alone.
     libraries = [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    link = [compiler, "-shared", "-Wl,-Bsymbolic", *sanitizer, *objects, *libraries]
+    link = [compiler, "-shared", "-Wl,-Bsymbolic", *SANITIZER, *objects, *libraries]
     subprocess.run([*link, "-o", str(library)], check=True)
 
 
